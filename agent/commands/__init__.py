@@ -1,0 +1,1 @@
+"""The bodies of the `almena` commands, imported only when called."""

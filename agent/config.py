@@ -1,0 +1,32 @@
+"""The base of every settings model, here and in plug-ins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+
+class Config(BaseModel):
+    """Frozen settings in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _beside_settings(path: Path, info: ValidationInfo) -> Path:
+    base: Path = (info.context or {}).get("base", Path.cwd())
+    return base / path.expanduser()
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
+
+
+AnyPath = Annotated[Path, AfterValidator(_beside_settings)]
+"""A path; a relative one counts from the folder of the settings file."""
+
+ExistingFile = Annotated[Path, AfterValidator(_beside_settings), AfterValidator(_existing)]
+"""The same, and there must be a file when the settings are read."""

@@ -1,0 +1,32 @@
+"""Errors that a user may meet. Each message says what to do."""
+
+from __future__ import annotations
+
+
+class AlmenaError(Exception):
+    """The base of all errors that the agent raises on purpose."""
+
+
+class SettingsError(AlmenaError):
+    """The settings file is wrong. The message names file, path and line; the command exits with 2."""
+
+
+class SourceError(AlmenaError):
+    """A source cannot be opened or read.
+
+    `code` is stable: STREAM_AUTH_FAILED, STREAM_TLS_CERTIFICATE, STREAM_TIMEOUT, STREAM_NOT_FOUND,
+    STREAM_CODEC_UNSUPPORTED, STREAM_FROZEN, STREAM_COVERED. The message never holds credentials.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ItemError(AlmenaError):
+    """One item of a finite source is bad; the rest of the stream goes on."""
+
+    def __init__(self, item: str, reason: str) -> None:
+        super().__init__(f"{item}: {reason}")
+        self.item = item
+        self.reason = reason

@@ -1,0 +1,323 @@
+"""The settings file: YAML in, frozen models out. An unknown key is an error that names its path and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+
+from agent.config import AnyPath, Config, ExistingFile
+from agent.errors import SettingsError
+from agent.registry import SOURCES, TASKS, UnknownPluginError, resolve
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+MEBIBYTE = 1024 * 1024
+DAY = 86400.0
+
+
+class DeviceSettings(Config):
+    """Who this device is."""
+
+    name: Name = Field("almena", description="Lower-case letters, digits and dashes; part of every MQTT topic.")
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, value: str) -> str:
+        if value == "hub":
+            raise ValueError("'hub' is reserved for the fleet's hub; choose another name")
+        return value
+
+
+class StreamSettings(Config):
+    """One source and what is done with its frames."""
+
+    name: Name = Field(description="Part of the stream's topics.")
+    source: Any = Field(description="Where frames come from; `type` chooses the source.")
+    tasks: tuple[Any, ...] = Field((), description="What is done with each frame; `type` chooses the task.")
+
+
+class EngineSettings(Config):
+    """How models are run."""
+
+    backend: Literal["auto", "openvino", "onnxruntime"] = Field("auto", description="`auto` takes the fastest that is installed.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="`auto` takes bf16 where the processor has it and the card's parity check passes."
+    )
+    policy: Literal["latency", "throughput"] = Field("throughput", description="What the engines are built for.")
+    models_dir: AnyPath | None = Field(None, description="Where model files are kept; default: <state_dir>/models.")
+
+
+class LaneSettings(Config):
+    """Limits of one lane of the outbox."""
+
+    max_bytes: int = Field(
+        256 * MEBIBYTE, ge=MEBIBYTE, description="Unsettled rows beyond this are evicted, oldest first, and declared as lost."
+    )
+    max_age_s: float = Field(30 * DAY, gt=0, description="Unsettled rows older than this expire and are declared as lost.")
+
+
+class OutboxSettings(Config):
+    """The durable queue between the two processes."""
+
+    event: LaneSettings = LaneSettings()
+    telemetry: LaneSettings = LaneSettings(max_bytes=32 * MEBIBYTE, max_age_s=7 * DAY)
+    audit: LaneSettings = LaneSettings(max_bytes=32 * MEBIBYTE, max_age_s=365 * DAY)
+    history_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Settled rows are kept as local history up to this size …")
+    history_age_s: float = Field(30 * DAY, ge=0, description="… and this age.")
+
+
+class TlsSettings(Config):
+    """TLS towards the broker."""
+
+    ca_file: ExistingFile | None = Field(None, description="CA certificates in PEM; default: the system's.")
+    cert_file: ExistingFile | None = Field(None, description="Client certificate in PEM.")
+    key_file: ExistingFile | None = Field(None, description="Its private key in PEM.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> TlsSettings:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+        return self
+
+
+class MqttSettings(Config):
+    """The broker. Without this section results are kept on the device only."""
+
+    host: str = Field("127.0.0.1", description="Host name or address of the broker.")
+    port: int = Field(1883, ge=1, le=65535)
+    version: Literal["auto", "5", "3.1.1"] = Field(
+        "auto", description="`auto` speaks 5 and falls back only when the broker says that it does not."
+    )
+    delivery: Literal["hub", "broker", "none"] = Field(
+        "broker",
+        description="Who settles an event: the hub after its commit, the broker on receipt (a PUBACK is not storage), or nobody (local history only).",
+    )
+    username: str | None = None
+    password: SecretStr | None = Field(None, description="Better: password_file.")
+    password_file: ExistingFile | None = None
+    tls: TlsSettings | None = None
+    keepalive_s: int = Field(30, ge=5, le=3600)
+    inflight: int = Field(100, ge=1, le=10000, description="Messages under way at once.")
+    live_per_second: float = Field(0.0, ge=0, le=30, description="Live detections a second and stream at QoS 0; 0 is off.")
+
+    @model_validator(mode="after")
+    def _one_password(self) -> MqttSettings:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("give password or password_file, not both")
+        return self
+
+    def secret(self) -> str | None:
+        """The password, wherever it is kept."""
+        if self.password_file is not None:
+            return self.password_file.read_text().strip()
+        return self.password.get_secret_value() if self.password else None
+
+
+class WebTlsSettings(Config):
+    """Certificate of the local page."""
+
+    cert_file: ExistingFile
+    key_file: ExistingFile
+
+
+class LoginSettings(Config):
+    """Who may open the local page."""
+
+    username: str = "admin"
+    password_hash: str = Field(description="An argon2id hash, printed by `almena doctor --hash-password`.", pattern=r"^\$argon2id\$")
+
+
+class WebSettings(Config):
+    """The local page and REST."""
+
+    enabled: bool = True
+    host: str = Field("127.0.0.1", description="Any address but loopback needs tls and login.")
+    port: int = Field(8642, ge=0, le=65535, description="0 takes a free port.")
+    allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which the page may be reached.")
+    tls: WebTlsSettings | None = None
+    login: LoginSettings | None = None
+    preview_per_second: float = Field(10.0, gt=0, le=30, description="Pictures a second of the live view.")
+    preview_width: int = Field(960, ge=160, le=3840, description="Its width in pixels at most.")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> WebSettings:
+        if self.host not in ("127.0.0.1", "::1", "localhost") and not (self.tls and self.login):
+            raise ValueError(f"{self.host} can be reached from the network: set web.tls and web.login, or bind to 127.0.0.1")
+        return self
+
+
+class TelemetrySettings(Config):
+    """What the device says about itself."""
+
+    period_s: float = Field(30.0, ge=1, le=3600)
+
+
+class ClusterSettings(Config):
+    """Pseudonymous clusters of unknown persons."""
+
+    enabled: bool = Field(True, description="Give unknown persons a stable pseudonym across visits.")
+    max_age_s: float = Field(DAY, gt=0, description="A cluster that nobody matched for this long is erased.")
+    max_count: int = Field(1000, ge=1, le=100000)
+
+
+class GallerySettings(Config):
+    """Enrolled identities. Templates and pictures are encrypted at rest."""
+
+    key_file: AnyPath | None = Field(
+        None,
+        description="The key, 0600; default: <state_dir>/gallery/key, made at the first start. $CREDENTIALS_DIRECTORY/gallery.key goes first.",
+    )
+    clusters: ClusterSettings = ClusterSettings()
+
+
+class Settings(Config):
+    """All settings of one agent."""
+
+    device: DeviceSettings = DeviceSettings()
+    state_dir: AnyPath = Field(Path("almena-state"), description="Outbox, gallery, engines, sockets.")
+    streams: tuple[StreamSettings, ...] = ()
+    engines: EngineSettings = EngineSettings()
+    gallery: GallerySettings = GallerySettings()
+    outbox: OutboxSettings = OutboxSettings()
+    mqtt: MqttSettings | None = None
+    web: WebSettings = WebSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @field_validator("streams")
+    @classmethod
+    def _unique(cls, streams: tuple[StreamSettings, ...]) -> tuple[StreamSettings, ...]:
+        names = [stream.name for stream in streams]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"stream names must differ; given twice: {', '.join(twice)}")
+        return streams
+
+    @property
+    def models_dir(self) -> Path:
+        """Where model files are kept."""
+        return self.engines.models_dir or self.state_dir / "models"
+
+    @property
+    def engines_dir(self) -> Path:
+        """Where built engines and their passports are kept."""
+        return self.state_dir / "engines"
+
+    @property
+    def outbox_dir(self) -> Path:
+        """Where the lanes are kept."""
+        return self.state_dir / "outbox"
+
+    @property
+    def gallery_dir(self) -> Path:
+        """Where identities are kept."""
+        return self.state_dir / "gallery"
+
+    @property
+    def control_socket(self) -> Path:
+        """The vision process's Unix socket."""
+        return self.state_dir / "run" / "vision.sock"
+
+
+def load(path: Path) -> Settings:
+    """Read and check a settings file. Raises SettingsError with one line for each thing that is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise SettingsError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    problems: list[tuple[tuple[Any, ...], str]] = []
+    if raw is None:
+        raw = {}
+    context = {"base": path.resolve().parent}
+    if isinstance(raw, dict):
+        raw = _with_plugins(raw, context, problems)
+    settings = None
+    try:
+        settings = Settings.model_validate(raw, context=context)
+    except ValidationError as error:
+        problems += [(detail["loc"], _plain(detail)) for detail in error.errors()]
+    problems += [(place, "given twice") for place in _repeated_keys(root)]
+    if problems or settings is None:
+        raise SettingsError("\n".join(f"{path}:{_line(root, place)}: {_dotted(place)}{message}" for place, message in problems))
+    return settings
+
+
+def _with_plugins(raw: dict[str, Any], context: dict[str, Any], problems: list[tuple[tuple[Any, ...], str]]) -> dict[str, Any]:
+    """`raw` with the sections of sources and tasks replaced by their plug-ins' own settings."""
+
+    def plugin(table: dict[str, str], value: Any, what: str, place: tuple[Any, ...]) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+            problems.append((place, f"must be a mapping with `type`, one of: {', '.join(sorted(table))}"))
+            return value
+        try:
+            return resolve(table, value["type"], what).Config.model_validate(value, context=context)
+        except UnknownPluginError as error:
+            problems.append(((*place, "type"), str(error)))
+        except ValidationError as error:
+            problems.extend(((*place, *detail["loc"]), _plain(detail)) for detail in error.errors())
+        return value
+
+    streams = raw.get("streams")
+    if not isinstance(streams, list):
+        return raw
+    expanded = []
+    for index, stream in enumerate(streams):
+        if isinstance(stream, dict):
+            stream = dict(stream)
+            if "source" in stream:
+                stream["source"] = plugin(SOURCES, stream["source"], "source", ("streams", index, "source"))
+            if isinstance(stream.get("tasks"), list):
+                stream["tasks"] = [
+                    plugin(TASKS, task, "task", ("streams", index, "tasks", number)) for number, task in enumerate(stream["tasks"])
+                ]
+        expanded.append(stream)
+    return {**raw, "streams": expanded}
+
+
+def _plain(detail: Any) -> str:
+    if detail["type"] == "extra_forbidden":
+        return "unknown key"
+    if detail["type"] == "missing":
+        return "is required"
+    message: str = detail["msg"].removeprefix("Value error, ")
+    return message
+
+
+def _dotted(place: tuple[Any, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    return f"{text}: " if text else ""
+
+
+def _line(root: yaml.Node | None, place: tuple[Any, ...]) -> int:
+    """The line of the innermost part of `place` that the file has."""
+    node, line = root, 1
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == part]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _repeated_keys(node: yaml.Node | None, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(node, yaml.SequenceNode):
+        return [found for number, item in enumerate(node.value) for found in _repeated_keys(item, (*place, number))]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    keys = [key.value for key, _ in node.value]
+    twice = [(*place, key) for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    return twice + [found for key, value in node.value for found in _repeated_keys(value, (*place, key.value))]

@@ -1,0 +1,1 @@
+"""The vision process: sources, tasks, gallery. Knows nothing of MQTT."""

@@ -1,0 +1,1 @@
+"""Where frames come from. One file a source; the table is in `agent.registry`."""

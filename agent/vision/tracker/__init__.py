@@ -1,0 +1,1 @@
+"""Stable ids for what is seen again from frame to frame."""

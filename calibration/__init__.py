@@ -1,0 +1,1 @@
+"""Accuracy on labelled data, operating points and benchmarks. Imports `engines` only."""

@@ -1,0 +1,1 @@
+"""Models and runtimes: one model card on any backend. Never imports `agent`."""

@@ -1,0 +1,77 @@
+"""The one interface to inference runtimes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Tensor = NDArray[Any]
+
+
+class EngineError(Exception):
+    """An engine cannot be built, loaded or run. The message names the model, the tensor where there is one, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, numpy dtype name and shape of a tensor; None marks a free dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def accepts(self, tensor: Tensor) -> bool:
+        """Whether dtype and every fixed dimension fit."""
+        return (
+            tensor.dtype == np.dtype(self.dtype)
+            and tensor.ndim == len(self.shape)
+            and all(want in (None, got) for want, got in zip(self.shape, tensor.shape, strict=True))
+        )
+
+
+class Engine(ABC):
+    """A loaded, runnable model on one backend. `infer` may be called from several threads at once.
+
+    `parallel` is how many calls at once this engine was built to serve; `precision` is what it computes in
+    (fp32, bf16, fp16, int8), read back from the runtime, not the wish.
+    """
+
+    name: str
+    backend: str
+    precision: str
+    parallel: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run once. Raises EngineError on a missing, unknown or ill-shaped tensor. The arrays returned are the caller's own."""
+        specs = {spec.name: spec for spec in self.inputs}
+        if tensors.keys() != specs.keys():
+            raise EngineError(f"{self.name}: inputs must be {sorted(specs)}, not {sorted(tensors)}")
+        for name, tensor in tensors.items():
+            if not specs[name].accepts(tensor):
+                raise EngineError(
+                    f"{self.name}: input {name!r} must be {specs[name].dtype} {specs[name].shape}, not {tensor.dtype} {tensor.shape}"
+                )
+        return self._infer(tensors)
+
+    @abstractmethod
+    def _infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def close(self) -> None:
+        """Free what the runtime holds. Calling it twice does no harm."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

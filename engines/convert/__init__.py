@@ -1,0 +1,1 @@
+"""<Target>From<Source>: model files from one format to another."""

@@ -1,0 +1,1 @@
+"""Raw tensors to results: one file a model family, free of backends."""

@@ -1,0 +1,1 @@
+"""The hub: what receives the events of many devices."""
