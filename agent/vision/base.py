@@ -71,5 +71,9 @@ class Task(ABC):
         """Counters and latencies for telemetry, flat names."""
         return {}
 
+    def engines(self) -> list[dict[str, Any]]:
+        """Passports of the engines it uses: at least model, backend, precision, why."""
+        return []
+
     def close(self) -> None:
         """Free the engines."""

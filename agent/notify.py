@@ -1,0 +1,15 @@
+"""What systemd wants to hear (sd_notify(3)): a datagram to $NOTIFY_SOCKET. Does nothing where there is none."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(message: str) -> None:
+    """Send `READY=1`, `WATCHDOG=1`, `STOPPING=1` or `STATUS=…`."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
+        peer.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,0 +1,192 @@
+"""One stream, from frame to committed event.
+
+    RunningSource ──► newest or next frame ──► infer (workers, parallel) ──► update (in frame order) ──► outbox ──► source.done
+                                                                                   └──► preview (only while somebody looks)
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from agent.datatypes import Annotation, Event, Frame, StreamHealth
+from agent.errors import AlmenaError
+from agent.outbox import Outbox, OutboxError
+from agent.vision.base import Source, Task
+from agent.vision.running_source import RunningSource
+from agent.vision.timing import StageTimes
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 2.0
+
+
+class Viewer(Protocol):
+    """What shows frames to people; see `agent.vision.preview`."""
+
+    def offer(self, frame: Frame, annotations: tuple[Annotation, ...]) -> None:
+        """Take a processed frame, or leave it."""
+
+
+class Pipeline:
+    """Runs one stream. `start` and `stop` are called once each."""
+
+    def __init__(
+        self,
+        source: Source,
+        tasks: tuple[Task, ...],
+        outbox: Outbox,
+        viewer: Viewer,
+        workers: int,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.stream = source.stream
+        self.tasks = tasks
+        self.times = StageTimes(("decode", "infer", "update", "publish", "total"))
+        self._outbox = outbox
+        self._viewer = viewer
+        self._on_progress = on_progress
+        self._source = RunningSource(source, self._on_state)
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{self.stream}")
+        self._in_flight = threading.Semaphore(workers + 1)
+        self._ordered: queue.SimpleQueue[tuple[Frame, Future[list[Any]]] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._lost = threading.Event()
+        self._failing = ""
+        self._failed = 0
+        self._threads = [
+            threading.Thread(target=self._dispatch, name=f"dispatch-{self.stream}"),
+            threading.Thread(target=self._deliver, name=f"deliver-{self.stream}"),
+        ]
+
+    @property
+    def ended(self) -> bool:
+        """The source is at its end and everything from it is committed."""
+        return not self._threads[1].is_alive() and self._threads[1].ident is not None
+
+    def start(self) -> None:
+        """Start the last stage first."""
+        for thread in reversed(self._threads):
+            thread.start()
+        self._source.start()
+
+    def stop(self) -> None:
+        """Stop along the flow: no new frames, then what is under way, then open tracks end with reason `stopped`."""
+        self._stopping.set()
+        self._source.stop()
+        for thread in self._threads:
+            thread.join()
+        self._executor.shutdown()
+        for task in self.tasks:
+            task.close()
+
+    def health(self) -> StreamHealth:
+        """How the stream is doing."""
+        return self._source.health()
+
+    def metrics(self) -> dict[str, float]:
+        """Stage latencies in seconds and the tasks' counters."""
+        figures = self.times.percentiles()
+        figures["frames_failed_total"] = self._failed
+        for task in self.tasks:
+            figures.update(task.metrics())
+        return figures
+
+    def _dispatch(self) -> None:
+        while not self._stopping.is_set() and not self._source.ended:
+            if not self._in_flight.acquire(timeout=0.2):
+                continue
+            frame = self._source.next(timeout=0.2)
+            if frame is None:
+                self._in_flight.release()
+                continue
+            self._ordered.put((frame, self._executor.submit(self._infer, frame)))
+        self._ordered.put(None)
+
+    def _infer(self, frame: Frame) -> list[Any]:
+        with self.times.stage("infer"):
+            return [task.infer(frame) for task in self.tasks]
+
+    def _deliver(self) -> None:
+        while (entry := self._next()) is not None:
+            frame, future = entry
+            try:
+                self._finish(frame, future.result())
+            except Exception as error:  # noqa: BLE001 - the supervisor of the stream: a failed frame is counted and told, the stream goes on
+                self._frame_failed(frame, error)
+            finally:
+                self._in_flight.release()
+                self._source.processed(frame)
+                self._on_progress()
+        self._flush("stopped" if self._stopping.is_set() else "left")
+
+    def _next(self) -> tuple[Frame, Future[list[Any]]] | None:
+        """The next frame in order. While there is none, open tracks end as soon as the stream is lost."""
+        while True:
+            try:
+                return self._ordered.get(timeout=0.5)
+            except queue.Empty:
+                self._on_progress()
+                if self._lost.is_set():
+                    self._lost.clear()
+                    self._flush("stream lost")
+
+    def _finish(self, frame: Frame, predictions: list[Any]) -> None:
+        with self.times.stage("update"):
+            events = [event for task, prediction in zip(self.tasks, predictions, strict=True) for event in task.update(frame, prediction)]
+        with self.times.stage("publish"):
+            self._commit(frame, events)
+        self._viewer.offer(frame, tuple(annotation for task in self.tasks for annotation in task.annotations))
+        self.times.add("total", (time.monotonic_ns() - frame.mono_ns) / 1e9)
+        if self._failing:
+            self._failing = ""
+            self._report("running", "", "frames are processed again")
+
+    def _commit(self, frame: Frame, events: list[Event]) -> None:
+        """Append; an item of a finite source is done only once that has worked, so it is tried until it does."""
+        while events:
+            try:
+                self._outbox.append("event", events)
+                break
+            except OutboxError as error:
+                log.error("%s: events could not be stored: %s", self.stream, error)
+                if frame.item is None or self._stopping.wait(RETRY_S):
+                    return
+        if frame.item is not None:
+            self._source.done(frame.item)
+
+    def _frame_failed(self, frame: Frame, error: Exception) -> None:
+        self._failed += 1
+        reason = str(error) if isinstance(error, AlmenaError) else f"{type(error).__name__}: {error}"
+        if frame.item is not None:
+            self._source.failed(frame.item, reason)
+        if reason != self._failing:
+            self._failing = reason
+            log.error("%s: frame %d failed: %s", self.stream, frame.index, reason, exc_info=not isinstance(error, AlmenaError))
+            self._report("failed", "TASK_FAILED", reason)
+
+    def _flush(self, reason: str) -> None:
+        now, mono_ns = time.time(), time.monotonic_ns()
+        self._append([event for task in self.tasks for event in task.flush(now, mono_ns, reason)])
+
+    def _on_state(self, health: StreamHealth) -> None:
+        if health.state == "failed":
+            self._lost.set()
+        self._report(health.state, health.code, health.detail)
+
+    def _report(self, state: str, code: str, detail: str) -> None:
+        data = {"state": state, "code": code, "detail": detail}
+        self._append([Event(self.stream, "stream", data, time.time(), time.monotonic_ns())])
+
+    def _append(self, events: list[Event]) -> None:
+        if not events:
+            return
+        try:
+            self._outbox.append("event", events)
+        except OutboxError as error:
+            log.error("%s: %d events could not be stored, the outbox declares them: %s", self.stream, len(events), error)

@@ -1,0 +1,171 @@
+"""The vision process as a whole: streams, their tasks, and what the control API may ask of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from agent import settings as settings_module
+from agent.datatypes import Annotation, Event, StreamHealth
+from agent.errors import AlmenaError
+from agent.outbox import Outbox, OutboxError
+from agent.registry import SOURCES, TASKS, resolve
+from agent.settings import Settings, StreamSettings
+from agent.vision.interrupted import end_interrupted
+from agent.vision.pipeline import Pipeline
+from agent.vision.preview import Preview
+from engines.base import EngineError
+
+log = logging.getLogger(__name__)
+
+RETRY_S = (2.0, 5.0, 15.0, 60.0)
+
+
+class Stream:
+    """One configured stream: starts its pipeline, and tries again for ever when its models cannot be loaded."""
+
+    def __init__(self, config: StreamSettings, settings: Settings, outbox: Outbox, workers: int) -> None:
+        self.config = config
+        self.preview = Preview(config.name, settings.web.preview_per_second, settings.web.preview_width)
+        self.pipeline: Pipeline | None = None
+        self.progress_ns = time.monotonic_ns()
+        self._settings = settings
+        self._outbox = outbox
+        self._workers = workers
+        self._health = StreamHealth(config.name, "connecting")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._bring_up, name=f"start-{config.name}")
+
+    @property
+    def ended(self) -> bool:
+        """A finite source whose every event is committed."""
+        return self.pipeline is not None and self.pipeline.ended
+
+    def start(self) -> None:
+        """Load models and begin, in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End open tracks and free everything."""
+        self._stopping.set()
+        self._thread.join()
+        if self.pipeline:
+            self.pipeline.stop()
+
+    def health(self) -> StreamHealth:
+        """The source's health, or why there is no pipeline yet."""
+        return self.pipeline.health() if self.pipeline else self._health
+
+    def _bring_up(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                self._run()
+                return
+            except (AlmenaError, EngineError, OSError) as error:
+                self._health = StreamHealth(self.config.name, "failed", "TASK_FAILED", str(error))
+                log.error("%s: cannot start: %s", self.config.name, error)
+                if attempt == 0:
+                    self._report(str(error))
+            self.progress_ns = time.monotonic_ns()
+            self._stopping.wait(RETRY_S[min(attempt, len(RETRY_S) - 1)])
+            attempt += 1
+
+    def _run(self) -> None:
+        kinds = [(resolve(TASKS, task.type, "task"), task) for task in self.config.tasks]
+        tasks = tuple(kind(task, self.config.name, self._settings) for kind, task in kinds)
+        source = resolve(SOURCES, self.config.source.type, "source")(self.config.source, self.config.name)
+        pipeline = Pipeline(source, tasks, self._outbox, self.preview, self._workers, self._progress)
+        if not self._stopping.is_set():
+            pipeline.start()
+            self.pipeline = pipeline
+
+    def _progress(self) -> None:
+        self.progress_ns = time.monotonic_ns()
+
+    def _report(self, detail: str) -> None:
+        data = {"state": "failed", "code": "TASK_FAILED", "detail": detail}
+        try:
+            self._outbox.append("event", [Event(self.config.name, "stream", data, time.time(), time.monotonic_ns())])
+        except OutboxError as error:
+            log.error("%s: the failure could not be stored: %s", self.config.name, error)
+
+
+class Vision:
+    """Owns the streams. `path` is the settings file, read again by `reload`."""
+
+    def __init__(self, path: Path, workers: int = 2) -> None:
+        self._path = path
+        self._workers = workers
+        self._lock = threading.Lock()
+        self.settings = settings_module.load(path)
+        self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
+        self._streams: dict[str, Stream] = {}
+
+    def start(self) -> None:
+        """End what a crash left open, then start every stream."""
+        end_interrupted(self.outbox)
+        with self._lock:
+            self._start_streams()
+
+    def stop(self) -> None:
+        """Stop every stream and close the outbox."""
+        with self._lock:
+            self._stop_streams()
+        self.outbox.close()
+
+    def reload(self) -> bool:
+        """Read the settings again; streams start anew when something changed. Raises SettingsError, and then nothing changes."""
+        settings = settings_module.load(self._path)
+        with self._lock:
+            if settings == self.settings:
+                return False
+            self._stop_streams()
+            self.settings = settings
+            self._start_streams()
+        return True
+
+    @property
+    def ended(self) -> bool:
+        """Every stream is finite and at its end."""
+        return all(stream.ended for stream in self._streams.values())
+
+    @property
+    def stuck_for_s(self) -> float:
+        """Seconds since the stream that is slowest to make progress made any; what the watchdog looks at."""
+        oldest = min((stream.progress_ns for stream in self._streams.values() if not stream.ended), default=time.monotonic_ns())
+        return (time.monotonic_ns() - oldest) / 1e9
+
+    def streams(self) -> list[StreamHealth]:
+        """How each stream is doing."""
+        return [stream.health() for stream in self._streams.values()]
+
+    def preview(self, stream: str) -> Preview:
+        """The live picture of a stream. Raises KeyError."""
+        return self._streams[stream].preview
+
+    def annotations(self, stream: str) -> tuple[Annotation, ...]:
+        """What is drawn over the newest frame. Raises KeyError."""
+        pipeline = self._streams[stream].pipeline
+        return tuple(annotation for task in pipeline.tasks for annotation in task.annotations) if pipeline else ()
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Stage latencies and counters of each stream."""
+        return {name: stream.pipeline.metrics() for name, stream in self._streams.items() if stream.pipeline}
+
+    def engines(self) -> list[dict[str, Any]]:
+        """Passports of the engines in use, each once."""
+        found = [passport for stream in self._streams.values() if stream.pipeline for task in stream.pipeline.tasks for passport in task.engines()]
+        return list({(passport["model"], passport["backend"], passport["precision"]): passport for passport in found}.values())
+
+    def _start_streams(self) -> None:
+        self._streams = {config.name: Stream(config, self.settings, self.outbox, self._workers) for config in self.settings.streams}
+        for stream in self._streams.values():
+            stream.start()
+
+    def _stop_streams(self) -> None:
+        for stream in self._streams.values():
+            stream.stop()
