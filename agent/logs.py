@@ -1,0 +1,97 @@
+"""Logging of a process: readable lines, or JSON lines for a journal; secrets are masked in both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+from datetime import datetime, timezone
+from types import TracebackType
+
+_SCHEME = r"(\b[a-z][a-z0-9+.-]*://)"
+_CREDENTIALS = re.compile(
+    _SCHEME + r"(?:[^/\s\"'<>]*|[^/\s:@\"'<>]*:(?!\d+(?:[/\s]|$))[^\s\"'<>]*)@",
+    re.IGNORECASE,
+)
+"""User and password of a URL, also where the password holds an `@` or, against the rules, a slash."""
+
+_ASSIGNED = re.compile(
+    r"((?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|authorization)\w*[\"']?\s*[=:]\s*)"
+    r"((?:basic|bearer|digest)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')}\]]+)",
+    re.IGNORECASE,
+)
+
+
+def mask(text: str) -> str:
+    """`text` without credentials: `rtsp://user:pw@cam/1` becomes `rtsp://***@cam/1`, `password=x` becomes `password=***`."""
+    return _ASSIGNED.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
+
+
+class LineFormatter(logging.Formatter):
+    """`00:22:21 WARNING vision sources.rtsp: …`, in local time."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the trace of an exception below it."""
+        return mask(super().format(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (ISO 8601, UTC), level, process, logger, message, and exception where there is one."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self.process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": self.process,
+            "logger": record.name,
+            "message": mask(record.getMessage()),
+        }
+        if record.exc_info:
+            line["exception"] = mask(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
+
+
+def setup(process: str) -> None:
+    """Log to standard error from now on; `process` (vision, uplink …) is named in every line. ALMENA_LOG=json gives JSON lines.
+
+    Errors that nobody caught, in any thread, go the same way, so that they are masked too.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(process) if os.environ.get("ALMENA_LOG") == "json" else LineFormatter(process))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    for chatty in ("httpx", "httpcore", "transitions", "amqtt", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logging.getLogger("almena").critical("ended by an error that nobody caught", exc_info=(kind, error, trace))
+
+
+def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is None:
+        return
+    name = args.thread.name if args.thread else "?"
+    logging.getLogger("almena").critical(
+        "thread %s ended by an error that nobody caught", name, exc_info=(args.exc_type, args.exc_value, args.exc_traceback)
+    )

@@ -1,0 +1,82 @@
+"""Logs are readable or JSON, and never hold a secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from agent.logs import mask
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("cannot open rtsp://admin:pw@cam.local/1", "cannot open rtsp://***@cam.local/1"),
+        ("rtsp://admin:p@ss@10.0.0.5:554/x failed", "rtsp://***@10.0.0.5:554/x failed"),
+        ("rtsp://admin:pa/ss@10.0.0.5:554/x failed", "rtsp://***@10.0.0.5:554/x failed"),
+        ("http://token@host/a and mqtts://u:v@b:8883", "http://***@host/a and mqtts://***@b:8883"),
+        ("http://cam:8080/mail@home", "http://cam:8080/mail@home"),
+        ("http://cam/mail@home", "http://cam/mail@home"),
+        ("password=hunter2, port=3", "password=***, port=3"),
+        ("user-pw='a b' password='a b' next", "user-pw='a b' password=*** next"),
+        ('{"password": "a, b", "x": 1}', '{"password": ***, "x": 1}'),
+        ("PASSWORD: hunter2", "PASSWORD: ***"),
+        ("?api_key=123&x=1", "?api_key=***&x=1"),
+        ("Authorization: Basic dXNlcjpwdw==", "Authorization: ***"),
+        ("wrong password", "wrong password"),
+        ("almena at 12:30 <a@b.c>", "almena at 12:30 <a@b.c>"),
+    ],
+)
+def test_masks_credentials(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+PROGRAM = """
+import logging, threading, warnings
+from agent.logs import setup
+setup("vision")
+log = logging.getLogger("agent.vision.sources.rtsp")
+log.warning("lost %s", "rtsp://admin:hunter2@cam/1")
+try:
+    raise OSError("open rtsp://admin:hunter2@cam/1")
+except OSError:
+    log.exception("again")
+warnings.warn("password=hunter2")
+logging.getLogger("httpx").info("noise")
+def fail(): raise ValueError("rtsp://admin:hunter2@cam/2")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+raise ValueError("rtsp://admin:hunter2@cam/3")
+"""
+
+
+def _log(**env: str) -> str:
+    result = subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "hunter2" not in result.stderr
+    assert "noise" not in result.stderr
+    return result.stderr
+
+
+def test_readable_lines() -> None:
+    lines = _log(ALMENA_LOG="").splitlines()
+    assert lines[0].endswith("WARNING vision agent.vision.sources.rtsp: lost rtsp://***@cam/1")
+    assert lines[0][2] == ":"
+    assert "OSError: open rtsp://***@cam/1" in lines
+    assert "ValueError: rtsp://***@cam/3" in lines
+
+
+def test_json_lines() -> None:
+    records = [json.loads(line) for line in _log(ALMENA_LOG="json").splitlines()]
+    assert {record["process"] for record in records} == {"vision"}
+    assert [record["level"] for record in records] == ["warning", "error", "warning", "critical", "critical"]
+    assert records[0]["message"] == "lost rtsp://***@cam/1"
+    assert "OSError" in records[1]["exception"]
+    assert "rtsp://***@cam/2" in records[3]["exception"]
+    assert "rtsp://***@cam/3" in records[4]["exception"]
