@@ -1,0 +1,43 @@
+"""The vision process, through its control socket: streams and latencies. It may be down, and then the sample says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from agent.uplink.telemetry.sample import reason
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+TIMEOUT_S = 3.0
+
+
+class VisionCollector:
+    """Asks `GET /streams` and `GET /metrics`."""
+
+    def __init__(self, control_socket: Path) -> None:
+        self._client = httpx.Client(transport=httpx.HTTPTransport(uds=str(control_socket)), base_url="http://vision", timeout=TIMEOUT_S)
+
+    def collect(self) -> dict[str, Any]:
+        """`state` is up, or down with the reason."""
+        try:
+            return {"state": "up", "streams": self._get("/streams"), "metrics": self._get("/metrics")}
+        except (httpx.HTTPError, ValueError) as error:
+            return {"state": "down", "reason": reason(error)}
+
+    def close(self) -> None:
+        """Free the connection."""
+        self._client.close()
+
+    def _get(self, path: str) -> Any:
+        return self._client.get(path).raise_for_status().json()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
