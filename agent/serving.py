@@ -1,0 +1,92 @@
+"""What both processes need to serve HTTP: a server in a thread, and errors as problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from agent.errors import AlmenaError
+
+log = logging.getLogger(__name__)
+
+STARTS_WITHIN_S = 10.0
+
+
+class Problem(HTTPException):
+    """An error answer: a short `title` for the kind of error, a `detail` that says what to do, and further members."""
+
+    def __init__(self, status: int, title: str, detail: str = "", headers: dict[str, str] | None = None, **members: Any) -> None:
+        super().__init__(status, detail or title, headers)
+        self.title = title
+        self.members = members
+
+
+def problem_response(
+    status: int, title: str, detail: str = "", headers: dict[str, str] | None = None, members: dict[str, Any] | None = None
+) -> Response:
+    """An `application/problem+json` answer (RFC 9457, clause 3)."""
+    body = {"type": "about:blank", "title": title, "status": status, **({"detail": detail} if detail else {}), **(members or {})}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def on_http_error(_request: Request, error: Exception) -> Response:
+    """Exception handler: HTTPException and Problem."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Problem):
+        detail = error.detail if error.detail != error.title else ""
+        return problem_response(error.status_code, error.title, detail, dict(error.headers or {}), error.members)
+    return problem_response(error.status_code, error.detail, headers=dict(error.headers or {}))
+
+
+def on_own_error(_request: Request, error: Exception) -> Response:
+    """Exception handler: AlmenaError, whose message is meant for users."""
+    return problem_response(422, "The request cannot be carried out", str(error))
+
+
+def on_crash(_request: Request, _error: Exception) -> Response:
+    """Exception handler: a bug. The server logs the trace; the caller learns only that it happened."""
+    return problem_response(500, "Internal error", "The agent's log has the details.")
+
+
+HANDLERS = {HTTPException: on_http_error, AlmenaError: on_own_error, Exception: on_crash}
+
+
+class ThreadedServer:
+    """uvicorn in a daemon thread over a socket that is already bound."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, name: str, **options: Any) -> None:
+        config = uvicorn.Config(
+            app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            log_level="warning", timeout_graceful_shutdown=2, **options,
+        )  # fmt: skip
+        config.load()
+        self._server = uvicorn.Server(config)
+        self._listener = listener
+        self._name = name
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name=name, daemon=True)
+
+    @property
+    def stopping(self) -> bool:
+        """Long answers end themselves when this turns true."""
+        return self._server.should_exit
+
+    def start(self) -> None:
+        """Start the thread. Connections made from now on are answered."""
+        self._listener.listen(128)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the socket, give running requests two seconds, and end the thread."""
+        self._server.should_exit = True
+        self._thread.join(STARTS_WITHIN_S)
+        self._listener.close()
+        if self._thread.is_alive():
+            log.error("%s did not end within %g s", self._name, STARTS_WITHIN_S)

@@ -1,0 +1,287 @@
+"""The control API: HTTP over a Unix socket, by which the uplink process sees live pictures and manages identities.
+
+Whoever may open the socket (its owner and group) may do everything here; the page in front of it checks who asks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from agent.datatypes import Annotation, StreamHealth
+from agent.errors import AlmenaError
+from agent.serving import HANDLERS, Problem, ThreadedServer
+from agent.settings import Settings
+from agent.vision.preview import Preview
+
+BOUNDARY = "almena-frame"
+MAX_VIEWERS = 8
+"""Live pictures at once over all streams; each occupies a thread while it waits."""
+MAX_IMAGE_BYTES = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Faces(Protocol):
+    """What the API asks of identity enrolment. Records are JSON-ready; unknown ids raise KeyError, refusals AlmenaError."""
+
+    def identities(self) -> Sequence[Mapping[str, Any]]: ...
+
+    def create(self, name: str, consent: str, expires_at: float | None) -> Mapping[str, Any]: ...
+
+    def add_image(self, identity: str, picture: bytes) -> Mapping[str, Any]:
+        """`{"accepted": bool, "reasons": [...], …}`."""
+        ...
+
+    def change(self, identity: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Any of `name`, `consent`, `expires_at`."""
+        ...
+
+    def erase(self, identity: str) -> None: ...
+
+    def clusters(self) -> Sequence[Mapping[str, Any]]: ...
+
+    def name_cluster(self, cluster: str, name: str, consent: str, expires_at: float | None) -> Mapping[str, Any]: ...
+
+    def erase_cluster(self, cluster: str) -> None: ...
+
+    def recognise(self, picture: bytes) -> Sequence[Mapping[str, Any]]: ...
+
+
+class VisionControl(Protocol):
+    """What the API needs of the vision process."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def faces(self) -> Faces: ...
+
+    def streams(self) -> list[StreamHealth]: ...
+
+    def preview(self, stream: str) -> Preview: ...
+
+    def annotations(self, stream: str) -> Sequence[Annotation]: ...
+
+    def engines(self) -> list[dict[str, Any]]: ...
+
+    def metrics(self) -> dict[str, Any]: ...
+
+    def reload(self) -> bool: ...
+
+
+class ControlServer:
+    """Serves the control API of `vision` on `settings.control_socket`, mode 0660, in a thread of its own."""
+
+    def __init__(self, vision: VisionControl) -> None:
+        self._path = vision.settings.control_socket
+        self._api = _Api(vision, lambda: self._server.stopping)
+        self._server = ThreadedServer(self._api.app(), _bind(self._path), "control")
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """End running answers and remove the socket."""
+        self._server.stop()
+        self._path.unlink(missing_ok=True)
+
+
+class _Api:
+    def __init__(self, vision: VisionControl, stopping: Callable[[], bool]) -> None:
+        self._vision = vision
+        self._stopping = stopping
+        self._viewers = 0
+        self._started_at = time.time()
+
+    def app(self) -> Starlette:
+        get, post, erase = ["GET"], ["POST"], ["DELETE"]
+        routes = [
+            Route("/health", self.health, methods=get),
+            Route("/streams", self.streams, methods=get),
+            Route("/streams/{stream}/annotations", self.annotations, methods=get),
+            Route("/streams/{stream}/live.mjpg", self.live, methods=get),
+            Route("/streams/{stream}/snapshot.jpg", self.snapshot, methods=get),
+            Route("/engines", self.engines, methods=get),
+            Route("/metrics", self.metrics, methods=get),
+            Route("/reload", self.reload, methods=post),
+            Route("/identities", self.identities, methods=get),
+            Route("/identities", self.create_identity, methods=post),
+            Route("/identities/{identity}", self.change_identity, methods=["PATCH"]),
+            Route("/identities/{identity}", self.erase_identity, methods=erase),
+            Route("/identities/{identity}/images", self.add_image, methods=post),
+            Route("/clusters", self.clusters, methods=get),
+            Route("/clusters/{cluster}/name", self.name_cluster, methods=post),
+            Route("/clusters/{cluster}", self.erase_cluster, methods=erase),
+            Route("/recognize", self.recognise, methods=post),
+        ]
+        return Starlette(routes=routes, exception_handlers=HANDLERS)
+
+    def health(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok", "pid": os.getpid(), "started_at": self._started_at})
+
+    def streams(self, _request: Request) -> Response:
+        return JSONResponse([asdict(health) for health in self._vision.streams()])
+
+    def annotations(self, request: Request) -> Response:
+        name = request.path_params["stream"]
+        return JSONResponse([asdict(seen) for seen in _known(name, "stream", self._vision.annotations)])
+
+    def engines(self, _request: Request) -> Response:
+        return JSONResponse(self._vision.engines())
+
+    def metrics(self, _request: Request) -> Response:
+        return JSONResponse(self._vision.metrics())
+
+    def reload(self, _request: Request) -> Response:
+        """201 when the settings had changed, 200 when there was nothing to do."""
+        changed = self._vision.reload()
+        return JSONResponse({"reloaded": changed}, 201 if changed else 200)
+
+    def snapshot(self, request: Request) -> Response:
+        name = request.path_params["stream"]
+        picture = _known(name, "stream", self._vision.preview).snapshot()
+        if picture is None:
+            raise Problem(409, "No picture yet", f"stream {name!r} has not delivered a frame since the start")
+        return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+    async def live(self, request: Request) -> Response:
+        """Motion JPEG: one part per picture until the viewer leaves."""
+        preview = _known(request.path_params["stream"], "stream", self._vision.preview)
+        if self._viewers >= MAX_VIEWERS:
+            raise Problem(503, "Too many viewers", f"{MAX_VIEWERS} live pictures are being watched; close one of them")
+        kind = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
+        return StreamingResponse(self._pictures(preview), media_type=kind, headers={"Cache-Control": "no-store"})
+
+    async def _pictures(self, preview: Preview) -> AsyncIterator[bytes]:
+        self._viewers += 1
+        try:
+            number = 0
+            while not self._stopping():
+                latest = await run_in_threadpool(preview.latest, number, 0.5)
+                if latest is None:
+                    continue
+                number, picture = latest
+                head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+                yield head.encode() + picture + b"\r\n"
+        finally:
+            self._viewers -= 1
+
+    def identities(self, _request: Request) -> Response:
+        return JSONResponse(list(self._vision.faces.identities()))
+
+    async def create_identity(self, request: Request) -> Response:
+        name, consent, expires_at = _person(await _json(request))
+        return JSONResponse(await run_in_threadpool(self._vision.faces.create, name, consent, expires_at), 201)
+
+    async def change_identity(self, request: Request) -> Response:
+        changes = await _json(request)
+        identity = request.path_params["identity"]
+        return JSONResponse(await run_in_threadpool(_known, identity, "identity", lambda key: self._vision.faces.change(key, changes)))
+
+    def erase_identity(self, request: Request) -> Response:
+        _known(request.path_params["identity"], "identity", self._vision.faces.erase)
+        return Response(status_code=204)
+
+    async def add_image(self, request: Request) -> Response:
+        """201 when the picture was taken, 422 with the reasons when it was not."""
+        picture = await _body(request)
+        identity = request.path_params["identity"]
+        answer = await run_in_threadpool(_known, identity, "identity", lambda key: self._vision.faces.add_image(key, picture))
+        if not answer["accepted"]:
+            members = {key: value for key, value in answer.items() if key != "accepted"}
+            raise Problem(422, "The picture was not taken", "; ".join(answer["reasons"]), **members)
+        return JSONResponse(answer, 201)
+
+    def clusters(self, _request: Request) -> Response:
+        return JSONResponse(list(self._vision.faces.clusters()))
+
+    async def name_cluster(self, request: Request) -> Response:
+        name, consent, expires_at = _person(await _json(request))
+        cluster = request.path_params["cluster"]
+        record = await run_in_threadpool(
+            _known, cluster, "cluster", lambda key: self._vision.faces.name_cluster(key, name, consent, expires_at)
+        )
+        return JSONResponse(record, 201)
+
+    def erase_cluster(self, request: Request) -> Response:
+        _known(request.path_params["cluster"], "cluster", self._vision.faces.erase_cluster)
+        return Response(status_code=204)
+
+    async def recognise(self, request: Request) -> Response:
+        picture = await _body(request)
+        return JSONResponse({"result": list(await run_in_threadpool(self._vision.faces.recognise, picture))})
+
+
+def _known(name: str, what: str, ask: Callable[[str], T]) -> T:
+    try:
+        return ask(name)
+    except KeyError as error:
+        raise Problem(404, f"No such {what}", f"there is no {what} {name!r}") from error
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_IMAGE_BYTES:
+            raise Problem(413, "The picture is too large", f"at most {MAX_IMAGE_BYTES // 2**20} MiB")
+    if not body:
+        raise Problem(400, "No picture", "send the bytes of a JPEG or PNG file as the body")
+    return bytes(body)
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    try:
+        value = await request.json()
+    except ValueError as error:
+        raise Problem(400, "Not JSON", str(error)) from error
+    if not isinstance(value, dict):
+        raise Problem(400, "Not an object", "send a JSON object")
+    return value
+
+
+def _person(value: dict[str, Any]) -> tuple[str, str, float | None]:
+    name = value.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise Problem(422, "A name is needed", "set `name` to a text that is not empty")
+    return name.strip(), value.get("consent") or "", value.get("expires_at")
+
+
+def _bind(path: Path) -> socket.socket:
+    """A socket at `path`; one that a dead process left is removed. Raises AlmenaError when another process answers there."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            _refuse_live(path)
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(0o660)
+    except OSError as error:
+        listener.close()
+        hint = "; choose a shorter state_dir" if len(str(path)) > 100 else ""
+        raise AlmenaError(f"the control socket {path} cannot be made: {error.strerror or error}{hint}") from error
+    except AlmenaError:
+        listener.close()
+        raise
+    return listener
+
+
+def _refuse_live(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT):
+            raise AlmenaError(f"another vision process answers at {path}; stop it first")
