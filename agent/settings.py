@@ -85,6 +85,7 @@ class TlsSettings(Config):
 class MqttSettings(Config):
     """The broker. Without this section results are kept on the device only."""
 
+    embedded_broker: bool = Field(False, description="`almena run` starts a small broker of its own on loopback at `port`; it keeps nothing, so it is for trying things out.")
     host: str = Field("127.0.0.1", description="Host name or address of the broker.")
     port: int = Field(1883, ge=1, le=65535)
     version: Literal["auto", "5", "3.1.1"] = Field(

@@ -1,0 +1,107 @@
+"""`almena run`: the processes of one agent in the foreground, each started again when it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+STABLE_S = 30.0
+LONGEST_WAIT_S = 30.0
+STOP_S = 8.0
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """In the child: SIGTERM when the supervisor dies, even of SIGKILL (prctl(2); Linux only)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass
+class Child:
+    """One process. `restarts` counts its unexpected ends."""
+
+    name: str
+    arguments: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    restarts: int = 0
+    wait_s: float = 0.5
+    due: float = field(default=0.0)
+
+    def start(self) -> None:
+        """Start it in a process group of its own, so that Ctrl-C reaches only the supervisor."""
+        self.process = subprocess.Popen([sys.executable, "-m", *self.arguments], start_new_session=True, preexec_fn=_end_with_parent)
+        self.started = time.monotonic()
+
+    def look(self) -> None:
+        """Start it when it is due; note when it has ended, and wait longer each time it ends soon."""
+        now = time.monotonic()
+        if self.process is None:
+            if now >= self.due:
+                self.start()
+            return
+        code = self.process.poll()
+        if code is None:
+            return
+        self.wait_s = 0.5 if now - self.started > STABLE_S else min(self.wait_s * 2, LONGEST_WAIT_S)
+        self.restarts += 1
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        log.error("%s %s; it is started again in %.0f s", self.name, how, self.wait_s)
+        self.process, self.due = None, now + self.wait_s
+
+    def stop(self, deadline: float) -> None:
+        """Wait for it until `deadline` (monotonic seconds), then kill it."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.error("%s did not stop in time and is killed", self.name)
+            self.process.kill()
+            self.process.wait()
+
+
+class Supervisor:
+    """Starts children in order, looks after them, stops them in the reverse order of the flow."""
+
+    def __init__(self, children: list[Child], on_tick: Callable[[], None] = lambda: None) -> None:
+        self.children = children
+        self._on_tick = on_tick
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Until SIGINT or SIGTERM."""
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, lambda *_: self._stopping.set())
+        try:
+            while not self._stopping.is_set():
+                for child in self.children:
+                    child.look()
+                self._on_tick()
+                self._stopping.wait(0.1)
+        finally:
+            self._stop()
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._stopping.set()
+
+    def _stop(self) -> None:
+        """Vision first, so that its last events still find the uplink, which finds the broker."""
+        deadline = time.monotonic() + STOP_S
+        for child in reversed(self.children):
+            if child.process is not None and child.process.poll() is None:
+                os.kill(child.process.pid, signal.SIGTERM)
+            child.stop(deadline)
