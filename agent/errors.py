@@ -15,12 +15,15 @@ class SourceError(AlmenaError):
     """A source cannot be opened or read.
 
     `code` is stable: STREAM_AUTH_FAILED, STREAM_TLS_CERTIFICATE, STREAM_TIMEOUT, STREAM_NOT_FOUND,
-    STREAM_CODEC_UNSUPPORTED, STREAM_FROZEN, STREAM_COVERED. The message never holds credentials.
+    STREAM_CODEC_UNSUPPORTED, STREAM_FROZEN, STREAM_COVERED; besides, STREAM_LOST (the peer or the device went away),
+    STREAM_DAMAGED (a recording that breaks off), STREAM_LIBRARY_MISSING and STREAM_FAILED (a fault of the source's own code).
+    `fatal` says that another try cannot help. The message never holds credentials.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, fatal: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.fatal = fatal
 
 
 class ItemError(AlmenaError):
