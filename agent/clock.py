@@ -1,0 +1,81 @@
+"""What time it is, and how far that can be trusted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+
+_STA_UNSYNC = 0x0040
+_TIME_ERROR = 5
+_SYNC_CHECK_S = 1.0
+
+
+class _Timex(ctypes.Structure):
+    """The head of `struct timex` (adjtimex(2)) up to `status`, and room for the rest."""
+
+    _fields_ = [
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 256),
+    ]
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def kernel_synchronised() -> bool:
+    """Whether the kernel says that a time service disciplines the wall clock (adjtimex(2), STA_UNSYNC clear)."""
+    timex = _Timex()
+    state = _libc().adjtimex(ctypes.byref(timex))
+    if state < 0:
+        raise OSError(ctypes.get_errno(), f"adjtimex: {os.strerror(ctypes.get_errno())}")
+    return state != _TIME_ERROR and not timex.status & _STA_UNSYNC
+
+
+@lru_cache(maxsize=1)
+def kernel_boot_id() -> str:
+    """The kernel's random id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+class Clock:
+    """The machine's clocks. Tests put another one in its place."""
+
+    def __init__(self) -> None:
+        self._checked = float("-inf")
+        self._synchronised = False
+
+    @property
+    def boot_id(self) -> str:
+        """The same until the machine starts anew; monotonic times compare only within it."""
+        return kernel_boot_id()
+
+    def wall(self) -> float:
+        """Unix time in seconds."""
+        return time.time()
+
+    def mono_ns(self) -> int:
+        """Monotonic nanoseconds since about the boot."""
+        return time.monotonic_ns()
+
+    def synchronised(self) -> bool:
+        """Whether wall time can be trusted; asked of the kernel at most once a second."""
+        now = time.monotonic()
+        if now - self._checked >= _SYNC_CHECK_S:
+            self._synchronised = kernel_synchronised()
+            self._checked = now
+        return self._synchronised
+
+    @property
+    def state(self) -> str:
+        """`synced` or `unsynced`, as envelopes say it."""
+        return "synced" if self.synchronised() else "unsynced"

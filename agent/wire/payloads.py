@@ -1,0 +1,274 @@
+"""Models of every payload. Version 1: fields may be added, so readers ignore those they do not know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.errors import AlmenaError
+
+VERSION: Literal[1] = 1
+MAX_PAYLOAD = 256 * 1024
+"""Bytes. A larger event is not stored but declared as lost; the hub refuses larger messages."""
+
+NAME = r"[a-z0-9][a-z0-9-]{0,62}"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Spool = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Seq = Annotated[int, Field(ge=1)]
+UnixTime = Annotated[float, Field(description="Unix time in seconds, UTC.")]
+Box = Annotated[
+    tuple[float, float, float, float], Field(description="x_min, y_min, x_max, y_max in pixels of the frame; the origin is top left.")
+]
+
+
+class WireError(AlmenaError):
+    """A topic or payload that does not follow the protocol. The message names what is wrong."""
+
+
+class Payload(BaseModel):
+    """The base of all payloads."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Versioned(Payload):
+    """A payload that stands alone in a message."""
+
+    v: Literal[1] = VERSION
+
+
+class Birth(Versioned):
+    """The device is there, or has stopped on purpose."""
+
+    state: Literal["online", "stopped"]
+    session: Annotated[str, Field(description="Random, new for every connection.", min_length=1)]
+    boot_id: str
+    agent: Annotated[str, Field(description="Version of the agent.")]
+    models: dict[str, str] = Field(default={}, description="Task to model.")
+    lease_s: Annotated[float, Field(gt=0, description="Without a sign of life for this long the device counts as lost.")]
+    reason: str = ""
+
+
+class Will(Versioned):
+    """Spoken by the broker when the connection breaks. Counts only if `session` is that of the current birth."""
+
+    state: Literal["offline"] = "offline"
+    session: str
+    reason: Literal["lost"] = "lost"
+
+
+class FaceEvent(Payload):
+    """A stage in the life of a track: one person in view of one stream."""
+
+    type: Literal["new", "update", "end"]
+    track: str
+    box: Box
+    score: Annotated[float, Field(description="Best detection score of the track.")]
+    started_at: UnixTime
+    ended_at: UnixTime | None
+    identity: str | None
+    name: str | None
+    decision: Literal["known", "unknown", "undecided"]
+    distance: Annotated[float | None, Field(description="To the nearest identity; smaller is more alike.")]
+    threshold: float | None
+    second_best: Annotated[float | None, Field(description="Distance to the nearest other identity.")]
+    cluster: Annotated[str | None, Field(description="Pseudonym of an unknown person, stable across visits.")]
+    frames: Annotated[int, Field(ge=0)]
+    reason: Literal["left", "stream lost", "stopped", "interrupted"] | None
+
+
+class StreamEvent(Payload):
+    """A stream's state has changed."""
+
+    state: str
+    code: str = ""
+    detail: str = ""
+
+
+class Audit(Payload):
+    """Who did what."""
+
+    action: str
+    actor: str
+    outcome: str = "done"
+    detail: dict[str, Any] = {}
+
+
+class Loss(Payload):
+    """Events that will not arrive, and why.
+
+    `ranges` are the numbers they had in `spool` (pairs, both ends included); events that never got a number are counted alone.
+    A number in `ranges` that the hub has stored all the same counts as stored.
+    """
+
+    lane: str
+    spool: str
+    reason: str
+    count: Annotated[int, Field(ge=1)]
+    ranges: tuple[tuple[Seq, Seq], ...] = ()
+    since: UnixTime
+    until: UnixTime
+
+
+class ClockReading(Payload):
+    """Wall and monotonic time at one moment, read when the clock became synchronised."""
+
+    mono_ns: int
+    wall: UnixTime
+
+
+class Telemetry(Payload):
+    """Measurements since the last batch."""
+
+    model_config = ConfigDict(extra="allow")
+
+    samples: tuple[dict[str, Any], ...]
+
+
+D = TypeVar("D")
+
+
+class Envelope(Versioned, Generic[D]):
+    """What the outbox stores and the hub keeps under the unique key `id`."""
+
+    id: Annotated[str, Field(description="<device>/<spool>/<seq>", pattern=f"^{NAME}/[0-9a-f]{{16}}/[1-9][0-9]*$")]
+    stream: Annotated[str, Field(pattern=f"^({NAME})?$")]
+    kind: Name
+    captured_at: UnixTime
+    mono_ns: int
+    boot_id: str
+    clock: Literal["synced", "unsynced"]
+    model: str
+    host: str
+    data: D
+
+    @property
+    def device(self) -> str:
+        """The first part of the id."""
+        return self.id.split("/")[0]
+
+    @property
+    def spool(self) -> str:
+        """The second part of the id."""
+        return self.id.split("/")[1]
+
+    @property
+    def seq(self) -> int:
+        """The last part of the id: the order within the spool."""
+        return int(self.id.split("/")[2])
+
+
+class LiveDetection(Payload):
+    """One box of a live picture."""
+
+    box: Box
+    label: str
+    score: float
+    known: bool = False
+    track: str = ""
+
+
+class Live(Versioned):
+    """What is in view now; may be lost on the way."""
+
+    stream: Name
+    captured_at: UnixTime
+    width: int
+    height: int
+    detections: tuple[LiveDetection, ...]
+
+
+class Reported(Versioned):
+    """The state that the device is in, answering `Desired`."""
+
+    revision: Annotated[int | None, Field(description="Of the desired state that is in force; None: none yet.")] = None
+    state: dict[str, Any]
+    errors: tuple[str, ...] = ()
+
+
+class Desired(Versioned):
+    """The state that the hub wants."""
+
+    revision: Annotated[int, Field(ge=1)]
+    state: dict[str, Any]
+
+
+class Command(Versioned):
+    """Something to do once. A command whose id is known is answered with the stored reply."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    args: dict[str, Any] = {}
+    reply_to: Annotated[str, Field(description="Topic for the reply.")]
+    expires_at: UnixTime
+
+
+class Reply(Versioned):
+    """The result of a command."""
+
+    id: str
+    ok: bool
+    code: Annotated[str, Field(description="Stable word for what happened.")] = ""
+    detail: str = ""
+    result: Any = None
+
+
+class Refusal(Payload):
+    """A message that the hub will not store."""
+
+    seq: Seq
+    reason: str
+
+
+class Ack(Versioned):
+    """The hub has stored these rows of `spool`: every one it was sent up to `upto`, and those in `ranges` (both ends included)."""
+
+    spool: Spool
+    upto: Annotated[int, Field(ge=0)] = 0
+    ranges: tuple[tuple[Seq, Seq], ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+class HubState(Versioned):
+    """Whether a hub listens."""
+
+    state: Literal["online", "offline"]
+    session: str
+    at: UnixTime
+
+
+DATA: dict[str, type[Payload]] = {
+    "face": FaceEvent,
+    "stream": StreamEvent,
+    "audit": Audit,
+    "loss": Loss,
+    "clock": ClockReading,
+    "telemetry": Telemetry,
+}
+"""Kind of an envelope to the model of its data. Kinds that are not listed carry any object."""
+
+PAYLOADS: dict[str, type[Versioned]] = {
+    "birth": Birth,
+    "will": Will,
+    "event": Envelope[dict[str, Any]],
+    **{kind: Envelope[data] for kind, data in DATA.items()},  # type: ignore[valid-type]
+    "live": Live,
+    "reported": Reported,
+    "desired": Desired,
+    "command": Command,
+    "reply": Reply,
+    "ack": Ack,
+    "hub-state": HubState,
+}
+"""Name to model of everything that travels alone in a message."""
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Name to JSON Schema (2020-12) of every payload."""
+    found = {}
+    for name, model in PAYLOADS.items():
+        schema = model.model_json_schema(mode="serialization")
+        title = f"Almena {name}"
+        found[name] = {**schema, "$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    return found
