@@ -1,0 +1,300 @@
+"""Enrolled identities: who may be recognised, with their consent, until they expire or are erased."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.settings import GallerySettings
+from agent.vision.clusters import Clusters
+from agent.vision.gallery_store import GalleryError, Store, load_key
+from agent.vision.recognition import Candidates, OperatingPoint, Vector
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is kept of one enrolled picture: JPEG bytes of the face's surroundings (None where only the template is known), its template."""
+
+    image: bytes | None
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An enrolled person. Times are Unix seconds. `templates` counts those of the embedder in use;
+    `needs_pictures`: there is none, because the embedder changed and no picture was kept: add pictures."""
+
+    id: str
+    name: str
+    consent: str
+    created_at: float
+    expires_at: float | None
+    pictures: int
+    templates: int
+    needs_pictures: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof of an erasure, without personal data: `identity` is a random id."""
+
+    id: str
+    identity: str
+    reason: str
+    erased_at: float
+    pictures: int
+    templates: int
+    clusters: int
+
+
+class UnknownIdentityError(GalleryError):
+    """There is no identity of that id or name."""
+
+
+class Gallery:
+    """Identities and clusters for one embedder.
+
+    Several threads may use it; other processes may change the file, which `refresh` notices. `candidates` is replaced as a whole, so
+    that reading it needs no lock. `on_erase` is called with the id of an identity that expired here, so that history can follow.
+    """
+
+    def __init__(self, store: Store, settings: GallerySettings, model: str | None, point: OperatingPoint | None) -> None:
+        self.model = model
+        self.point = point
+        self.on_erase: Callable[[str], None] | None = None
+        self._store = store
+        self._foreign = store.foreign_version()
+        self._version = 0
+        self._next_refresh = 0.0
+        self._next_expiry: float | None = None
+        self.clusters = Clusters(store, settings.clusters, model, point.cluster if point else 0.0)
+        self.candidates = Candidates.none()
+        self._load()
+
+    @classmethod
+    def open(cls, directory: Path, settings: GallerySettings, model: str | None = None, point: OperatingPoint | None = None) -> Gallery:
+        """Open or create. `model` is the embedder's id and `point` its operating point; without them nothing is matched.
+
+        Raises GalleryKeyError for a missing, open or foreign key, GalleryError for a file that cannot be read.
+        """
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = directory / "gallery.sqlite"
+        key_file = settings.key_file or directory / "key"
+        return cls(Store(path, load_key(key_file, create=not path.exists())), settings, model, point)
+
+    def add(self, name: str, pictures: Sequence[Picture], consent: str = "", expires_at: float | None = None) -> Identity:
+        """A new identity. Raises GalleryError if the name is taken or empty."""
+        name = _checked(name)
+        identity = f"p-{secrets.token_hex(6)}"
+        with self._store.lock, self._store.write():
+            self._require_free(name)
+            record = self._store.seal_json({"name": name, "consent": consent}, f"identity {identity}")
+            self._store.execute("INSERT INTO identities VALUES (?, ?, ?, ?)", identity, record, time.time(), expires_at)
+            self._insert(identity, pictures)
+        return self._changed(identity, pictures)
+
+    def add_pictures(self, identity: str, pictures: Sequence[Picture]) -> Identity:
+        """More pictures of an identity. Raises UnknownIdentityError."""
+        with self._store.lock, self._store.write():
+            self.get(identity)
+            self._insert(identity, pictures)
+        return self._changed(identity, pictures)
+
+    def name_cluster(self, cluster: str, name: str, consent: str = "", expires_at: float | None = None) -> Identity:
+        """Make an identity of a cluster; it keeps the cluster's templates. Raises UnknownIdentityError."""
+        known = self.clusters.get(cluster)
+        if known is None:
+            raise UnknownIdentityError(f"there is no cluster {cluster!r}; `almena identity clusters` lists them")
+        if known.model != self.model:
+            raise GalleryError(f"{cluster} belongs to the embedder {known.model}, which is not in use")
+        identity = self.add(name, [Picture(None, vector) for vector in known.vectors], consent, expires_at)
+        self.clusters.erase(cluster)
+        return identity
+
+    def rename(self, identity: str, name: str) -> Identity:
+        """Raises UnknownIdentityError, or GalleryError if the name is taken or empty."""
+        name = _checked(name)
+        with self._store.lock, self._store.write():
+            known = self.get(identity)
+            self._require_free(name, but=identity)
+            record = self._store.seal_json({"name": name, "consent": known.consent}, f"identity {identity}")
+            self._store.execute("UPDATE identities SET record = ? WHERE id = ?", record, identity)
+        return self._changed(identity, ())
+
+    def identities(self) -> list[Identity]:
+        """All, by name."""
+        query = """SELECT id, record, created_at, expires_at, (SELECT count(*) FROM pictures WHERE identity = i.id),
+            (SELECT count(*) FROM pictures p JOIN templates t ON t.picture = p.id WHERE p.identity = i.id AND t.model IS ?)
+            FROM identities i WHERE expires_at IS NULL OR expires_at > ?"""
+        found = []
+        for id_, sealed, created, expires, pictures, templates in self._store.rows(query, self.model, time.time()):
+            record = self._store.unseal_json(sealed, f"identity {id_}")
+            needs = self.model is not None and templates == 0
+            found.append(Identity(id_, record["name"], record["consent"], created, expires, pictures, templates, needs))
+        return sorted(found, key=lambda identity: identity.name.casefold())
+
+    def get(self, identity: str) -> Identity:
+        """By id. Raises UnknownIdentityError."""
+        for known in self.identities():
+            if known.id == identity:
+                return known
+        raise UnknownIdentityError(f"there is no identity {identity!r}; `almena identity list` shows all")
+
+    def find(self, identity: str) -> Identity:
+        """By id or name. Raises UnknownIdentityError."""
+        for known in self.identities():
+            if identity == known.id or identity.casefold() == known.name.casefold():
+                return known
+        raise UnknownIdentityError(f"there is no identity {identity!r}; `almena identity list` shows all")
+
+    def pictures(self, identity: str) -> list[bytes]:
+        """The enrolled pictures, JPEG."""
+        rows = self._store.rows("SELECT id, picture FROM pictures WHERE identity = ? AND picture IS NOT NULL ORDER BY added_at", identity)
+        return [self._store.unseal(sealed, f"picture {id_}") for id_, sealed in rows]
+
+    def without_template(self) -> list[tuple[str, bytes]]:
+        """Ids and JPEG bytes of pictures that the embedder in use has not seen."""
+        query = """SELECT id, picture FROM pictures WHERE picture IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM templates WHERE picture = pictures.id AND model = ?)"""
+        return [(id_, self._store.unseal(sealed, f"picture {id_}")) for id_, sealed in self._store.rows(query, self.model)]
+
+    def add_template(self, picture: str, vector: Vector) -> None:
+        """The template of a kept picture by the embedder in use."""
+        with self._store.write():
+            self._template(picture, vector)
+        self._load()
+
+    def erase(self, identity: str, reason: str = "requested") -> Receipt:
+        """Erase records, pictures, templates and matching clusters, down to the bytes of the file. Raises UnknownIdentityError.
+
+        The history of events is erased by whoever has the outbox: `Outbox.erase(receipt.identity)`.
+        """
+        with self._store.lock:
+            if not self._store.rows("SELECT 1 FROM identities WHERE id = ?", identity):
+                raise UnknownIdentityError(f"there is no identity {identity!r}; `almena identity list` shows all")
+            clusters = self._erase_clusters(identity)
+            with self._store.write():
+                of_identity = "(SELECT id FROM pictures WHERE identity = ?)"
+                templates = self._store.execute(f"DELETE FROM templates WHERE picture IN {of_identity}", identity)
+                pictures = self._store.execute("DELETE FROM pictures WHERE identity = ?", identity)
+                self._store.execute("DELETE FROM identities WHERE id = ?", identity)
+                receipt = Receipt(f"e-{secrets.token_hex(6)}", identity, reason, time.time(), pictures, templates, clusters)
+                self._store.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", *asdict(receipt).values())
+        self._load()
+        self._store.scrub()
+        return receipt
+
+    def receipts(self) -> list[Receipt]:
+        """Proofs of erasures, the newest last."""
+        columns = "id, identity, reason, erased_at, pictures, templates, clusters"
+        return [Receipt(*row) for row in self._store.rows(f"SELECT {columns} FROM receipts ORDER BY erased_at")]
+
+    def refresh(self, now: float | None = None) -> None:
+        """Take over what other processes changed, and erase what has expired. Looks at most once a second, so call it often."""
+        tick = time.monotonic()
+        if tick < self._next_refresh:
+            return
+        self._next_refresh = tick + REFRESH_S
+        foreign = self._store.foreign_version()
+        if foreign != self._foreign:
+            self._foreign = foreign
+            self.clusters.reload()
+            self._load()
+        self.expire(now)
+
+    def expire(self, now: float | None = None) -> list[Receipt]:
+        """Erase identities and clusters whose time is over."""
+        now = time.time() if now is None else now
+        self.clusters.expire(now)
+        if self._next_expiry is None or now < self._next_expiry:
+            return []
+        gone = [row[0] for row in self._store.rows("SELECT id FROM identities WHERE expires_at <= ?", now)]
+        receipts = [self.erase(identity, "expired") for identity in gone]
+        for receipt in receipts:
+            log.info("identity %s expired and was erased", receipt.identity)
+            if self.on_erase:
+                self.on_erase(receipt.identity)
+        return receipts
+
+    def close(self) -> None:
+        """Close the file. Calling it twice does no harm."""
+        self._store.close()
+
+    def nearest_other(self, vector: Vector, identity: str | None) -> tuple[str, float] | None:
+        """Name and distance of the nearest identity but `identity`; None without one."""
+        candidates = self.candidates
+        others = [index for index, id_ in enumerate(candidates.ids) if id_ != identity]
+        rows = np.isin(candidates.owners, others)
+        if not rows.any():
+            return None
+        distances = np.linalg.norm(candidates.matrix[rows] - vector, axis=1)
+        best = int(np.argmin(distances))
+        return candidates.names[candidates.owners[rows][best]], float(distances[best])
+
+    def _insert(self, identity: str, pictures: Iterable[Picture]) -> None:
+        for picture in pictures:
+            id_ = secrets.token_hex(8)
+            sealed = None if picture.image is None else self._store.seal(picture.image, f"picture {id_}")
+            self._store.execute("INSERT INTO pictures VALUES (?, ?, ?, ?)", id_, identity, sealed, time.time())
+            self._template(id_, picture.vector)
+
+    def _template(self, picture: str, vector: Vector) -> None:
+        sealed = self._store.seal_vectors(vector[None], f"template {picture} {self.model}")
+        self._store.execute("INSERT OR REPLACE INTO templates VALUES (?, ?, ?)", picture, self.model, sealed)
+
+    def _changed(self, identity: str, pictures: Sequence[Picture]) -> Identity:
+        if pictures and self.model and self.point:
+            self.clusters.erase_near(np.stack([picture.vector for picture in pictures]), self.model, self.point.cluster)
+        self._load()
+        return self.get(identity)
+
+    def _require_free(self, name: str, but: str | None = None) -> None:
+        if any(known.name.casefold() == name.casefold() and known.id != but for known in self.identities()):
+            raise GalleryError(f"the name {name!r} is taken; add pictures to that identity, or choose another name")
+
+    def _erase_clusters(self, identity: str) -> int:
+        if self.point is None or self.model is None:
+            return 0
+        vectors = self._templates("AND p.identity = ?", identity)
+        return self.clusters.erase_near(np.stack([row[1] for row in vectors]), self.model, self.point.cluster) if vectors else 0
+
+    def _templates(self, condition: str, *values: Any) -> list[tuple[str, NDArray[np.float32]]]:
+        query = f"""SELECT p.identity, t.picture, t.vector FROM templates t JOIN pictures p ON p.id = t.picture
+            WHERE t.model = ? {condition} ORDER BY p.identity"""
+        rows = self._store.rows(query, self.model, *values)
+        return [(owner, self._store.unseal_vectors(sealed, f"template {picture} {self.model}")[0]) for owner, picture, sealed in rows]
+
+    def _load(self) -> None:
+        """Build the view for matching anew."""
+        with self._store.lock:
+            self._version += 1
+            known = {identity.id: identity for identity in self.identities()}
+            expiries = [row[0] for row in self._store.rows("SELECT expires_at FROM identities WHERE expires_at IS NOT NULL")]
+            self._next_expiry = min(expiries, default=None)
+            templates = [(owner, vector) for owner, vector in self._templates("") if owner in known]
+            ids = sorted({owner for owner, _ in templates})
+            if not ids:
+                self.candidates = Candidates.none(self._version)
+                return
+            owners = np.array([ids.index(owner) for owner, _ in templates], np.intp)
+            matrix = np.stack([vector for _, vector in templates])
+            self.candidates = Candidates(self._version, tuple(ids), tuple(known[id_].name for id_ in ids), owners, matrix)
+
+
+def _checked(name: str) -> str:
+    name = " ".join(name.split())
+    if not name or len(name) > 100 or not name.isprintable():
+        raise GalleryError("a name must have 1 to 100 printable characters")
+    return name

@@ -1,0 +1,219 @@
+"""Who a track shows: evidence over frames, an open-set decision, and no flipping on a single frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+"""(D,) float32, as the embedder gives it; nearness is Euclidean distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Embedding distances at which decisions fall; they belong to one embedder and travel in its card.
+
+    verify: two photographs show one person. identify: a track is an enrolled identity; margin: and the second best identity is at
+    least so much further. strong: one very good view is enough. cluster: two tracks of unknown persons are one person.
+    stranger: two views of one track cannot be one person.
+    """
+
+    verify: float
+    identify: float
+    margin: float
+    strong: float
+    cluster: float
+    stranger: float
+
+    @staticmethod
+    def of(thresholds: Mapping[str, float]) -> OperatingPoint:
+        """From a card's thresholds; those that it does not name follow from `verify`."""
+        verify = thresholds["verify"]
+        return OperatingPoint(
+            verify=verify,
+            identify=thresholds.get("identify", 0.92 * verify),
+            margin=thresholds.get("margin", 0.07 * verify),
+            strong=thresholds.get("strong", 0.75 * verify),
+            cluster=thresholds.get("cluster", 0.83 * verify),
+            stranger=thresholds.get("stranger", 1.25 * verify),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The nearest identity and how far the second nearest one is; None where there is no (second) identity."""
+
+    identity: str | None = None
+    name: str | None = None
+    distance: float | None = None
+    second_best: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """An immutable view of the gallery for one embedder. matrix: (M, D); owners: (M,) index into ids and names.
+
+    `version` changes with every change of the gallery.
+    """
+
+    version: int
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    owners: NDArray[np.intp]
+    matrix: NDArray[np.float32]
+
+    @staticmethod
+    def none(version: int = 0) -> Candidates:
+        """Nobody is enrolled."""
+        return Candidates(version, (), (), np.zeros(0, np.intp), np.zeros((0, 0), np.float32))
+
+    def rank(self, vector: Vector) -> Ranking:
+        """Each identity counts with its nearest picture."""
+        if not self.ids:
+            return Ranking()
+        nearest = np.full(len(self.ids), np.inf)
+        np.minimum.at(nearest, self.owners, np.linalg.norm(self.matrix - vector, axis=1))
+        order = np.argsort(nearest, kind="stable")
+        best = int(order[0])
+        second = float(nearest[order[1]]) if len(order) > 1 else None
+        return Ranking(self.ids[best], self.names[best], float(nearest[best]), second)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The best views of one face. `limit` views are kept, the poorest goes first."""
+
+    limit: int = 12
+    seen: int = 0
+    _views: list[tuple[float, Vector]] = field(default_factory=list)
+
+    def add(self, vector: Vector, quality: float) -> None:
+        """Take a view in. `quality` in 0..1 is its weight."""
+        self.seen += 1
+        self._views.append((quality, vector))
+        self._trim()
+
+    def absorb(self, other: Evidence) -> None:
+        """Take over the views of a track that turned out to be this one."""
+        self.seen += other.seen
+        self._views += other._views
+        self._trim()
+
+    @property
+    def best_quality(self) -> float:
+        """Of the best view; 0 without one."""
+        return max((quality for quality, _ in self._views), default=0.0)
+
+    def template(self, stranger: float) -> tuple[Vector, int]:
+        """The mean of the views by quality and how many it rests on. Views as far as `stranger` from the most central one stay out."""
+        vectors = np.stack([vector for _, vector in self._views])
+        weights = np.array([quality for quality, _ in self._views]) + 1e-3
+        distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+        central = int(np.argmin(distances @ weights))
+        kept = distances[central] < stranger
+        mean: Vector = np.average(vectors[kept], axis=0, weights=weights[kept]).astype(np.float32)
+        return mean, int(kept.sum())
+
+    def _trim(self) -> None:
+        self._views.sort(key=lambda view: -view[0])
+        del self._views[self.limit :]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer about one face."""
+
+    kind: Literal["known", "unknown", "undecided"] = "undecided"
+    identity: str | None = None
+    name: str | None = None
+    distance: float | None = None
+    second_best: float | None = None
+
+
+@dataclass(slots=True)
+class Judge:
+    """Decides about one track. The first answer needs `least_views` agreeing views or one very good view far from the border;
+    another answer than the standing one needs `to_turn` assessments in a row."""
+
+    point: OperatingPoint
+    least_views: int = 3
+    very_good: float = 0.6
+    to_turn: int = 3
+    decision: Decision = Decision()
+    _against: int = 0
+
+    def assess(self, evidence: Evidence, candidates: Candidates) -> bool:
+        """Look at the evidence again. True when the answer or the name changed."""
+        vector, views = evidence.template(self.point.stranger)
+        ranking = candidates.rank(vector)
+        fresh = self._fresh(ranking, views, evidence.best_quality)
+        standing = self.decision
+        if standing.kind == "known" and standing.identity not in candidates.ids:
+            standing, self._against = Decision(), self.to_turn
+        if fresh.kind == "undecided" and standing.kind != "undecided":
+            fresh = self._kept(standing, ranking)
+        elif standing.kind != "undecided" and (fresh.kind, fresh.identity) != (standing.kind, standing.identity):
+            self._against += 1
+            if self._against < self.to_turn:
+                fresh = self._kept(standing, ranking)
+        else:
+            self._against = 0
+        if (fresh.kind, fresh.identity) != (standing.kind, standing.identity):
+            self._against = 0
+        changed = (fresh.kind, fresh.identity, fresh.name) != (self.decision.kind, self.decision.identity, self.decision.name)
+        self.decision = fresh
+        return changed
+
+    def _fresh(self, ranking: Ranking, views: int, quality: float) -> Decision:
+        """What the evidence says by itself."""
+        point, distance, second = self.point, ranking.distance, ranking.second_best
+        enough = views >= self.least_views
+        very_good = quality >= self.very_good
+        if distance is None:
+            return Decision("unknown" if enough or very_good else "undecided")
+        if distance > point.identify:
+            clear = enough or (very_good and distance > point.verify)
+            return Decision("unknown" if clear else "undecided", None, None, distance, second)
+        distinct = second is None or second - distance >= point.margin
+        if distinct and (enough or (very_good and distance <= point.strong)):
+            return Decision("known", ranking.identity, ranking.name, distance, second)
+        return Decision("undecided", None, None, distance, second)
+
+    @staticmethod
+    def _kept(standing: Decision, ranking: Ranking) -> Decision:
+        """The standing answer with the figures that support it, renewed where they are about the same identity."""
+        if standing.kind == "known" and ranking.identity == standing.identity:
+            return Decision("known", standing.identity, ranking.name, ranking.distance, ranking.second_best)
+        return standing
+
+
+def geometry(boxes: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How good (N,) faces are for recognition by size and pose alone, 0..1. landmarks: (N, 5, 2).
+
+    Size counts up to 100 px, what the embedder's chip holds of a face. Pose: how far the nose tip lies off the middle between the eyes,
+    in eye distances; 0 at about a half profile.
+    """
+    if not len(boxes):
+        return np.zeros(0)
+    size = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    eyes = landmarks[:, 1] - landmarks[:, 0]
+    length = np.maximum(np.linalg.norm(eyes, axis=1), 1e-3)
+    nose = landmarks[:, 2] - (landmarks[:, 0] + landmarks[:, 1]) / 2
+    off = np.abs(np.sum(nose * eyes, axis=1)) / length**2
+    result: NDArray[np.float64] = np.clip(size / 100.0, 0.05, 1.0) * np.clip(1.0 - 2.0 * off, 0.05, 1.0)
+    return result
+
+
+SHARP = 60.0
+"""Variance of the Laplacian of a 150-pixel chip, above which more sharpness does not matter."""
+
+
+def sharpness(chip: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of an aligned (S, S, 3) BGR chip (Pech-Pacheco et al. 2000)."""
+    import cv2
+
+    return float(cv2.Laplacian(cv2.cvtColor(chip, cv2.COLOR_BGR2GRAY), cv2.CV_32F).var())
