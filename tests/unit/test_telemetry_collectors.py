@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from agent.uplink.telemetry.jetson import JetsonCollector
-from agent.uplink.telemetry.system import SystemCollector, peer_pid
+from agent.uplink.telemetry.system import SystemCollector
 
 pytestmark = pytest.mark.unit
 
@@ -105,13 +105,8 @@ def test_a_service_without_its_library_is_a_reason(tmp_path: Path, monkeypatch: 
 
 
 def test_reads_this_host(tmp_path: Path) -> None:
-    path = tmp_path / "vision.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        server.bind(str(path))
-        server.listen()
-        assert peer_pid(path) == os.getpid()
-        system = SystemCollector(tmp_path, path)
-        first, second = system.collect(), system.collect()
+    system = SystemCollector(tmp_path)
+    first, second = system.collect(os.getpid()), system.collect(os.getpid())
     assert first.missing["cpu_percent"]
     assert "cpu_percent" not in first.values
     assert 0 <= second.values["cpu_percent"] <= 100
@@ -125,8 +120,15 @@ def test_reads_this_host(tmp_path: Path) -> None:
         assert (name in second.values) != (name in second.missing)
 
 
-def test_a_vision_process_that_is_not_there_is_a_reason(tmp_path: Path) -> None:
-    reading = SystemCollector(tmp_path / "nowhere", tmp_path / "vision.sock").collect()
+def test_what_is_not_there_is_a_reason(tmp_path: Path) -> None:
+    system = SystemCollector(tmp_path / "nowhere")
+    reading = system.collect(None)
     assert "vision" not in reading.values["processes"]
-    assert reading.missing["processes.vision"] == "No such file or directory"
+    assert reading.missing["processes.vision"] == "the vision process does not answer"
     assert "nowhere" in reading.missing["disk"]
+
+
+def test_a_vision_process_that_has_gone_is_a_reason(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    assert str(process.pid) in SystemCollector(tmp_path).collect(process.pid).missing["processes.vision"]

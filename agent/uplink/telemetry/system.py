@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,18 @@ import psutil
 
 from agent.uplink.telemetry.sample import Reading, reason
 
-_UCRED = struct.Struct("3i")
 LOOPBACK = "lo"
 
 
 class SystemCollector:
     """Percentages of the processor are means since the last call; the first call has none."""
 
-    def __init__(self, state_dir: Path, control_socket: Path) -> None:
+    def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
-        self._control_socket = control_socket
         self._processes: dict[str, psutil.Process] = {"uplink": psutil.Process()}
         self._primed: dict[str, int] = {}
 
-    def collect(self) -> Reading:
+    def collect(self, vision_pid: int | None) -> Reading:
         """Bytes, percent, seconds and degrees Celsius."""
         reading = Reading()
         self._processor(reading)
@@ -37,7 +33,7 @@ class SystemCollector:
         self._temperatures(reading)
         reading.values["processes"] = {}
         self._process("uplink", reading)
-        self._find_vision(reading)
+        self._vision(vision_pid, reading)
         return reading
 
     def _processor(self, reading: Reading) -> None:
@@ -90,14 +86,16 @@ class SystemCollector:
             values["cpu_percent"] = percent
         reading.values["processes"][name] = values
 
-    def _find_vision(self, reading: Reading) -> None:
+    def _vision(self, pid: int | None, reading: Reading) -> None:
+        if pid is None:
+            reading.missing["processes.vision"] = "the vision process does not answer"
+            return
+        known = self._processes.get("vision")
         try:
-            pid = peer_pid(self._control_socket)
-            known = self._processes.get("vision")
             if known is None or known.pid != pid:
                 self._processes["vision"] = psutil.Process(pid)
-        except (OSError, psutil.Error) as error:
-            reading.missing["processes.vision"] = reason(error)
+        except psutil.Error as error:
+            reading.missing["processes.vision"] = str(error)
             return
         self._process("vision", reading)
 
@@ -105,12 +103,3 @@ class SystemCollector:
         first = self._primed.get(name) != pid
         self._primed[name] = pid
         return first
-
-
-def peer_pid(path: Path) -> int:
-    """The process that listens on a Unix socket (SO_PEERCRED, unix(7)). Raises OSError when nobody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
-        peer.settimeout(2.0)
-        peer.connect(str(path))
-        pid: int = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
-        return pid

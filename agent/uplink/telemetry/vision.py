@@ -17,7 +17,7 @@ TIMEOUT_S = 3.0
 
 
 class VisionCollector:
-    """Asks `GET /streams` and `GET /metrics`."""
+    """Asks `GET /health`, `/streams` and `/metrics`."""
 
     def __init__(self, control_socket: Path) -> None:
         self._client = httpx.Client(transport=httpx.HTTPTransport(uds=str(control_socket)), base_url="http://vision", timeout=TIMEOUT_S)
@@ -25,8 +25,9 @@ class VisionCollector:
     def collect(self) -> dict[str, Any]:
         """`state` is up, or down with the reason."""
         try:
-            return {"state": "up", "streams": self._get("/streams"), "metrics": self._get("/metrics")}
-        except (httpx.HTTPError, ValueError) as error:
+            pid = self._get("/health")["pid"]
+            return {"state": "up", "pid": pid, "streams": self._get("/streams"), "metrics": self._get("/metrics")}
+        except (httpx.HTTPError, ValueError, KeyError) as error:
             return {"state": "down", "reason": reason(error)}
 
     def close(self) -> None:

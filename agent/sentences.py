@@ -1,0 +1,75 @@
+"""Events as sentences, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+Data = Mapping[str, Any]
+
+STATES = {
+    "connecting": "is connecting",
+    "running": "is running",
+    "frozen": "shows a frozen picture",
+    "covered": "shows a covered lens",
+    "failed": "has failed",
+    "finished": "is finished",
+}
+
+
+def sentence(envelope: Mapping[str, Any]) -> str:
+    """One line for an envelope: local time, stream, and what happened. Kinds that it does not know are shown as key=value."""
+    when = datetime.fromtimestamp(envelope["captured_at"]).strftime("%Y-%m-%d %H:%M:%S")
+    what = _WORDS.get(envelope["kind"], _other)(envelope["data"])
+    if envelope["kind"] not in _WORDS:
+        what = f"{envelope['kind']}: {what}"
+    return f"{when}  {envelope['stream'] or 'device'}: {what}"
+
+
+def _face(data: Data) -> str:
+    who = _who(data)
+    if data["type"] == "new":
+        return f"{who} is there{_evidence(data)}"
+    if data["type"] == "update":
+        return (
+            f"the person of track {data['track']} is {who}{_evidence(data)}" if data["decision"] != "undecided" else f"{who} is still there"
+        )
+    seconds = (data["ended_at"] or data["started_at"]) - data["started_at"]
+    why = "" if data["reason"] in (None, "left") else f" ({data['reason']})"
+    return f"{who} left after {_duration(seconds)}{why}{_evidence(data)}"
+
+
+def _who(data: Data) -> str:
+    if data["decision"] == "known":
+        return data["name"] or str(data["identity"])
+    if data["decision"] == "unknown":
+        return f"an unknown person ({data['cluster']})" if data["cluster"] else "an unknown person"
+    return "somebody"
+
+
+def _evidence(data: Data) -> str:
+    if data["decision"] == "undecided" or data["distance"] is None:
+        return ""
+    return f", distance {data['distance']:.2f} of at most {data['threshold']:.2f}"
+
+
+def _stream(data: Data) -> str:
+    text = STATES.get(data["state"], data["state"])
+    code = f" [{data['code']}]" if data.get("code") else ""
+    return f"{text}{code}{': ' + data['detail'] if data.get('detail') else ''}"
+
+
+def _other(data: Data) -> str:
+    return " ".join(f"{key}={value}" for key, value in data.items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+_WORDS: dict[str, Callable[[Data], str]] = {"face": _face, "stream": _stream}
