@@ -36,11 +36,14 @@ class Source(ABC):
     def read(self) -> Frame | None:
         """The next frame; None at the end of a finite source. Raises SourceError, or ItemError for one bad item."""
 
+    def interrupt(self) -> None:
+        """Called from another thread at a stop: a read() that waits for something returns None soon."""
+
     def done(self, item: str) -> None:
-        """All events of `item` are committed."""
+        """All events of `item` are committed. Called from another thread, also after the end."""
 
     def failed(self, item: str, reason: str) -> None:
-        """`item` cannot be processed."""
+        """`item` cannot be processed. Called from another thread, also after the end."""
 
     @abstractmethod
     def close(self) -> None:

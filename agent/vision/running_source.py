@@ -170,6 +170,7 @@ class RunningSource:
     def stop(self) -> None:
         """Stop and free the source. A read() that hangs in its library is left behind on its thread, with a warning."""
         self._stopping.set()
+        self.source.interrupt()
         with self._changed:
             self._changed.notify_all()
         for thread in self._threads:
@@ -232,7 +233,8 @@ class RunningSource:
                 self.failed(error.item, error.reason)
                 continue
             if frame is None:
-                self._set_state("finished")
+                if not self._stopping.is_set():
+                    self._set_state("finished")
                 return
             self._take(frame)
 

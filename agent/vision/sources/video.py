@@ -6,6 +6,7 @@ OpenCV decodes: on files of 640x360 it was as fast as PyAV with frame threads an
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import Any, Literal
 
@@ -51,6 +52,7 @@ class VideoSource(Source):
         self._round_start_s = 0.0
         self._opened_at = 0.0
         self._opened_mono_ns = 0
+        self._interrupted = threading.Event()
 
     @property
     def finite(self) -> bool:
@@ -80,6 +82,8 @@ class VideoSource(Source):
         played_s = self._round_start_s + self._position_s
         if self.config.pace == "real":
             self._wait_until_due(played_s)
+        if self._interrupted.is_set():
+            return None
         frame = Frame(
             image,
             self.stream,
@@ -90,6 +94,9 @@ class VideoSource(Source):
         )
         self._index += 1
         return frame
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
 
     def close(self) -> None:
         if self._capture is not None:
@@ -138,7 +145,7 @@ class VideoSource(Source):
         """Sleep until the frame is due. When playing fell more than a second behind, go on from there instead of rushing."""
         ahead_s = played_s - (time.monotonic_ns() - self._opened_mono_ns) / 1e9
         if ahead_s > 0:
-            time.sleep(ahead_s)
+            self._interrupted.wait(ahead_s)
         elif ahead_s < -LATE_S:
             self._opened_mono_ns -= int(ahead_s * 1e9)
             self._opened_at -= ahead_s

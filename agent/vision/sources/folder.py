@@ -1,0 +1,226 @@
+"""A folder of images: what is there, and what arrives, each once and none lost.
+
+It is scanned instead of watched by inotify, which network shares do not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from agent.config import AnyPath, Config
+from agent.datatypes import Frame, Image
+from agent.errors import ItemError, SourceError
+from agent.vision.base import Source
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+Stamp = tuple[int, int, int]
+"""Size, modification time in nanoseconds, and inode: another file, or other content, has another stamp."""
+
+
+class FolderConfig(Config):
+    """A folder of images."""
+
+    type: Literal["folder"] = "folder"
+    path: AnyPath = Field(description="The folder; its sub-folders are left alone.")
+    watch: bool = Field(True, description="Wait for more images; `false` ends after those that are there.")
+    after: Literal["move", "delete", "keep"] = Field(
+        "move",
+        description="What becomes of an image once its events are stored: moved to done/, deleted, or kept (and read again at a start). "
+        "A bad image is moved to failed/ with the reason beside it, except with `keep`.",
+    )
+    settle_s: float = Field(1.0, ge=0, le=3600, description="An image is read when it has not changed for this long.")
+    period_s: float = Field(0.5, gt=0, le=3600, description="Time between two looks into the folder.")
+
+
+class FolderSource(Source):
+    """Images in the order of their names, as they are complete. An item is named by the SHA-256 of its content."""
+
+    Config = FolderConfig
+    config: FolderConfig
+
+    def __init__(self, config: FolderConfig, stream: str) -> None:
+        super().__init__(config, stream)
+        self._index = 0
+        self._ready: deque[tuple[Path, Stamp]] = deque()
+        self._taken: dict[Path, Stamp] = {}
+        """Images that were given out and are still in the folder."""
+        self._items: dict[str, deque[Path]] = {}
+        """Where the images of an item lie that are neither done nor failed; more than one if their content is the same."""
+        self._unsettled: dict[Path, tuple[Stamp, float]] = {}
+        """Images that may still grow, with the monotonic time since when they have not."""
+        self._marking = threading.Lock()
+        self._interrupted = threading.Event()
+
+    @property
+    def finite(self) -> bool:
+        return True
+
+    def open(self) -> None:
+        self._scan()
+
+    def read(self) -> Frame | None:
+        while True:
+            if not self._ready:
+                self._scan()
+            while self._ready:
+                frame = self._load(*self._ready.popleft())
+                if frame is not None:
+                    return frame
+            if not self.config.watch and not self._unsettled:
+                return None
+            if self._interrupted.wait(self.config.period_s):
+                return None
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def close(self) -> None:
+        self._ready.clear()
+
+    def done(self, item: str) -> None:
+        path = self._release(item)
+        if path is None or self.config.after == "keep":
+            return
+        if self.config.after == "delete":
+            path.unlink(missing_ok=True)
+        else:
+            _move(path, self.config.path / "done", item)
+
+    def failed(self, item: str, reason: str) -> None:
+        path = self._release(item)
+        if path is None or self.config.after == "keep":
+            return
+        target = _move(path, self.config.path / "failed", item)
+        target.with_name(target.name + ".reason.txt").write_text(reason + "\n", encoding="utf-8")
+
+    def _scan(self) -> None:
+        """Queue the images that are complete and were not given out."""
+        try:
+            found = _images(self.config.path)
+        except FileNotFoundError:
+            raise SourceError("STREAM_NOT_FOUND", f"there is no folder {self.config.path}; make it, or mount it") from None
+        except OSError as error:
+            raise SourceError("STREAM_LOST", f"{self.config.path} cannot be read: {error.strerror}") from None
+        with self._marking:
+            pending = {path for paths in self._items.values() for path in paths}
+            self._taken = {path: stamp for path, stamp in self._taken.items() if path in found or path in pending}
+            fresh = {path: stamp for path, stamp in found.items() if path not in pending and self._taken.get(path) != stamp}
+        self._ready = deque(sorted(self._settled(fresh)))
+
+    def _settled(self, fresh: dict[Path, Stamp]) -> list[tuple[Path, Stamp]]:
+        """Those of `fresh` that have not changed for long enough, by their own time stamp or as seen from here."""
+        now, clock = time.monotonic(), time.time()
+        complete, unsettled = [], {}
+        for path, stamp in fresh.items():
+            before, since = self._unsettled.get(path, (stamp, now))
+            since = since if before == stamp else now
+            if clock - stamp[1] / 1e9 >= self.config.settle_s or now - since >= self.config.settle_s:
+                complete.append((path, stamp))
+            else:
+                unsettled[path] = (stamp, since)
+        self._unsettled = unsettled
+        return complete
+
+    def _load(self, path: Path, stamp: Stamp) -> Frame | None:
+        """The image as a frame; None if it is gone. Raises ItemError if it is bad."""
+        try:
+            with path.open("rb") as file:
+                stamp = _stamp(os.fstat(file.fileno()))
+                data = file.read()
+        except FileNotFoundError:
+            log.warning("%s: %s was taken away before it was read", self.stream, path)
+            return None
+        except OSError as error:
+            item = f"unreadable {path.name}"
+            self._register(item, path, stamp)
+            raise ItemError(item, f"{path.name}: cannot be read: {error.strerror}") from None
+        item = hashlib.sha256(data).hexdigest()
+        self._register(item, path, stamp)
+        try:
+            image = decode(data)
+        except ValueError as error:
+            raise ItemError(item, f"{path.name}: {error}") from None
+        frame = Frame(image, self.stream, self._index, stamp[1] / 1e9, time.monotonic_ns(), item=item)
+        self._index += 1
+        return frame
+
+    def _register(self, item: str, path: Path, stamp: Stamp) -> None:
+        with self._marking:
+            self._taken[path] = stamp
+            self._items.setdefault(item, deque()).append(path)
+
+    def _release(self, item: str) -> Path | None:
+        """The file that was read as `item`; None if it was replaced meanwhile: then it is another image, and waits for its turn."""
+        with self._marking:
+            paths = self._items.get(item)
+            if not paths:
+                return None
+            path = paths.popleft()
+            if not paths:
+                del self._items[item]
+            try:
+                return path if _stamp(path.stat()) == self._taken[path] else None
+            except FileNotFoundError:
+                return None
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _images(folder: Path) -> dict[Path, Stamp]:
+    """The images in `folder`. Raises OSError if it cannot be read."""
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if path.suffix.lower() not in SUFFIXES or entry.name.startswith(".") or not entry.is_file():
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = _stamp(path.stat())
+    return found
+
+
+def decode(data: bytes) -> Image:
+    """An image file as a picture, upright by its EXIF tag. Raises ValueError with the reason.
+
+    The decoders fill what a truncated file lacks with grey, so JPEG and PNG must have their end marks.
+    """
+    import cv2
+
+    if not data:
+        raise ValueError("the file is empty")
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ValueError("the JPEG is truncated: it has no end mark")
+    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+        raise ValueError("the PNG is truncated: it has no end mark")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError("not an image that can be decoded")
+    return np.asarray(image, np.uint8)
+
+
+def _move(path: Path, folder: Path, item: str) -> Path:
+    """Move into `folder`; another file of that name there keeps its name, and this one gets a part of its key."""
+    folder.mkdir(exist_ok=True)
+    target = folder / path.name
+    if target.exists():
+        target = folder / f"{path.stem}-{item[:12]}{path.suffix}"
+    os.replace(path, target)
+    return target
