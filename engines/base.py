@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.errors import EngineError as EngineError
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Tensor = NDArray[Any]
-
-
-class EngineError(Exception):
-    """An engine cannot be built, loaded or run. The message names the model, the tensor where there is one, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,10 @@ class Engine(ABC):
     outputs: tuple[TensorSpec, ...]
 
     def infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run once. Raises EngineError on a missing, unknown or ill-shaped tensor. The arrays returned are the caller's own."""
+        """Run once. Raises EngineError on a missing, unknown or ill-shaped tensor and on outputs that are not finite.
+
+        The arrays returned are the caller's own.
+        """
         specs = {spec.name: spec for spec in self.inputs}
         if tensors.keys() != specs.keys():
             raise EngineError(f"{self.name}: inputs must be {sorted(specs)}, not {sorted(tensors)}")
@@ -62,7 +64,11 @@ class Engine(ABC):
                 raise EngineError(
                     f"{self.name}: input {name!r} must be {specs[name].dtype} {specs[name].shape}, not {tensor.dtype} {tensor.shape}"
                 )
-        return self._infer(tensors)
+        results = self._infer(tensors)
+        for name, tensor in results.items():
+            if not math.isfinite(float(tensor.sum(dtype=np.float32))):
+                raise EngineError(f"{self.name}: output {name!r} holds NaN or infinity at {self.precision}; try `engines.precision: fp32`")
+        return results
 
     @abstractmethod
     def _infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]: ...

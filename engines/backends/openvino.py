@@ -1,0 +1,139 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import io
+import queue
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino.preprocess import ColorFormat, PrePostProcessor
+
+from engines.backends.base import IMAGE, Backend, Build
+from engines.base import Engine, EngineError, Tensor, TensorSpec
+from engines.errors import ModelFileError
+
+_DEVICE = "CPU"
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+class OpenVinoBackend(Backend):
+    """Builds are exported compiled models; pre-processing is in their graph."""
+
+    name = "openvino"
+    formats = ("onnx", "tflite")
+    suffix = ".blob"
+
+    def __init__(self) -> None:
+        self.core = ov.Core()
+
+    def version(self) -> str:
+        """For example 2026.4.1-22982."""
+        return str(ov.get_version())
+
+    def device(self) -> str:
+        """The processor's name and what it can compute in."""
+        able = sorted(self.core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        return f"{self.core.get_property(_DEVICE, 'FULL_DEVICE_NAME').strip()} [{' '.join(able)}]"
+
+    def precisions(self) -> tuple[str, ...]:
+        """bf16 where the processor has it."""
+        return ("bf16", "fp32") if "BF16" in self.core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES") else ("fp32",)
+
+    def build(self, build: Build, target: Path) -> None:
+        """Read, fix the shape, put pre-processing in, compile, export."""
+        try:
+            model = self._prepared(self.core.read_model(build.model), build)
+            target.write_bytes(self.core.compile_model(model, _DEVICE, self._config(build)).export_model().getvalue())
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {_first_lines(error)}."
+                " If the file is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
+            ) from error
+
+    def load(self, build: Build, built: Path) -> Engine:
+        """Import the exported model."""
+        try:
+            with io.BytesIO(built.read_bytes()) as stream:
+                compiled = self.core.import_model(stream, _DEVICE, self._config(build))
+        except RuntimeError as error:
+            raise EngineError(
+                f"{build.name}: OpenVINO cannot load {built.name}: {_first_lines(error)}; delete it to have it rebuilt"
+            ) from error
+        return OpenVinoEngine(build, compiled)
+
+    def _prepared(self, model: Any, build: Build) -> Any:
+        if len(model.inputs) != 1:
+            raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.inputs)} inputs, not one picture")
+        height, width, planar = build.height, build.width, build.input.layout == "NCHW"
+        model.reshape([build.batch, 3, height, width] if planar else [build.batch, height, width, 3])
+        steps = PrePostProcessor(model)
+        picture = steps.input()
+        picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(ColorFormat.BGR)
+        picture.model().set_layout(ov.Layout(build.input.layout))
+        picture.preprocess().convert_element_type(ov.Type.f32)
+        if build.input.colour == "RGB":
+            picture.preprocess().convert_color(ColorFormat.RGB)
+        if any(build.input.mean):
+            picture.preprocess().mean(list(build.input.mean))
+        if set(build.input.scale) != {1.0}:
+            picture.preprocess().scale(list(build.input.scale))
+        model = steps.build()
+        model.inputs[0].get_tensor().set_names({IMAGE})
+        return model
+
+    @staticmethod
+    def _config(build: Build) -> dict[str, Any]:
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[build.precision], "PERFORMANCE_HINT": build.policy.upper()}
+        if build.threads is not None:
+            config["INFERENCE_NUM_THREADS"] = build.threads
+        return config
+
+
+class OpenVinoEngine(Engine):
+    """A pool of inference requests, one for each call at once; further callers wait. The GIL is released while one runs."""
+
+    backend = "openvino"
+
+    def __init__(self, build: Build, compiled: Any) -> None:
+        self.name = build.name
+        self.precision = _NAMES.get(str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()), "unknown")
+        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._idle: queue.SimpleQueue[Any] | None = queue.SimpleQueue()
+        for _ in range(self.parallel):
+            self._idle.put(compiled.create_infer_request())
+
+    def _infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        idle = self._idle
+        if idle is None:
+            raise EngineError(f"{self.name}: the engine is closed")
+        request = idle.get()
+        try:
+            request.infer({0: ov.Tensor(np.ascontiguousarray(tensors[IMAGE]), shared_memory=True)})
+            return {spec.name: request.get_output_tensor(index).data.copy() for index, spec in enumerate(self.outputs)}
+        except RuntimeError as error:
+            raise EngineError(f"{self.name}: OpenVINO failed: {_first_lines(error)}") from error
+        finally:
+            idle.put(request)
+
+    def close(self) -> None:
+        """Free the requests; those under way end first."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            for _ in range(self.parallel):
+                idle.get()
+
+
+def _spec(port: Any) -> TensorSpec:
+    dtype = np.dtype(port.get_element_type().to_dtype()).name
+    return TensorSpec(port.get_any_name(), dtype, tuple(port.get_partial_shape().to_shape()))
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,60 @@
+"""Puts pre-processing into an ONNX graph, so that the host moves bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto, helper, numpy_helper
+
+from engines.backends.base import IMAGE, Build
+from engines.errors import ModelFileError
+
+
+def with_picture_input(build: Build) -> bytes:
+    """The model with one input `image`, (batch, height, width, 3) uint8 blue-green-red, in place of its own. Raises ModelFileError."""
+    try:
+        model = onnx.load(str(build.model))
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError) as error:
+        raise ModelFileError(f"{build.name}: {build.model.name} is not a valid ONNX file; delete it and fetch it again") from error
+    if len(model.graph.input) != 1:
+        raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.graph.input)} inputs, not one picture")
+    own = model.graph.input[0].name
+    nodes, weights = _steps(build, own)
+    body = list(model.graph.node)
+    del model.graph.node[:], model.graph.input[:], model.graph.value_info[:]
+    model.graph.node.extend([*nodes, *body])
+    model.graph.initializer.extend(weights)
+    model.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [build.batch, build.height, build.width, 3]))
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    fixed: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
+    return fixed
+
+
+def _steps(build: Build, result: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """(x - mean) / scale, colour order and layout, from `image` to the tensor `result`."""
+    planar = build.input.layout == "NCHW"
+    shape = (1, 3, 1, 1) if planar else (1, 1, 1, 3)
+    weights: list[onnx.TensorProto] = []
+    chain: list[tuple[str, list[str], dict[str, Any]]] = [("Cast", [], {"to": TensorProto.FLOAT})]
+
+    def weight(name: str, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
+        weights.append(numpy_helper.from_array(values, f"almena_{name}"))
+        return f"almena_{name}"
+
+    if planar:
+        chain.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
+    if build.input.colour == "RGB":
+        chain.append(("Gather", [weight("order", np.array([2, 1, 0], np.int64))], {"axis": 1 if planar else 3}))
+    chain.append(("Sub", [weight("mean", np.array(build.input.mean, np.float32).reshape(shape))], {}))
+    chain.append(("Div", [weight("scale", np.array(build.input.scale, np.float32).reshape(shape))], {}))
+    nodes, previous = [], IMAGE
+    for index, (kind, more, attributes) in enumerate(chain):
+        output = result if index == len(chain) - 1 else f"almena_{index}"
+        nodes.append(helper.make_node(kind, [previous, *more], [output], **attributes))
+        previous = output
+    return nodes, weights

@@ -1,0 +1,79 @@
+"""What decoders of detectors share: threshold first, decode the few cells that pass, then suppress overlaps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from engines.results import F32, Detections
+
+MOST = 1000
+"""Cells that are decoded at most, best first; a picture holds fewer faces."""
+
+
+class DecoderParams(BaseModel):
+    """The base of decoders' parameters in a card."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectorParams(DecoderParams):
+    """`iou`: boxes that overlap a better one more than this are dropped."""
+
+    iou: float = Field(0.3, gt=0, lt=1)
+
+
+class DetectionDecoder(ABC):
+    """Raw outputs (batch of one) of a detector whose input was (height, width) pixels, to detections in input pixels."""
+
+    Params: ClassVar[type[DetectorParams]] = DetectorParams
+
+    def __init__(self, params: Any, height: int, width: int) -> None:
+        self.params = params
+        self.height = height
+        self.width = width
+
+    def decode(self, outputs: Mapping[str, NDArray[Any]], threshold: float) -> Detections:
+        """All objects with a score of at least `threshold`, best first."""
+        scores = self.scores(outputs)
+        cells = np.flatnonzero(scores >= threshold)
+        if not len(cells):
+            return Detections.empty()
+        cells = cells[np.argsort(-scores[cells], kind="stable")][:MOST]
+        boxes, landmarks = self.cells(outputs, cells)
+        return Detections(boxes, scores[cells], landmarks)[suppress(boxes, self.params.iou)]
+
+    @abstractmethod
+    def scores(self, outputs: Mapping[str, NDArray[Any]]) -> F32:
+        """The score of every cell, flat, in 0..1."""
+
+    @abstractmethod
+    def cells(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> tuple[F32, F32]:
+        """Boxes (N, 4) and landmarks (N, 5, 2) of some cells, in input pixels."""
+
+
+def suppress(boxes: F32, iou: float) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression: indices of the boxes (N, 4), best first, that overlap no better kept one by more than `iou`."""
+    overlap = overlaps(boxes, boxes) > iou
+    dropped = np.zeros(len(boxes), bool)
+    kept = []
+    for index in range(len(boxes)):
+        if not dropped[index]:
+            kept.append(index)
+            dropped |= overlap[index]
+    return np.array(kept, np.intp)
+
+
+def overlaps(first: F32, second: F32) -> F32:
+    """Intersection over union of every box of `first` (N, 4) with every one of `second` (M, 4): (N, M)."""
+    corner = np.maximum(first[:, None, :2], second[None, :, :2])
+    opposite = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.clip(opposite - corner, 0, None).prod(2)
+    area_first = (first[:, 2:] - first[:, :2]).prod(1)
+    area_second = (second[:, 2:] - second[:, :2]).prod(1)
+    return np.asarray(shared / np.maximum(area_first[:, None] + area_second[None] - shared, 1e-9), np.float32)

@@ -1,0 +1,49 @@
+"""CenterFace (Xu et al., "CenterFace: joint face detection and alignment using face as point", 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.decoders.base import DetectionDecoder, DetectorParams
+from engines.results import F32
+
+
+class CenterFaceParams(DetectorParams):
+    """Names of the outputs: heat map (1, 1, R, C), log scale (1, 2, R, C), offset (1, 2, R, C), landmarks (1, 10, R, C)."""
+
+    heatmap: str
+    scale: str
+    offset: str
+    landmarks: str
+    stride: int = 4
+
+
+class CenterFaceDecoder(DetectionDecoder):
+    """Every cell of a quarter-size map may be the centre of a face."""
+
+    Params = CenterFaceParams
+
+    def scores(self, outputs: Mapping[str, NDArray[Any]]) -> F32:
+        """The heat map, which is a sigmoid already."""
+        return np.asarray(outputs[self.params.heatmap].ravel(), np.float32)
+
+    def cells(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> tuple[F32, F32]:
+        """Size 4·exp(scale); centre 4·(cell + offset + 0.5); landmarks relative to the box; all outputs are y before x."""
+        rows, columns = np.divmod(cells, self.width // self.params.stride)
+        stride = np.float32(self.params.stride)
+        size = stride * np.exp(self._at(outputs[self.params.scale], cells)[::-1])
+        centre = stride * (
+            self._at(outputs[self.params.offset], cells)[::-1] + np.stack([columns, rows]).astype(np.float32) + np.float32(0.5)
+        )
+        corner = centre - size / 2
+        marks = self._at(outputs[self.params.landmarks], cells).reshape(5, 2, -1)[:, ::-1] * size + corner
+        return np.concatenate([corner, corner + size]).T.astype(np.float32), marks.transpose(2, 0, 1).astype(np.float32)
+
+    @staticmethod
+    def _at(tensor: NDArray[Any], cells: NDArray[np.intp]) -> F32:
+        """(1, K, R, C) at flat cells: (K, N)."""
+        return np.asarray(tensor.reshape(tensor.shape[1], -1)[:, cells], np.float32)

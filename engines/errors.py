@@ -1,0 +1,27 @@
+"""Errors of models and engines that a user may meet. Each message says what to do."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """An engine cannot be built, loaded or run. The message names the model, the tensor where there is one, and what to do."""
+
+
+class MissingRuntimeError(EngineError):
+    """A runtime or converter library is not installed; the message says what to install."""
+
+
+class ModelFileError(EngineError):
+    """A model file is not what it should be: truncated, of another format, or with operators that a backend does not know."""
+
+
+class WrongHashError(ModelFileError):
+    """A file's SHA-256 is not the one expected. The file was moved to `quarantine/` and is never loaded."""
+
+
+class FetchError(EngineError):
+    """A model file cannot be obtained; the message says from where and what can be done."""
+
+
+class UnknownNameError(EngineError):
+    """No card, asset, backend or decoder of that name; the message lists those that exist."""

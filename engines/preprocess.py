@@ -1,0 +1,103 @@
+"""Pictures to model inputs, and coordinates back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import MissingRuntimeError
+
+try:
+    import cv2
+except ModuleNotFoundError as _error:
+    raise MissingRuntimeError("pictures need OpenCV, which is not installed: pip install opencv-python-headless") from _error
+
+Image = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """A picture shrunk by (`scale_x`, `scale_y`) into the top left corner of a (`width`, `height`) canvas."""
+
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+
+    def to_picture(self, points: F32) -> F32:
+        """Canvas pixels (..., 2), x and y, to pixels of the picture."""
+        return np.divide(points, (self.scale_x, self.scale_y), dtype=np.float32)
+
+    def to_canvas(self, points: F32) -> F32:
+        """Pixels of the picture (..., 2), x and y, to canvas pixels."""
+        return np.multiply(points, (self.scale_x, self.scale_y), dtype=np.float32)
+
+
+def best_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Of `sizes`, (width, height) each, the one that shrinks a picture least; of equals the one of the smallest area."""
+    return max(sizes, key=lambda size: (min(size[0] / width, size[1] / height, 1.0), -size[0] * size[1]))
+
+
+def letterbox(image: Image, width: int, height: int, pad: int = 0) -> tuple[Image, Letterbox]:
+    """`image` (H, W, 3) on a canvas (height, width, 3), its aspect ratio kept: shrunk if too large, never enlarged, padded with `pad`."""
+    rows, columns = image.shape[:2]
+    scale = min(width / columns, height / rows, 1.0)
+    inner_width, inner_height = max(1, round(columns * scale)), max(1, round(rows * scale))
+    if scale < 1.0:
+        image = np.asarray(cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_AREA), np.uint8)
+    placed = Letterbox(width, height, inner_width / columns, inner_height / rows)
+    if (inner_width, inner_height) == (width, height):
+        return np.ascontiguousarray(image), placed
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:inner_height, :inner_width] = image
+    canvas[inner_height:] = pad
+    canvas[:inner_height, inner_width:] = pad
+    return canvas, placed
+
+
+def similarity(points: F32, template: F32) -> NDArray[np.float64]:
+    """The 2x3 matrix that rotates, scales and shifts `points` (N, 2) onto `template` (N, 2) with the least squared error.
+
+    S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 13(4), 1991; in the plane and
+    without reflection its solution is one complex division. Raises ValueError if all points coincide.
+    """
+    source = points[:, 0].astype(np.float64) + 1j * points[:, 1]
+    target = template[:, 0].astype(np.float64) + 1j * template[:, 1]
+    centred = source - source.mean()
+    spread = np.vdot(centred, centred).real
+    if not np.isfinite(spread) or spread < 1e-9:
+        raise ValueError("landmarks coincide or are not finite; there is no face to align")
+    turn = np.vdot(centred, target - target.mean()) / spread
+    shift = target.mean() - turn * source.mean()
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def aligned(image: Image, landmarks: F32, template: F32, size: int) -> Image:
+    """The (size, size, 3) chip of `image` in which `landmarks` (5, 2) come to lie on `template` (5, 2). Outside the picture is black.
+
+    A face much larger than the chip is first shrunk by area averaging, so that nothing aliases.
+    """
+    matrix = similarity(landmarks, template)
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    if scale < 0.5:
+        image, matrix = _shrunk(image, matrix, size, scale)
+    return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def _shrunk(image: Image, matrix: NDArray[np.float64], size: int, scale: float) -> tuple[Image, NDArray[np.float64]]:
+    """The part of `image` that the chip shows, about as large as the chip, and the matrix that fits it."""
+    corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
+    seen = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    height, width = image.shape[:2]
+    x1, y1 = np.clip(np.floor(seen.min(0)), 0, (width - 1, height - 1)).astype(int)
+    x2, y2 = np.clip(np.ceil(seen.max(0)) + 1, (x1 + 1, y1 + 1), (width, height)).astype(int)
+    part = image[y1:y2, x1:x2]
+    small = cv2.resize(part, (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))), interpolation=cv2.INTER_AREA)
+    ratio = np.array([(x2 - x1) / small.shape[1], (y2 - y1) / small.shape[0]])
+    turned = matrix[:, :2] * ratio
+    shift = matrix[:, :2] @ (np.array([x1, y1]) + (ratio - 1) / 2) + matrix[:, 2]
+    return np.asarray(small, np.uint8), np.hstack([turned, shift[:, None]])

@@ -1,0 +1,223 @@
+"""Built engines and their passports."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engines.backends.base import IMAGE, Backend, Build
+from engines.base import Engine, EngineError
+from engines.files import replacing, sha256
+from engines.parity import Judge, Parity
+
+log = logging.getLogger(__name__)
+
+MEASURE_S = 0.4
+
+
+class LessAccurateError(EngineError):
+    """An engine is further from FP32 than the card allows."""
+
+    def __init__(self, parity: Parity) -> None:
+        super().__init__(parity.why)
+        self.parity = parity
+
+
+class Identity(BaseModel):
+    """What a built engine is bound to. An engine with another identity is rebuilt, never loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """`<card name>@<sha256[:12]>`."""
+    recipe: str
+    """Digest of how the model is fed and converted."""
+    backend: str
+    backend_version: str
+    device: str
+    shape: tuple[int, int, int]
+    """Batch, height, width."""
+    precision: str
+    """The wish; `auto` among them."""
+    policy: str
+    threads: int | None
+
+
+class Speed(BaseModel):
+    """Milliseconds of one call at a time, and inferences per second with `parallel` calls at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    parallel: int
+    per_second: float
+
+
+class Passport(BaseModel):
+    """What is known of a built engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    identity: Identity
+    precision: str
+    """What it computes in, as the runtime says."""
+    refused: dict[str, Parity] = {}
+    """Precisions that were tried before and were less accurate than the card allows."""
+    parity: Parity | None
+    """Against FP32; None for FP32 itself."""
+    speed: Speed
+    memory_mb: float
+    """Growth of resident memory when it was loaded."""
+    built_at: str
+    build_s: float
+    file: str
+    file_sha256: str
+
+
+class EngineStore:
+    """A folder of engines, each with a JSON passport beside it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def passports(self) -> list[Passport]:
+        """All readable passports."""
+        found = (self._read(path) for path in sorted(self.directory.glob("*.json")))
+        return [passport for passport in found if passport is not None]
+
+    def open(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> tuple[Engine, Passport]:
+        """The engine of that identity: loaded if it is there and sound, else built and judged. `build` makes the order for a precision.
+
+        Raises EngineError where it cannot be built, or where an expressly named precision is less accurate than allowed.
+        """
+        path = self.directory / f"{self._stem(identity)}.json"
+        passport = self._read(path) if path.exists() else None
+        if passport is not None and passport.identity == identity and self._sound(passport):
+            return backend.load(build(passport.precision), self.directory / passport.file), passport
+        if passport is not None:
+            log.info("engine %s is stale or damaged and is built anew", path.stem)
+        return self._make(backend, identity, build, judge, path)
+
+    @staticmethod
+    def _stem(identity: Identity) -> str:
+        batch, height, width = identity.shape
+        threads = f"-t{identity.threads}" if identity.threads else ""
+        name = identity.model.partition("@")[0]
+        return f"{name}-{width}x{height}x{batch}-{identity.backend}-{identity.precision}-{identity.policy}{threads}"
+
+    @staticmethod
+    def _read(path: Path) -> Passport | None:
+        try:
+            return Passport.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            log.warning("passport %s cannot be read (%s); its engine is built anew when it is needed", path.name, type(error).__name__)
+            return None
+
+    def _sound(self, passport: Passport) -> bool:
+        file = self.directory / passport.file
+        return file.is_file() and sha256(file) == passport.file_sha256
+
+    def _make(
+        self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge, path: Path
+    ) -> tuple[Engine, Passport]:
+        wishes = backend.precisions() if identity.precision == "auto" else (identity.precision,)
+        if missing := set(wishes) - set(backend.precisions()):
+            raise EngineError(f"{identity.model}: {backend.name} has no {missing.pop()} here; it has {', '.join(backend.precisions())}")
+        refused: dict[str, Parity] = {}
+        for precision in wishes:
+            try:
+                return self._built(backend, identity, build, precision, judge, path, refused)
+            except LessAccurateError as error:
+                refused[precision] = error.parity
+                log.warning("%s at %s is refused: %s", identity.model, precision, error)
+        why = "; ".join(f"{precision}: {parity.why}" for precision, parity in refused.items())
+        raise EngineError(f"{identity.model}: less accurate than its card allows ({why}); use `engines.precision: auto`")
+
+    def _built(
+        self,
+        backend: Backend,
+        identity: Identity,
+        build: Callable[[str], Build],
+        precision: str,
+        judge: Judge,
+        path: Path,
+        refused: dict[str, Parity],
+    ) -> tuple[Engine, Passport]:
+        """Build at one precision. Raises LessAccurateError."""
+        started = time.monotonic()
+        file = path.with_suffix(backend.suffix)
+        with replacing(file) as temporary:
+            backend.build(build(precision), temporary)
+            before = psutil.Process().memory_info().rss
+            engine = backend.load(build(precision), temporary)
+            grown = (psutil.Process().memory_info().rss - before) / 1e6
+            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, temporary)
+            digest = sha256(temporary)
+            if parity is not None and parity.why:
+                engine.close()
+                raise LessAccurateError(parity)
+        passport = Passport(
+            identity=identity,
+            precision=engine.precision,
+            refused=refused,
+            parity=parity,
+            speed=measure(engine),
+            memory_mb=round(grown, 1),
+            built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            build_s=round(time.monotonic() - started, 2),
+            file=file.name,
+            file_sha256=digest,
+        )
+        with replacing(path) as temporary:
+            temporary.write_text(passport.model_dump_json(indent=2) + "\n")
+        return engine, passport
+
+    @staticmethod
+    def _parity(backend: Backend, order: Build, candidate: Engine, judge: Judge, beside: Path) -> Parity:
+        reference_file = beside.with_suffix(".fp32")
+        try:
+            backend.build(order, reference_file)
+            with backend.load(order, reference_file) as reference:
+                return judge(reference, candidate)
+        finally:
+            reference_file.unlink(missing_ok=True)
+
+
+def measure(engine: Engine) -> Speed:
+    """Latency with one caller and throughput with `engine.parallel` callers, on noise, after a warm-up."""
+    shape = tuple(size or 1 for size in engine.inputs[0].shape)
+    tensors = {IMAGE: np.random.default_rng(1).integers(0, 256, shape, np.uint8)}
+    for _ in range(3):
+        engine.infer(tensors)
+    times: list[float] = []
+    end = time.perf_counter() + MEASURE_S
+    while len(times) < 5 or time.perf_counter() < end:
+        started = time.perf_counter()
+        engine.infer(tensors)
+        times.append(1e3 * (time.perf_counter() - started))
+    counts = [0] * engine.parallel
+    started = time.perf_counter()
+
+    def work(number: int) -> None:
+        while counts[number] < 3 or time.perf_counter() < started + MEASURE_S:
+            engine.infer(tensors)
+            counts[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(engine.parallel)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    per_second = sum(counts) * shape[0] / (time.perf_counter() - started)
+    p50, p90, p99 = (round(float(value), 3) for value in np.percentile(times, (50, 90, 99)))
+    return Speed(p50_ms=p50, p90_ms=p90, p99_ms=p99, parallel=engine.parallel, per_second=round(per_second, 1))
