@@ -1,7 +1,7 @@
 """One stream, from frame to committed event.
 
-    RunningSource ──► newest or next frame ──► infer (workers, parallel) ──► update (in frame order) ──► outbox ──► source.done
-                                                                                   └──► preview (only while somebody looks)
+RunningSource ──► newest or next frame ──► infer (workers, parallel) ──► update (in frame order) ──► outbox ──► source.done
+                                                                               └──► preview (only while somebody looks)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Pipeline:
         self._outbox = outbox
         self._viewer = viewer
         self._on_progress = on_progress
-        self._source = RunningSource(source, self._on_state)
+        self._source = RunningSource(source, self._on_state, on_read=self._on_read)
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{self.stream}")
         self._in_flight = threading.Semaphore(workers + 1)
         self._ordered: queue.SimpleQueue[tuple[Frame, Future[list[Any]]] | None] = queue.SimpleQueue()
@@ -59,6 +59,9 @@ class Pipeline:
         self._lost = threading.Event()
         self._failing = ""
         self._failed = 0
+        self._finished = 0
+        self._first_at = 0.0
+        self._last_at = 0.0
         self._threads = [
             threading.Thread(target=self._dispatch, name=f"dispatch-{self.stream}"),
             threading.Thread(target=self._deliver, name=f"deliver-{self.stream}"),
@@ -92,10 +95,14 @@ class Pipeline:
     def metrics(self) -> dict[str, float]:
         """Stage latencies in seconds and the tasks' counters."""
         figures = self.times.percentiles()
-        figures["frames_failed_total"] = self._failed
+        figures |= {"frames_total": self._finished, "frames_failed_total": self._failed, "active_seconds": self._last_at - self._first_at}
         for task in self.tasks:
             figures.update(task.metrics())
         return figures
+
+    def _on_read(self, seconds: float) -> None:
+        self.times.add("decode", seconds)
+        self._first_at = self._first_at or time.perf_counter() - seconds
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set() and not self._source.ended:
@@ -122,6 +129,7 @@ class Pipeline:
             finally:
                 self._in_flight.release()
                 self._source.processed(frame)
+                self._finished, self._last_at = self._finished + 1, time.perf_counter()
                 self._on_progress()
         self._flush("stopped" if self._stopping.is_set() else "left")
 

@@ -52,7 +52,10 @@ class Backoff:
 
 
 class RunningSource:
-    """One source, kept running. `on_state` hears of each change of state or code, in order, on the thread that saw it."""
+    """One source, kept running.
+
+    `on_state` hears of each change of state or code, in order, on the thread that saw it; `on_read` how many seconds each frame took to read.
+    """
 
     def __init__(
         self,
@@ -61,8 +64,10 @@ class RunningSource:
         *,
         limits: HealthSettings | None = None,
         backoff: Backoff | None = None,
+        on_read: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.source = source
+        self._on_read = on_read
         self._on_state = on_state
         if limits is None:
             limits = source.config.health if isinstance(source.config, LiveConfig) else HealthSettings()
@@ -227,6 +232,7 @@ class RunningSource:
         if self.source.finite:
             self._set_state("running")
         while not self._stopping.is_set():
+            asked = time.perf_counter()
             try:
                 frame = self.source.read()
             except ItemError as error:
@@ -236,6 +242,7 @@ class RunningSource:
                 if not self._stopping.is_set():
                     self._set_state("finished")
                 return
+            self._on_read(time.perf_counter() - asked)
             self._take(frame)
 
     def _take(self, frame: Frame) -> None:

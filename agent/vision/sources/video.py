@@ -36,7 +36,10 @@ class VideoConfig(Config):
 
 
 class VideoSource(Source):
-    """Frames of a file, each exactly once; `captured_at` is the time of opening plus the position in the recording."""
+    """Frames of a file, each exactly once.
+
+    `captured_at` is the time of opening plus the position in the recording; `mono_ns` is when the frame was due, or at pace `fast` asked for.
+    """
 
     Config = VideoConfig
     config: VideoConfig
@@ -68,6 +71,7 @@ class VideoSource(Source):
         self._opened_at, self._opened_mono_ns = time.time(), time.monotonic_ns()
 
     def read(self) -> Frame | None:
+        asked_ns = time.monotonic_ns()
         ok, image = self._capture.read()
         if not ok:
             self._check_complete()
@@ -82,6 +86,7 @@ class VideoSource(Source):
         played_s = self._round_start_s + self._position_s
         if self.config.pace == "real":
             self._wait_until_due(played_s)
+            asked_ns = self._opened_mono_ns + int(played_s * 1e9)
         if self._interrupted.is_set():
             return None
         frame = Frame(
@@ -89,7 +94,7 @@ class VideoSource(Source):
             self.stream,
             self._index,
             self._opened_at + played_s,
-            self._opened_mono_ns + int(played_s * 1e9),
+            asked_ns,
             media_s=self._position_s,
         )
         self._index += 1
