@@ -1,0 +1,53 @@
+"""An embedded MQTT 3.1.1 broker on loopback for demos and single machines. It keeps nothing: use mosquitto in the field."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+logger = logging.getLogger("agent.broker")
+
+_NOISY = ("amqtt", "transitions", "asyncio")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Prints `ready HOST:PORT` once it accepts connections; exit code 1 if the port is taken."""
+    parser = argparse.ArgumentParser(prog="python -m agent.broker", description=__doc__)
+    parser.add_argument("--port", type=int, default=1883, help="TCP port on 127.0.0.1 (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return asyncio.run(_serve(options.port))
+
+
+async def _serve(port: int) -> int:
+    from amqtt.broker import Broker
+    from amqtt.errors import BrokerError
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    broker = Broker(
+        {
+            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
+            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+        }
+    )
+    try:
+        await broker.start()
+    except BrokerError as error:
+        logger.error("cannot listen on 127.0.0.1:%d: %s; choose another port or stop the other broker", port, error)
+        return 1
+    print(f"ready 127.0.0.1:{port}", flush=True)
+    await stop.wait()
+    await broker.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

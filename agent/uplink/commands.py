@@ -1,0 +1,178 @@
+"""What the hub asks of this device: commands, and the desired state.
+
+Commands run one after another in a thread of their own. Each is audited before and after, carried out at most once, and answered with
+the same reply however often it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from agent import wire
+from agent.datatypes import Event
+from agent.errors import AlmenaError
+from agent.outbox import Outbox, OutboxError
+from agent.uplink.journal import Journal
+
+log = logging.getLogger(__name__)
+
+NOT_APPLIED = "this version does not apply remote settings; change the settings file on the device"
+
+
+class Publish(Protocol):
+    """Session.publish."""
+
+    def __call__(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, properties: Properties | None = None) -> bool:
+        """False if there is no connection."""
+
+
+Handler = Callable[[Mapping[str, Any]], Any]
+"""Carries a command out with its arguments; returns what goes into the reply. Raises AlmenaError with a message for people."""
+
+
+class Commands:
+    """The thread. `state` gives what is reported: settings digest, streams, engines."""
+
+    def __init__(
+        self,
+        device: str,
+        directory: Path,
+        outbox: Outbox,
+        publish: Publish,
+        handlers: Mapping[str, Handler],
+        state: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._device = device
+        self._desired_file = directory / "desired.json"
+        self._journal = Journal(directory / "commands.sqlite")
+        self._outbox = outbox
+        self._publish = publish
+        self._handlers = handlers
+        self._state = state
+        self._inbox: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="commands", daemon=True)
+
+    def start(self) -> None:
+        """Start taking messages."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End after the command in hand, or after `timeout` seconds."""
+        self._inbox.put(None)
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            self._journal.close()
+
+    def submit(self, topic: str, payload: bytes) -> None:
+        """Take a message on a command topic or the desired state; returns at once."""
+        self._inbox.put((topic, payload))
+
+    def report(self) -> None:
+        """Publish the reported state soon."""
+        self._inbox.put(("", b""))
+
+    def _run(self) -> None:
+        while (message := self._inbox.get()) is not None:
+            try:
+                self._take(*message)
+            except Exception:  # a supervisor: no message may end the thread
+                log.exception("a message from the hub could not be handled")
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        if not topic:
+            self._report()
+            return
+        try:
+            address = wire.parse(topic)
+            if address.topic.name == "desired":
+                self._on_desired(payload)
+            elif address.topic.name == "command":
+                self._on_command(address.name, wire.decode(wire.Command, payload))
+        except wire.WireError as error:
+            log.warning("%s: %s", topic, error)
+
+    def _on_command(self, name: str, command: wire.Command) -> None:
+        if self._journal.begin(command.id):
+            reply = self._carry_out(name, command)
+            payload = wire.encode(reply)
+            self._journal.finish(command.id, payload)
+        else:
+            stored = self._journal.reply(command.id)
+            interrupted = wire.Reply(id=command.id, ok=False, code="interrupted", detail="the agent ended while it carried this out")
+            payload = stored or wire.encode(interrupted)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.CorrelationData = command.id.encode()
+        self._publish(self._reply_topic(command), payload, properties=properties)
+
+    def _reply_topic(self, command: wire.Command) -> str:
+        """Only ever a reply topic of this device: a command must not make it write elsewhere."""
+        own = wire.TOPICS["reply"].match(command.reply_to)
+        if own is not None and own["device"] == self._device:
+            return command.reply_to
+        return wire.TOPICS["reply"].of(self._device, id=command.id)
+
+    def _carry_out(self, name: str, command: wire.Command) -> wire.Reply:
+        handler = self._handlers.get(name)
+        if name != command.name:
+            return _no(command, "bad-command", f"the topic says {name!r}, the payload {command.name!r}")
+        if handler is None:
+            return _no(command, "unknown-command", f"this agent knows: {', '.join(sorted(self._handlers))}")
+        if command.expires_at < time.time():
+            return _no(command, "expired", "the command came too late; check the clocks of both sides if that is a surprise")
+        try:
+            self._audit(command, "accepted")
+        except OutboxError as error:
+            return _no(command, "not-audited", f"commands are carried out only if that can be recorded: {error}")
+        try:
+            reply = wire.Reply(id=command.id, ok=True, code="done", result=handler(command.args))
+        except AlmenaError as error:
+            reply = _no(command, "failed", str(error))
+        try:
+            self._audit(command, reply.code)
+        except OutboxError as error:
+            log.error("the outcome of command %s could not be recorded: %s", command.id, error)
+        return reply
+
+    def _audit(self, command: wire.Command, outcome: str) -> None:
+        data = wire.Audit(action=f"command {command.name}", actor="hub", outcome=outcome, detail={"id": command.id})
+        self._outbox.append("audit", [Event("", "audit", data.model_dump(), time.time(), time.monotonic_ns())])
+
+    def _on_desired(self, payload: bytes) -> None:
+        """Keep it and answer. An empty payload takes it back."""
+        if not payload:
+            self._desired_file.unlink(missing_ok=True)
+        else:
+            wire.decode(wire.Desired, payload)
+            _replace(self._desired_file, payload)
+        self._report()
+
+    def _report(self) -> None:
+        errors: tuple[str, ...] = ()
+        if self._desired_file.exists():
+            wanted = wire.decode(wire.Desired, self._desired_file.read_bytes())
+            errors = (f"revision {wanted.revision} is not in force: {NOT_APPLIED}",)
+        self._publish(wire.TOPICS["reported"].of(self._device), wire.encode(wire.Reported(state=self._state(), errors=errors)), retain=True)
+
+
+def _no(command: wire.Command, code: str, detail: str) -> wire.Reply:
+    return wire.Reply(id=command.id, ok=False, code=code, detail=detail)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves the old or the new one."""
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

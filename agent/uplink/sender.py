@@ -1,0 +1,306 @@
+"""Empties the outbox towards the broker.
+
+    outbox ─► window of each lane ─► PUBLISH ─► PUBACK ─► settled             delivery: broker
+                  ▲                                └────► hub's ack ► settled   delivery: hub
+                  └── refused, not acknowledged, connection lost: again, with full jitter
+
+One thread owns all of it; the network thread and the outbox's watcher only put notes into its inbox.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from agent import wire
+from agent.outbox import Outbox, OutboxError
+from agent.uplink.session import Backoff, Link, packet_size
+from agent.uplink.status import UplinkStatus
+from agent.uplink.window import Parcel, Window
+
+log = logging.getLogger(__name__)
+
+TURNS = ("audit", "loss", "clock", "event", "event", "event", "event", "telemetry")
+"""Who may send next: rare and important lanes never wait behind a backlog of events, and telemetry takes a fifth of it."""
+
+LANES = tuple(dict.fromkeys(TURNS))
+HUB_WINDOW = 1000
+HUB_ANSWERS_WITHIN_S = 5.0
+NO_SUBSCRIBERS = 0x10
+FAILURE = 0x80
+NOT_THE_ROWS_FAULT = {0x87: "not authorised; check the broker's access rules", 0x91: "packet id in use", 0x97: "quota exceeded"}
+"""PUBACK reasons that say nothing against the row itself (MQTT 5, clause 3.4.2.1): it is kept and tried for ever."""
+
+
+class Sender:
+    """Listener of a session. `on_message` gets what is neither an acknowledgement nor the hub's state."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        device: str,
+        delivery: str,
+        inflight: int,
+        status: UplinkStatus,
+        on_message: Callable[[str, bytes], None],
+        again: Backoff | None = None,
+    ) -> None:
+        self._outbox = outbox
+        self._device = device
+        self._ack_topic = wire.TOPICS["ack"].of(device)
+        self._hub_topic = wire.TOPICS["hub-state"].of()
+        self._hub = delivery == "hub"
+        self._inflight = inflight
+        self._status = status
+        self._on_message = on_message
+        self._again = again or Backoff(base_s=2.0, cap_s=300.0)
+        self._forget()
+        self._link: Link | None = None
+        self._turn = 0
+        self._last_round = time.monotonic()
+        self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._woken = threading.Event()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name="sender", daemon=True),
+            threading.Thread(target=self._watch, name="outbox-watch", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start sending whenever there is a link."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End the threads; what is on the wire stays unsettled."""
+        self._stop.set()
+        self._inbox.put(("wake",))
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def alive(self, within_s: float) -> bool:
+        """Whether the thread has got through a round in the last `within_s` seconds."""
+        return time.monotonic() - self._last_round < within_s
+
+    def up(self, link: Link) -> None:
+        """See session.Listener."""
+        self._inbox.put(("up", link))
+
+    def down(self, link: Link) -> None:
+        """See session.Listener."""
+        self._inbox.put(("down", link))
+
+    def acknowledged(self, link: Link, mid: int, reason: int) -> None:
+        """See session.Listener."""
+        self._inbox.put(("puback", link, mid, reason))
+
+    def received(self, topic: str, payload: bytes) -> None:
+        """See session.Listener."""
+        if topic == self._ack_topic:
+            self._inbox.put(("ack", payload))
+        elif topic == self._hub_topic:
+            self._inbox.put(("hub", payload))
+        else:
+            self._on_message(topic, payload)
+
+    def _forget(self) -> None:
+        """Read everything that is unsettled from the outbox again."""
+        self._windows = {lane: Window(HUB_WINDOW if self._hub else self._inflight) for lane in LANES}
+        self._wire: dict[int, tuple[str, Parcel]] = {}
+        self._cursor = dict.fromkeys(LANES, 0)
+        self._unread = set(LANES)
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                fresh = self._outbox.wait(1.0)
+            except OutboxError as error:
+                log.error("the outbox cannot be watched: %s", error)
+                self._stop.wait(1.0)
+                continue
+            if fresh and not self._woken.is_set():
+                self._woken.set()
+                self._inbox.put(("wake",))
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._round()
+            except OutboxError as error:
+                log.error("the outbox cannot be read or settled: %s", error)
+                self._forget()
+                self._stop.wait(1.0)
+
+    def _round(self) -> None:
+        settled: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for note in self._notes():
+            self._handle(note, settled)
+        for (lane, spool), seqs in settled.items():
+            self._status.settled += self._outbox.settle(lane, spool, ranges=_ranges(seqs))
+        if self._link is not None:
+            self._fill()
+            self._publish(self._link)
+        self._status.in_flight = len(self._wire)
+        self._last_round = time.monotonic()
+
+    def _notes(self) -> list[tuple[Any, ...]]:
+        """Everything in the inbox; waits for the first note until a parcel is due."""
+        due = [moment for window in self._windows.values() if (moment := window.next_due()) is not None]
+        patience = 5.0
+        if self._link is not None and due and len(self._wire) < self._limit:
+            patience = min(patience, max(0.0, min(due) - time.monotonic()))
+        notes = []
+        try:
+            notes.append(self._inbox.get(timeout=patience))
+            while True:
+                notes.append(self._inbox.get_nowait())
+        except queue.Empty:
+            return notes
+
+    @property
+    def _limit(self) -> int:
+        return min(self._inflight, self._link.receive_maximum) if self._link else 0
+
+    def _handle(self, note: tuple[Any, ...], settled: dict[tuple[str, str], list[int]]) -> None:
+        kind, *rest = note
+        if kind == "wake":
+            self._woken.clear()
+            self._unread.update(LANES)
+        elif kind == "up":
+            self._link = rest[0]
+            self._spread()
+        elif kind == "down" and rest[0] is self._link:
+            self._lost()
+        elif kind == "puback" and rest[0] is self._link and rest[1] in self._wire:
+            self._on_puback(*self._wire.pop(rest[1]), rest[2], settled)
+        elif kind == "ack":
+            self._on_ack(rest[0])
+        elif kind == "hub":
+            self._on_hub(rest[0])
+
+    def _lost(self) -> None:
+        now = time.monotonic()
+        self._link = None
+        for lane, parcel in self._wire.values():
+            self._windows[lane].schedule(parcel, now)
+        self._wire.clear()
+
+    def _spread(self) -> None:
+        """Rows that wait for the hub's word may have been lost with the broker: send them again soon, not all at once."""
+        now = time.monotonic()
+        for window in self._windows.values():
+            for parcel in window:
+                if not parcel.on_wire and not parcel.refusals:
+                    window.hasten(parcel, now + self._again.delay(0))
+
+    def _fill(self) -> None:
+        now = time.monotonic()
+        for lane, window in self._windows.items():
+            room = window.room
+            if room <= 0 or lane not in self._unread:
+                continue
+            rows = self._outbox.pending(lane, room, after_seq=self._cursor[lane])
+            if len(rows) < room:
+                self._unread.discard(lane)
+            if rows:
+                self._cursor[lane] = rows[-1].seq
+                window.add(rows, now)
+
+    def _publish(self, link: Link) -> None:
+        now = time.monotonic()
+        misses = 0
+        while len(self._wire) < self._limit and misses < len(TURNS):
+            lane = TURNS[self._turn]
+            self._turn = (self._turn + 1) % len(TURNS)
+            parcel = self._windows[lane].take(now)
+            if parcel is None:
+                misses += 1
+                continue
+            misses = 0
+            topic = wire.lane_topic(self._device, lane, parcel.row.stream, parcel.row.kind)
+            if packet_size(topic, parcel.row.payload) > link.maximum_packet:
+                self._refused(lane, parcel, f"larger than the broker's limit of {link.maximum_packet} bytes")
+                continue
+            self._wire[link.publish(topic, parcel.row.payload)] = (lane, parcel)
+            self._status.published += 1
+
+    def _on_puback(self, lane: str, parcel: Parcel, reason: int, settled: dict[tuple[str, str], list[int]]) -> None:
+        now = time.monotonic()
+        window = self._windows[lane]
+        if parcel.gone:
+            return
+        if reason in NOT_THE_ROWS_FAULT:
+            self._status.refused += 1
+            self._status.row_trouble = f"{NOT_THE_ROWS_FAULT[reason]} (reason code 0x{reason:02x})"
+            window.schedule(parcel, now + 1.0 + self._again.delay(parcel.sends))
+        elif reason >= FAILURE:
+            self._refused(lane, parcel, f"the broker's reason code 0x{reason:02x}")
+        else:
+            self._status.no_subscribers = reason == NO_SUBSCRIBERS
+            if self._hub:
+                window.schedule(parcel, now + HUB_ANSWERS_WITHIN_S + self._again.delay(parcel.sends))
+            else:
+                self._status.row_trouble = ""
+                window.remove(parcel)
+                settled[lane, parcel.row.spool].append(parcel.row.seq)
+
+    def _refused(self, lane: str, parcel: Parcel, reason: str) -> None:
+        """The row itself is not wanted. The outbox counts that; after its last try the row is a dead letter and declared as lost."""
+        row = parcel.row
+        parcel.refusals += 1
+        self._status.refused += 1
+        self._status.row_trouble = reason
+        if self._outbox.settle(lane, row.spool, refused=[(row.seq, reason)]):
+            log.error("%s %s/%d is given up: %s", lane, row.spool, row.seq, reason)
+            self._windows[lane].remove(parcel)
+            self._status.dead_letters += 1
+        else:
+            self._windows[lane].schedule(parcel, time.monotonic() + self._again.delay(parcel.refusals))
+
+    def _on_ack(self, payload: bytes) -> None:
+        """The hub has stored, or refused, rows of one spool."""
+        if not self._hub:
+            return
+        try:
+            ack = wire.decode(wire.Ack, payload)
+        except wire.WireError as error:
+            log.warning("an acknowledgement cannot be read: %s", error)
+            return
+        refusals = {refusal.seq: refusal.reason for refusal in ack.refused}
+        for lane, window in self._windows.items():
+            stored = [parcel for parcel in window.covered(ack.spool, ack.upto, ack.ranges) if parcel.row.seq not in refusals]
+            if stored:
+                self._status.row_trouble = ""
+                self._status.settled += self._outbox.settle(lane, ack.spool, ranges=_ranges(parcel.row.seq for parcel in stored))
+            for parcel in stored:
+                window.remove(parcel)
+            for seq, reason in refusals.items():
+                refused = window.get((ack.spool, seq))
+                if refused is not None:
+                    self._refused(lane, refused, f"the hub: {reason}")
+
+    def _on_hub(self, payload: bytes) -> None:
+        try:
+            said = wire.decode(wire.HubState, payload)
+        except wire.WireError as error:
+            log.warning("the hub's state cannot be read: %s", error)
+            return
+        if said.state == "online" and self._status.hub != "online":
+            self._spread()
+        self._status.hub = said.state
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Contiguous runs of `numbers`, both ends included."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs

@@ -1,0 +1,64 @@
+"""How the uplink is doing, for the page, telemetry and `almena doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent.uplink.trouble import Trouble
+
+
+@dataclass
+class UplinkStatus:
+    """Written by the uplink's threads, read by anyone; `state` is the truth about the connection.
+
+    `off`: no broker configured. `refused`: the broker answered, and not with yes. `waiting`: unreachable or lost; both are tried again for ever.
+    Counts are since the start of the process.
+    """
+
+    delivery: Literal["hub", "broker", "none"] = "none"
+    broker: str = ""
+    state: Literal["off", "connecting", "connected", "refused", "waiting"] = "off"
+    protocol: str = ""
+    session: str = ""
+    trouble: Trouble | None = None
+    connects: int = 0
+    in_flight: int = 0
+    published: int = 0
+    """QoS 1 publishes of rows, repeats included."""
+    settled: int = 0
+    refused: int = 0
+    """Answers "no" to a row, repeats included."""
+    dead_letters: int = 0
+    no_subscribers: bool = False
+    """The broker's last answer was that nobody has subscribed (reason code 0x10): it drops what it accepts."""
+    hub: str = ""
+    """The hub's retained state; empty when it never said anything."""
+    row_trouble: str = ""
+    """Why rows are refused, while they are."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted this session and it lives."""
+        return self.state == "connected"
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        if self.state == "off":
+            return "No broker is configured; results stay on this device."
+        if self.state == "connected":
+            notes = [f"Connected to {self.broker} (MQTT {self.protocol})."]
+            if self.no_subscribers:
+                notes.append("Nobody has subscribed to these topics: the broker drops what it accepts.")
+            if self.delivery == "hub" and self.hub != "online":
+                notes.append("The hub is not online; events wait on this device.")
+            if self.row_trouble:
+                notes.append(f"Some messages are refused: {self.row_trouble}.")
+            return " ".join(notes)
+        return f"{self.broker}: {self.trouble}" if self.trouble else f"Connecting to {self.broker} …"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "connected": self.connected, "text": self.text}
