@@ -13,6 +13,9 @@ from engines.backends.base import IMAGE, Build
 from engines.errors import ModelFileError
 
 
+_NORMALISED = "almena_normalised"
+
+
 def with_picture_input(build: Build) -> bytes:
     """The model with one input `image`, (batch, height, width, 3) uint8 blue-green-red, in place of its own. Raises ModelFileError."""
     try:
@@ -23,8 +26,10 @@ def with_picture_input(build: Build) -> bytes:
     if len(model.graph.input) != 1:
         raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.graph.input)} inputs, not one picture")
     own = model.graph.input[0].name
-    nodes, weights = _steps(build, own)
+    nodes, weights = _steps(build, _NORMALISED)
     body = list(model.graph.node)
+    for node in body:
+        node.input[:] = [_NORMALISED if name == own else name for name in node.input]
     del model.graph.node[:], model.graph.input[:], model.graph.value_info[:]
     model.graph.node.extend([*nodes, *body])
     model.graph.initializer.extend(weights)
