@@ -8,18 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from agent.registry import SOURCES, TASKS, resolve
-from agent.settings import Settings
+from agent.settings import DAY, MEBIBYTE, Settings
 
 HEAD = """\
 Settings of Almena. Copy this file to almena.yaml and check it with `almena check --config almena.yaml`.
@@ -32,20 +31,25 @@ FIRST = "v4l2"
 WIDTH = 110
 
 EXAMPLES: dict[str, Any] = {
-    "models_dir": "/var/lib/almena/models",
-    "username": "almena",
-    "password": "secret",
-    "password_file": "mqtt.password",
+    "folder.path": "pictures",
+    "gallery.key_file": "/etc/almena/gallery.key",
+    "gstreamer.pipeline": "videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1 sync=false",
+    "mjpeg.url": "http://camera.local/video.mjpg",
+    "rtsp.url": "rtsp://camera.local/stream",
+    "video.path": "clip.mp4",
     "ca_file": "ca.pem",
     "cert_file": "device.pem",
     "key_file": "device.key",
+    "models_dir": "/var/lib/almena/models",
+    "password": "secret",
+    "password_file": "mqtt.password",
     "password_hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$c2VjcmV0",
-    "url": "rtsp://camera.local/stream",
-    "path": "clip.mp4",
-    "folder": "pictures",
-    "pipeline": "videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink",
+    "username": "almena",
 }
-"""Stand-ins for fields that have no default and bring no example of their own."""
+"""Stand-ins for fields without a default, by `<section or plug-in>.<field>` or by field."""
+
+CHOSEN = ("gstreamer.pipeline",)
+"""Fields that are shown as set although they may be absent: one of several is required."""
 
 
 def example() -> str:
@@ -53,78 +57,98 @@ def example() -> str:
     lines = [f"## {line}" for line in HEAD.splitlines()]
     for name, field in Settings.model_fields.items():
         lines.append("")
-        lines += _streams(field) if name == "streams" else _field(name, field, field.get_default(call_default_factory=True))
+        lines += _streams() if name == "streams" else _field(name, field, _default(field), "")
     return "\n".join(lines) + "\n"
 
 
-def plugin_example(table: dict[str, str], name: str, what: str) -> dict[str, Any]:
-    """The least settings of a plug-in: its type and what it requires."""
-    model: type[BaseModel] = resolve(table, name, what).Config
-    required = {key: _stand_in(key, field) for key, field in model.model_fields.items() if field.is_required()}
-    return {**required, "type": name}
-
-
-def _streams(field: FieldInfo) -> Iterator[str]:
-    yield "## Cameras and other sources, and what is done with their frames. One entry for each."
+def _streams() -> Iterator[str]:
+    yield "## Cameras and other sources, and what is done with their frames: one entry for each."
     yield "streams:"
-    yield from _stream(FIRST)
+    yield from _stream(FIRST, ())
+    shown = tuple(kind for field in _config(SOURCES, FIRST).model_fields.values() if (kind := _model_of(field)))
     for name in SOURCES:
         if name != FIRST:
-            yield from _commented(["", *_stream(name)])
+            yield from _commented(["", *_stream(name, shown)])
 
 
-def _stream(source: str) -> list[str]:
-    lines = [f"- name: {source}", "  source:", *_indented(_plugin(SOURCES, source, "source"), 4), "  tasks:"]
+def _stream(source: str, shown: tuple[type[BaseModel], ...]) -> list[str]:
+    """An entry of `streams`. Sections in `shown` are left out: they stand further up in the file."""
+    about = [f"## {_summary(_config(SOURCES, source))}"]
+    lines = [f"- name: {source}", "  source:", *_indented(_plugin(SOURCES, source, shown), 4), "  tasks:"]
     for name in TASKS:
-        if source == FIRST:
-            first, *rest = _plugin(TASKS, name, "task")
-            lines += [f"    - {first}", *_indented(rest, 6)]
-        else:
-            lines.append(f"    - type: {name}")
-    return list(_indented(lines, 2))
+        first, *rest = _plugin(TASKS, name, ()) if not shown else [f"type: {name}"]
+        lines += [f"    - {first}", *_indented(rest, 6)]
+    return list(_indented(about + lines, 2))
 
 
-def _plugin(table: dict[str, str], name: str, what: str) -> Iterator[str]:
-    model: type[BaseModel] = resolve(table, name, what).Config
+def _plugin(table: dict[str, str], name: str, shown: tuple[type[BaseModel], ...]) -> Iterator[str]:
     yield f"type: {name}"
-    for key, field in model.model_fields.items():
-        if key != "type":
-            yield from _field(key, field, field.get_default(call_default_factory=True))
+    for key, field in _config(table, name).model_fields.items():
+        if _model_of(field) in shown:
+            yield f"## {key}: as above"
+        elif key != "type":
+            yield from _field(key, field, _default(field), name)
 
 
-def _field(name: str, field: FieldInfo, value: Any) -> Iterator[str]:
+def _config(table: dict[str, str], name: str) -> type[BaseModel]:
+    kind: type[BaseModel] = resolve(table, name, "plug-in").Config
+    return kind
+
+
+def _field(name: str, field: FieldInfo, value: Any, owner: str) -> Iterator[str]:
     kind = _model_of(field)
     yield from _explained(_about(field, kind))
-    if kind is None:
-        unset = value is PydanticUndefined and not field.is_required()
-        line = f"{name}: {_scalar(_stand_in(name, field) if value in (None, PydanticUndefined) else value)}"
-        yield from _commented([line]) if value is None or unset else [line]
-        return
-    lines = [f"{name}:", *_indented(_section(kind, value), 2)]
-    yield from _commented(lines) if value is None else lines
+    if kind is not None:
+        default = None if value in (None, PydanticUndefined) else value
+        inner = (line for key, part in kind.model_fields.items() for line in _field(key, part, _default(part, default, key), name))
+        lines = [f"{name}:", *_indented(inner, 2)]
+    elif value in (None, PydanticUndefined):
+        lines = [f"{name}: {_scalar(_stand_in(name, field, owner))}"]
+    else:
+        lines = [f"{name}: {_scalar(value)}{_in_words(name, value)}"]
+    yield from _commented(lines) if value is None and f"{owner}.{name}" not in CHOSEN else lines
 
 
-def _section(model: type[BaseModel], default: BaseModel | None) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        value = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
-        yield from _field(name, field, value)
+def _default(field: FieldInfo, owner: Any = None, name: str = "") -> Any:
+    """The value in the default of the owning section, or else the field's own; PydanticUndefined where one must be given."""
+    return field.get_default(call_default_factory=True) if owner is None else getattr(owner, name)
 
 
 def _about(field: FieldInfo, kind: type[BaseModel] | None) -> str:
-    text = field.description or ((kind.__doc__ or "").strip().partition("\n")[0] if kind else "")
-    return " ".join(part for part in (text, _limits(field)) if part)
+    text = field.description or (_summary(kind) if kind else "")
+    return " ".join(part for part in (text, _choices(field, text), _limits(field)) if part)
+
+
+def _summary(kind: type[BaseModel]) -> str:
+    return (kind.__doc__ or "").strip().partition("\n")[0]
+
+
+def _choices(field: FieldInfo, text: str) -> str:
+    found = [
+        str(choice) for part in (field.annotation, *get_args(field.annotation)) if get_origin(part) is Literal for choice in get_args(part)
+    ]
+    return f"One of: {', '.join(found)}." if any(f"`{choice}`" not in text for choice in found) else ""
 
 
 def _limits(field: FieldInfo) -> str:
-    for part in (field.annotation, *get_args(field.annotation)):
-        if get_origin(part) is Literal and len(get_args(part)) > 1:
-            return f"One of: {', '.join(str(choice) for choice in get_args(part))}."
     bounds = {
-        kind: getattr(item, kind) for item in field.metadata for kind in ("ge", "gt", "le", "lt") if getattr(item, kind, None) is not None
+        kind: value for item in field.metadata for kind in ("ge", "gt", "le", "lt") if (value := getattr(item, kind, None)) is not None
     }
-    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    text = ", ".join(f"{words[kind]} {value:g}" if isinstance(value, float) else f"{words[kind]} {value}" for kind, value in bounds.items())
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    if high is not None:
+        return f"{f'More than {low:g}, up to' if 'gt' in bounds else f'{low:g} to'} {high:g}." if low is not None else f"At most {high:g}."
+    if low is None or low == 0:
+        return "More than 0." if "gt" in bounds else ""
+    return f"{'More than' if 'gt' in bounds else 'At least'} {low}."
+
+
+def _in_words(name: str, value: Any) -> str:
+    """Large numbers of bytes and seconds, readable, as a comment behind the value."""
+    if name.endswith("_bytes") and value >= MEBIBYTE:
+        return f"  # {value / MEBIBYTE:g} MiB"
+    if name.endswith("_s") and value >= DAY:
+        return f"  # {value / DAY:g} days"
+    return ""
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -134,32 +158,30 @@ def _model_of(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
-def _stand_in(name: str, field: FieldInfo) -> Any:
+def _stand_in(name: str, field: FieldInfo, owner: str) -> Any:
+    """An example's value. Raises KeyError for a field that EXAMPLES has to name."""
     if field.examples:
         return field.examples[0]
-    if name in EXAMPLES:
-        return EXAMPLES[name]
-    union = get_origin(field.annotation) in (Union, UnionType)
-    kinds = [part for part in (get_args(field.annotation) if union else (field.annotation,)) if part is not NoneType]
-    return {int: 1, float: 1.0, bool: True}.get(kinds[0] if isinstance(kinds[0], type) else str, "text")
+    key = f"{owner}.{name}"
+    return EXAMPLES[key] if key in EXAMPLES else EXAMPLES[name]
 
 
 def _scalar(value: Any) -> str:
-    plain = value.get_secret_value() if isinstance(value, SecretStr) else str(value) if isinstance(value, Path) else value
+    plain = str(value) if isinstance(value, Path) else value
     if isinstance(plain, (tuple, list)):
         return f"[{', '.join(_scalar(item) for item in plain)}]"
-    return yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    return yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
 
 
 def _explained(text: str) -> Iterator[str]:
     return (f"## {line}" for line in textwrap.wrap(text, WIDTH))
 
 
-def _indented(lines: Any, by: int) -> Iterator[str]:
+def _indented(lines: Iterable[str], by: int) -> Iterator[str]:
     return (f"{' ' * by}{line}" if line else "" for line in lines)
 
 
-def _commented(lines: Any) -> Iterator[str]:
+def _commented(lines: Iterable[str]) -> Iterator[str]:
     return (f"# {line}" if line else "" for line in lines)
 
 

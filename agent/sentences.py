@@ -19,12 +19,15 @@ STATES = {
 
 
 def sentence(envelope: Mapping[str, Any]) -> str:
-    """One line for an envelope: local time, stream, and what happened. Kinds that it does not know are shown as key=value."""
+    """One line for an envelope: local time, stream, and what happened; control characters are replaced.
+
+    Kinds that it does not know are shown as key=value.
+    """
     when = datetime.fromtimestamp(envelope["captured_at"]).strftime("%Y-%m-%d %H:%M:%S")
     what = _WORDS.get(envelope["kind"], _other)(envelope["data"])
     if envelope["kind"] not in _WORDS:
         what = f"{envelope['kind']}: {what}"
-    return f"{when}  {envelope['stream'] or 'device'}: {what}"
+    return "".join(letter if letter.isprintable() else "?" for letter in f"{when}  {envelope['stream'] or 'device'}: {what}")
 
 
 def _face(data: Data) -> str:
@@ -32,9 +35,7 @@ def _face(data: Data) -> str:
     if data["type"] == "new":
         return f"{who} is there{_evidence(data)}"
     if data["type"] == "update":
-        return (
-            f"the person of track {data['track']} is {who}{_evidence(data)}" if data["decision"] != "undecided" else f"{who} is still there"
-        )
+        return f"{who} is still there" if data["decision"] == "undecided" else f"it is {who}{_evidence(data)}"
     seconds = (data["ended_at"] or data["started_at"]) - data["started_at"]
     why = "" if data["reason"] in (None, "left") else f" ({data['reason']})"
     return f"{who} left after {_duration(seconds)}{why}{_evidence(data)}"

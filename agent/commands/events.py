@@ -1,0 +1,119 @@
+"""`almena events`: the local history, with or without a broker."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent import settings as settings_module
+from agent.errors import AlmenaError
+from agent.outbox import Outbox
+from agent.sentences import sentence
+
+app = typer.Typer()
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+PAGE = 500
+FIELDS = (
+    "type", "track", "decision", "name", "identity", "cluster", "distance", "threshold", "score", "started_at", "ended_at", "reason",
+)  # fmt: skip
+COLUMNS = ("time", "stream", "kind", "id", "model", *FIELDS, "data")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@app.command()
+def events(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The settings file.")] = Path("almena.yaml"),
+    since: Annotated[
+        str | None, typer.Option(help="From then on: 30m, 2h, 7d, or a date and time (ISO 8601; local unless it says).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Up to then, in the same forms.")] = None,
+    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: face, stream …")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The newest so many.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing new ones until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a head line.")] = False,
+) -> None:
+    """Print the events of the local history, oldest first."""
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    now = time.time()
+    wanted = {"since": _moment(since, now), "until": _moment(until, now), "stream": stream, "kind": kind}
+    settings = settings_module.load(config)
+    if not settings.outbox_dir.is_dir():
+        raise AlmenaError(f"there is no history in {settings.outbox_dir} yet; start the agent with `almena run`")
+    show = _writer(as_json, as_csv)
+    with Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox) as outbox:
+        shown = ""
+        for envelope in reversed(outbox.history(**wanted, limit=limit, newest_first=True)):
+            show(envelope)
+            shown = envelope["id"]
+        try:
+            while follow:
+                outbox.wait(1.0)
+                for envelope in _newer(outbox, wanted, shown):
+                    show(envelope)
+                    shown = envelope["id"]
+        except KeyboardInterrupt:
+            return
+
+
+def _newer(outbox: Outbox, wanted: Mapping[str, Any], last: str) -> Iterator[dict[str, Any]]:
+    """What has come after the event `last`, oldest first."""
+    limit = PAGE
+    while True:
+        found = outbox.history(**wanted, limit=limit, newest_first=True)
+        ids = [envelope["id"] for envelope in found]
+        if last in ids or len(found) < limit:
+            return reversed(found[: ids.index(last)] if last in ids else found)
+        limit *= 4
+
+
+def _moment(text: str | None, now: float) -> float | None:
+    """Unix seconds of `2h` (ago) or of an ISO 8601 date or time."""
+    if text is None:
+        return None
+    ago = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
+    if ago:
+        return now - float(ago[1]) * UNITS[ago[2]]
+    try:
+        return datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither like 30m, 2h, 7d nor a date and time like 2026-05-01T08:00") from None
+
+
+def _writer(as_json: bool, as_csv: bool) -> Callable[[dict[str, Any]], None]:
+    if as_json:
+        return lambda envelope: print(json.dumps(envelope, ensure_ascii=False), flush=True)
+    if not as_csv:
+        return lambda envelope: print(sentence(envelope), flush=True)
+    table = csv.writer(sys.stdout)
+    table.writerow(COLUMNS)
+
+    def write(envelope: dict[str, Any]) -> None:
+        table.writerow([_cell(value) for value in _row(envelope)])
+        sys.stdout.flush()
+
+    return write
+
+
+def _row(envelope: Mapping[str, Any]) -> list[Any]:
+    moment = datetime.fromtimestamp(envelope["captured_at"], timezone.utc).isoformat(timespec="milliseconds")
+    head = [moment, *(envelope[name] for name in ("stream", "kind", "id", "model"))]
+    data = envelope["data"]
+    return [*head, *(data.get(name) for name in FIELDS), json.dumps(data, ensure_ascii=False)]
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, "CSV Injection")."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

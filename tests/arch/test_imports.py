@@ -1,0 +1,72 @@
+"""Who may import whom, and what is imported only when it is needed."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agent.registry
+import engines.registry
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("agent", "engines", "calibration", "fleet")
+HEAVY = {"cv2", "onnxruntime", "openvino", "av", "onnx", "amqtt", "gi", "jtop", "tensorrt", "tensorflow"}
+
+IMPORT_ALL = """
+import importlib, json, sys
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def _modules() -> list[str]:
+    found = pkgutil.walk_packages([str(ROOT / name) for name in PACKAGES])
+    roots = {str(ROOT / name): name for name in PACKAGES}
+    names = [f"{roots[info.module_finder.path]}.{info.name}" for info in found if info.module_finder.path in roots]  # type: ignore[union-attr]
+    deeper = [info.name for name in PACKAGES for info in pkgutil.walk_packages([str(ROOT / name)], f"{name}.") if info.name not in names]
+    return sorted({*PACKAGES, *names, *deeper})
+
+
+def _plugins() -> set[str]:
+    """Modules that stand in a registry; they are loaded only when somebody asks for their name."""
+    tables = [
+        table
+        for registry in (agent.registry, engines.registry)
+        for table in vars(registry).values()
+        if isinstance(table, dict) and all(isinstance(value, str) and ":" in value for value in table.values())
+    ]
+    return {value.partition(":")[0] for table in tables for value in table.values()}
+
+
+def test_import_contracts_hold() -> None:
+    program = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([str(program), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert "0 broken" in result.stdout
+
+
+def test_heavy_libraries_wait_until_they_are_needed() -> None:
+    plugins = _plugins()
+    names = [name for name in _modules() if not name.endswith("__main__") and name not in plugins]
+    assert len(names) > 40
+    result = subprocess.run([sys.executable, "-c", IMPORT_ALL, json.dumps(names)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    loaded = {name.partition(".")[0] for name in json.loads(result.stdout)}
+    assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize("table", ["SOURCES", "TASKS"])
+def test_every_plugin_of_the_agent_brings_its_settings(table: str) -> None:
+    entries = getattr(agent.registry, table)
+    for name in entries:
+        plugin = agent.registry.resolve(entries, name, "plug-in")
+        assert plugin.Config.model_fields["type"].default == name
+        assert plugin.Config.__module__ == plugin.__module__, f"{name}: a plug-in's file owns its settings"

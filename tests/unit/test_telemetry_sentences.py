@@ -1,0 +1,49 @@
+"""Events in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.sentences import sentence
+
+pytestmark = pytest.mark.unit
+
+FACE = {
+    "type": "new", "track": "t1", "box": [1, 2, 3, 4], "score": 0.9, "started_at": 100.0, "ended_at": None, "identity": None, "name": None,
+    "decision": "undecided", "distance": None, "threshold": None, "second_best": None, "cluster": None, "frames": 1, "reason": None,
+}  # fmt: skip
+KNOWN = {"decision": "known", "identity": "i1", "name": "Ada", "distance": 0.312, "threshold": 0.5}
+UNKNOWN = {"decision": "unknown", "cluster": "c-7", "distance": 0.7, "threshold": 0.5}
+
+
+def _say(kind: str, stream: str = "door", **data: Any) -> str:
+    head, _, words = sentence({"captured_at": 1_700_000_000.5, "stream": stream, "kind": kind, "data": data}).partition("  ")
+    assert head.startswith("2023-11-1")
+    return words
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "door: somebody is there"),
+        (KNOWN, "door: Ada is there, distance 0.31 of at most 0.50"),
+        ({**UNKNOWN, "type": "update"}, "door: it is an unknown person (c-7), distance 0.70 of at most 0.50"),
+        ({"type": "update"}, "door: somebody is still there"),
+        ({**KNOWN, "type": "end", "ended_at": 112.0, "reason": "left"}, "door: Ada left after 12 s, distance 0.31 of at most 0.50"),
+        ({"type": "end", "ended_at": 3825.0, "reason": "stream lost"}, "door: somebody left after 1 h 2 min (stream lost)"),
+        ({**KNOWN, "name": "A\x1b[31m\nda"}, "door: A?[31m?da is there, distance 0.31 of at most 0.50"),
+    ],
+)
+def test_faces(data: dict[str, Any], words: str) -> None:
+    assert _say("face", **{**FACE, **data}) == words
+
+
+def test_streams() -> None:
+    assert _say("stream", state="running", code="", detail="") == "door: is running"
+    assert _say("stream", state="covered", code="STREAM_COVERED", detail="dark") == "door: shows a covered lens [STREAM_COVERED]: dark"
+
+
+def test_other_kinds() -> None:
+    assert _say("weather", stream="", sky="blue") == "device: weather: sky=blue"
