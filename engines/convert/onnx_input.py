@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.backends.base import IMAGE, Build
 from engines.errors import ModelFileError
 
-
 _NORMALISED = "almena_normalised"
 
 
