@@ -1,0 +1,97 @@
+"""The database file: its tables and how it is opened."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+BUSY_S = 10.0
+FORMAT = 1
+
+_TABLES = """
+CREATE TABLE lanes(
+  lane TEXT PRIMARY KEY, spool TEXT NOT NULL, seq INTEGER NOT NULL, produced INTEGER NOT NULL, settled INTEGER NOT NULL,
+  lost INTEGER NOT NULL, acknowledged INTEGER NOT NULL, floor INTEGER NOT NULL, booked INTEGER NOT NULL,
+  pending_bytes INTEGER NOT NULL, history_bytes INTEGER NOT NULL);
+CREATE TABLE boots(n INTEGER PRIMARY KEY, boot_id TEXT UNIQUE NOT NULL, started_at REAL);
+CREATE TABLE rows(
+  n INTEGER PRIMARY KEY, lane TEXT NOT NULL, spool TEXT NOT NULL, seq INTEGER NOT NULL, state INTEGER NOT NULL, tries INTEGER NOT NULL,
+  stream TEXT NOT NULL, kind TEXT NOT NULL, captured_at REAL NOT NULL, stored_at REAL NOT NULL, boot INTEGER NOT NULL, mono_s REAL NOT NULL,
+  size INTEGER NOT NULL, checksum INTEGER NOT NULL, note TEXT NOT NULL, payload BLOB NOT NULL);
+CREATE UNIQUE INDEX rows_numbered ON rows(lane, seq);
+CREATE INDEX rows_pending ON rows(lane, seq) WHERE state = 0;
+CREATE INDEX rows_done ON rows(n) WHERE state > 0;
+CREATE INDEX rows_captured ON rows(lane, captured_at);
+CREATE TABLE keys(n INTEGER PRIMARY KEY, lane TEXT NOT NULL, key TEXT NOT NULL, seq INTEGER NOT NULL);
+CREATE UNIQUE INDEX keys_named ON keys(lane, key);
+CREATE TABLE losses(
+  n INTEGER PRIMARY KEY, lane TEXT NOT NULL, spool TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, ranges TEXT NOT NULL,
+  since REAL NOT NULL, until REAL NOT NULL);
+CREATE TABLE alarms(n INTEGER PRIMARY KEY, raised_at REAL NOT NULL, text TEXT NOT NULL);
+"""
+
+
+class NewerFormatError(Exception):
+    """The file was written by a later version."""
+
+
+def connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    """A connection in WAL mode; transactions are begun and ended by hand."""
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute("PRAGMA secure_delete=ON")
+        connection.execute("PRAGMA cell_size_check=ON")
+        connection.execute("PRAGMA journal_size_limit=4194304")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(connection: sqlite3.Connection) -> bool:
+    """Make the tables where there are none; True if they were made. Raises NewerFormatError."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > FORMAT:
+        raise NewerFormatError
+    if version == FORMAT:
+        return False
+    connection.executescript(f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={FORMAT};COMMIT;")
+    return True
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError if the file's structure is broken."""
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"database disk image is malformed: {found}")
+
+
+def is_corrupt(error: sqlite3.Error) -> bool:
+    """Whether the file itself is bad, so that trying again cannot help."""
+    text = str(error)
+    return any(sign in text for sign in ("malformed", "not a database", "no such table", "UNIQUE constraint failed: rows"))
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk (or a quota) has no room."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "full" in str(error)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """All or nothing."""
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
