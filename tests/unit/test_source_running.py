@@ -1,0 +1,346 @@
+"""RunningSource over scripted sources: retry, queues, states, counters."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from agent.config import Config
+from agent.datatypes import Frame, Image, StreamHealth
+from agent.errors import ItemError, SourceError
+from agent.vision.base import Source
+from agent.vision.health import HealthSettings
+from agent.vision.running_source import Backoff, RunningSource
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.unit
+
+AT_ONCE = Backoff(uniform=lambda low, high: 0.0)
+CALM = HealthSettings(stale_after_s=60, frozen_after_s=0, covered_after_s=0)
+
+
+class ScriptedSource(Source):
+    """Each opening plays the next script: what open() and then each read() return or raise."""
+
+    Config = Config
+
+    def __init__(self, *scripts: Iterator[Image | Exception | None], finite: bool = False) -> None:
+        super().__init__(Config(), "test")
+        self._scripts = iter(scripts)
+        self._script: Iterator[Image | Exception | None] = iter(())
+        self._is_finite = finite
+        self.index = 0
+        self.opened = self.closed = 0
+        self.marks: list[tuple[str, ...]] = []
+
+    @property
+    def finite(self) -> bool:
+        return self._is_finite
+
+    def open(self) -> None:
+        self.opened += 1
+        self._script = next(self._scripts)
+
+    def read(self) -> Frame | None:
+        step = next(self._script)
+        if isinstance(step, Exception):
+            raise step
+        if step is None:
+            return None
+        self.index += 1
+        return Frame(step, self.stream, self.index - 1, time.time(), time.monotonic_ns())
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def done(self, item: str) -> None:
+        self.marks.append(("done", item))
+
+    def failed(self, item: str, reason: str) -> None:
+        self.marks.append(("failed", item, reason))
+
+
+def picture(seed: int) -> Image:
+    return np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8)
+
+
+def lost() -> SourceError:
+    return SourceError("STREAM_LOST", "gone")
+
+
+def held(release: threading.Event, then: Image | Exception | None = None) -> Iterator[Image | Exception | None]:
+    """A read() that hangs until `release`."""
+    release.wait(30)
+    yield then if then is not None else lost()
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.heard: list[StreamHealth] = []
+
+    def __call__(self, health: StreamHealth) -> None:
+        self.heard.append(health)
+
+    @property
+    def states(self) -> list[tuple[str, str]]:
+        return [(health.state, health.code) for health in self.heard]
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., tuple[RunningSource, Listener]]]:
+    running = []
+
+    def start(source: Source, **options: object) -> tuple[RunningSource, Listener]:
+        listener = Listener()
+        options.setdefault("limits", CALM)
+        options.setdefault("backoff", AT_ONCE)
+        one = RunningSource(source, listener, **options)  # type: ignore[arg-type]
+        one.start()
+        running.append(one)
+        return one, listener
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+def test_a_finite_source_loses_nothing_and_is_pushed_back(run) -> None:  # type: ignore[no-untyped-def]
+    source = ScriptedSource(iter([*[picture(number) for number in range(20)], None]), finite=True)
+    running, listener = run(source)
+    wait_until(lambda: source.index == 5, 5, "four frames in the queue and one in hand")
+    assert not running.ended
+    taken = []
+    while (frame := running.next(5)) is not None:
+        taken.append(frame.index)
+        running.processed(frame)
+        assert source.index <= frame.index + 6
+    assert taken == list(range(20))
+    assert running.ended
+    health = running.health()
+    assert (health.state, health.captured, health.processed, health.skipped) == ("finished", 20, 20, 0)
+    assert listener.states == [("running", ""), ("finished", "")]
+    assert source.closed == 1
+
+
+def test_a_live_source_gives_only_the_newest_frame_and_counts_the_others(run) -> None:  # type: ignore[no-untyped-def]
+    release = threading.Event()
+
+    def script() -> Iterator[Image]:
+        yield from (picture(number) for number in range(8))
+        yield from held(release)  # type: ignore[misc]
+
+    source = ScriptedSource(script())
+    running, _ = run(source)
+    wait_until(lambda: running.health().captured == 8, 5, "eight frames")
+    frame = running.next(1)
+    assert frame is not None
+    assert frame.index == 7
+    assert running.health().skipped == 7
+    assert running.next(0.01) is None
+    assert not running.ended
+    release.set()
+
+
+def test_it_reconnects_and_says_each_change_once(run) -> None:  # type: ignore[no-untyped-def]
+    release = threading.Event()
+
+    def second() -> Iterator[Image | Exception | None]:
+        yield picture(2)
+        yield from held(release)
+
+    source = ScriptedSource(iter([picture(1), lost()]), iter([lost()]), iter([lost()]), second())
+    running, listener = run(source)
+    wait_until(lambda: len(listener.states) == 3, 5, "running again")
+    assert listener.states == [("running", ""), ("failed", "STREAM_LOST"), ("running", "")]
+    health = running.health()
+    assert health.reconnects_last_hour == 3
+    assert health.quality == "fair"
+    assert (health.width, health.height) == (64, 48)
+    release.set()
+
+
+def test_two_hundred_failed_tries_leak_neither_files_nor_threads(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    class Leaky(ScriptedSource):
+        """Takes a file at each opening, then fails; gives it back only if closed."""
+
+        file = None
+
+        def open(self) -> None:
+            self.opened += 1
+            assert self.file is None
+            self.file = (tmp_path / "device").open("w")
+            raise SourceError("STREAM_NOT_FOUND", "not there")
+
+        def close(self) -> None:
+            if self.file is not None:
+                self.file.close()
+            self.file = None
+
+    source = Leaky()
+    _, listener = run(source)
+    wait_until(lambda: source.opened >= 5, 5, "the first tries")
+    process = psutil.Process(os.getpid())
+    files, threads = process.num_fds(), threading.active_count()
+    wait_until(lambda: source.opened >= 205, 10, "two hundred more")
+    assert process.num_fds() <= files + 1
+    assert threading.active_count() == threads
+    assert listener.states == [("failed", "STREAM_NOT_FOUND")]
+
+
+def test_the_back_off_grows_has_full_jitter_and_a_cap() -> None:
+    bounds = []
+    backoff = Backoff(base_s=0.5, cap_s=30, uniform=lambda low, high: bounds.append((low, high)) or high)  # type: ignore[func-returns-value]
+    delays = [backoff.delay(attempt) for attempt in (0, 1, 2, 5, 6, 7, 1000)]
+    assert delays == [0.5, 1, 2, 16, 30, 30, 30]
+    assert {low for low, _ in bounds} == {0.0}
+    drawn = [Backoff().delay(3) for _ in range(300)]
+    assert min(drawn) < 1 < 3 < max(drawn) <= 4
+
+
+def test_the_back_off_starts_anew_once_a_frame_came(run) -> None:  # type: ignore[no-untyped-def]
+    asked: list[float] = []
+    release = threading.Event()
+    scripts = [iter([lost()]), iter([lost()]), iter([picture(1), lost()]), iter([lost()]), held(release)]
+    run(ScriptedSource(*scripts), backoff=Backoff(base_s=1, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
+    wait_until(lambda: len(asked) == 4, 5, "four waits")
+    assert asked == [1, 2, 1, 2]
+    release.set()
+
+
+def test_a_read_that_hangs_is_noticed_and_healed(run) -> None:  # type: ignore[no-untyped-def]
+    release, end = threading.Event(), threading.Event()
+
+    def script() -> Iterator[Image | Exception | None]:
+        yield picture(1)
+        yield from held(release, picture(2))
+        yield from held(end)
+
+    running, listener = run(ScriptedSource(script()), limits=HealthSettings(stale_after_s=0.3))
+    wait_until(lambda: ("failed", "STREAM_TIMEOUT") in listener.states, 5, "the watchdog")
+    assert running.health().stalls_last_hour == 1
+    assert "no frame for" in running.health().detail
+    release.set()
+    wait_until(lambda: listener.states[-1] == ("running", ""), 5, "running again")
+    assert running.health().reconnects_last_hour == 0
+    end.set()
+
+
+def test_a_read_time_out_of_the_source_is_one_stall(run) -> None:  # type: ignore[no-untyped-def]
+    release = threading.Event()
+    running, listener = run(ScriptedSource(iter([picture(1), SourceError("STREAM_TIMEOUT", "silent")]), held(release)))
+    wait_until(lambda: ("failed", "STREAM_TIMEOUT") in listener.states, 5, "the time-out")
+    assert running.health().stalls_last_hour == 1
+    release.set()
+
+
+def endless(stop: threading.Event, make: Callable[[int], Image]) -> Iterator[Image | Exception | None]:
+    number = 0
+    while not stop.wait(0.01):
+        yield make(number)
+        number += 1
+    yield lost()
+
+
+@pytest.mark.parametrize(
+    ("image", "state", "code"),
+    [(picture(3), "frozen", "STREAM_FROZEN"), (np.full((72, 72, 3), 9, np.uint8), "covered", "STREAM_COVERED")],
+)
+def test_frozen_and_covered_are_told_apart_and_heal(run, image: Image, state: str, code: str) -> None:  # type: ignore[no-untyped-def]
+    stop, healed = threading.Event(), threading.Event()
+
+    def make(number: int) -> Image:
+        return picture(number) if healed.is_set() else image
+
+    limits = HealthSettings(stale_after_s=60, frozen_after_s=0.5, covered_after_s=0.2, check_period_s=0.02)
+    running, listener = run(ScriptedSource(endless(stop, make)), limits=limits)
+    wait_until(lambda: (state, code) in listener.states, 5, state)
+    assert running.next(1) is not None
+    assert running.health().quality == "unusable"
+    healed.set()
+    wait_until(lambda: listener.states[-1] == ("running", ""), 5, "running again")
+    stop.set()
+
+
+def test_finite_sources_are_never_called_frozen(run) -> None:  # type: ignore[no-untyped-def]
+    source = ScriptedSource(iter([*[picture(1)] * 30, None]), finite=True)
+    running, listener = run(source, limits=HealthSettings(frozen_after_s=0.001, covered_after_s=0.001, check_period_s=0.0001))
+    while running.next(1) is not None:
+        pass
+    assert listener.states == [("running", ""), ("finished", "")]
+
+
+def test_a_bad_item_is_marked_and_the_stream_goes_on(run) -> None:  # type: ignore[no-untyped-def]
+    source = ScriptedSource(iter([picture(1), ItemError("item-2", "no image"), picture(3), None]), finite=True)
+    running, _ = run(source)
+    frames = []
+    while (frame := running.next(2)) is not None:
+        frames.append(frame)
+    assert len(frames) == 2
+    running.done("item-1")
+    assert source.marks == [("failed", "item-2", "no image"), ("done", "item-1")]
+    assert running.health().failed == 1
+
+
+def test_a_mark_that_fails_is_logged(run, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
+    class ReadOnly(ScriptedSource):
+        def done(self, item: str) -> None:
+            raise PermissionError("read-only file system")
+
+    running, _ = run(ReadOnly(iter([None]), finite=True))
+    running.done("item-1")
+    assert "item-1 cannot be marked as done" in caplog.text
+
+
+def test_a_fatal_error_is_not_tried_again(run) -> None:  # type: ignore[no-untyped-def]
+    source = ScriptedSource(iter([picture(1), SourceError("STREAM_DAMAGED", "cut off", fatal=True)]), finite=True)
+    running, listener = run(source)
+    assert running.next(2) is not None
+    assert running.next(2) is None
+    wait_until(lambda: running.ended, 5, "the end")
+    assert listener.states[-1] == ("failed", "STREAM_DAMAGED")
+    assert source.opened == 1
+
+
+def test_a_fault_in_the_source_is_logged_without_its_text(run, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
+    release = threading.Event()
+    source = ScriptedSource(iter([RuntimeError("rtsp://user:s3cret@host")]), held(release))
+    running, listener = run(source)
+    wait_until(lambda: source.opened == 2, 5, "another try")
+    assert listener.states == [("failed", "STREAM_FAILED")]
+    assert "RuntimeError" in caplog.text
+    assert "read" in caplog.text
+    assert "s3cret" not in caplog.text + running.health().detail
+    release.set()
+
+
+def test_a_listener_that_fails_does_not_stop_the_stream(caplog: pytest.LogCaptureFixture) -> None:
+    def listener(health: StreamHealth) -> None:
+        raise OSError("disk full")
+
+    running = RunningSource(ScriptedSource(iter([picture(1), None]), finite=True), listener, limits=CALM)
+    running.start()
+    assert running.next(2) is not None
+    wait_until(lambda: running.ended, 5, "the end")
+    assert "a listener failed" in caplog.text
+    running.stop()
+
+
+def test_stop_wakes_a_source_that_is_pushed_back(run) -> None:  # type: ignore[no-untyped-def]
+    source = ScriptedSource(iter([picture(number) for number in range(50)]), finite=True)
+    running, _ = run(source)
+    wait_until(lambda: source.index == 5, 5, "a full queue")
+    started = time.monotonic()
+    running.stop()
+    assert time.monotonic() - started < 1
+    assert source.closed == 1
+
+
+def test_stop_before_start_does_no_harm() -> None:
+    RunningSource(ScriptedSource(), Listener()).stop()

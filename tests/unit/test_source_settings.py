@@ -1,0 +1,244 @@
+"""Settings of sources, credentials, and the logic that needs no device: V4L2 modes, GStreamer, multipart."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from agent.errors import SourceError
+from agent.vision.sources import v4l2
+from agent.vision.sources.gstreamer import GStreamerSource, has_gstreamer
+from agent.vision.sources.mjpeg import MAX_PART, MjpegSource, MultipartParser
+from agent.vision.sources.rtsp import RtspSource
+from agent.vision.sources.v4l2 import V4l2Source, configure, device_path
+
+pytestmark = pytest.mark.unit
+
+
+def rtsp(**settings: object) -> Any:
+    return RtspSource.Config.model_validate(settings)
+
+
+def test_credentials_leave_the_address_and_every_text() -> None:
+    config = rtsp(url="rtsp://viewer:p%40ss%2Fw%3Ard@cam.local:8554/main?token=t0ken")
+    assert config.username == "viewer"
+    assert config.secret() == "p@ss/w:rd"
+    assert config.full_url() == "rtsp://viewer:p%40ss%2Fw%3Ard@cam.local:8554/main?token=t0ken"
+    assert config.shown == "rtsp://cam.local:8554/main"
+    texts = f"{config} {config!r} {config.model_dump()} {config.model_dump_json()} {RtspSource(config, 'x')!r}"
+    assert "ss/w" not in texts
+    assert "p%40" not in texts
+    assert "t0ken" not in f"{config!r}"
+
+
+def test_a_wrong_setting_does_not_show_the_address() -> None:
+    with pytest.raises(ValidationError) as caught:
+        rtsp(url="rtsp://viewer:s3cret@cam.local/main", timeout_s=-1, colour="red")
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(ValidationError) as caught:
+        rtsp(url="ftp://viewer:s3cret@cam.local/main")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_password_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p w\n")
+    config = rtsp(url="rtsp://cam/main", username="viewer", password_file=tmp_path / "password")
+    assert config.full_url() == "rtsp://viewer:p%20w@cam/main"
+    (tmp_path / "password").unlink()
+    with pytest.raises(SourceError, match="cannot be read") as caught:
+        config.full_url()
+    assert caught.value.code == "STREAM_AUTH_FAILED"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "rtsp://a:b@cam/main", "username": "c"},
+        {"url": "rtsp://a@cam/main", "password_file": "/dev/null"},
+        {"url": "rtsp://cam/main", "password": "x"},
+        {"url": "http://cam/main"},
+        {"url": "rtsp:///main"},
+        {"url": "rtsp://cam:99999/main"},
+        {"url": "rtsp://cam/main", "unknown": 1},
+    ],
+)
+def test_settings_that_cannot_be_meant(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        rtsp(**settings)
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    config = rtsp(url="rtsp://viewer:x@[fe80::1]:554/main")
+    assert config.full_url() == "rtsp://viewer:x@[fe80::1]:554/main"
+    assert config.shown == "rtsp://[fe80::1]:554/main"
+
+
+def test_tls_is_verified_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
+    assert rtsp(url="rtsps://cam/x").ssl_context().verify_mode == ssl.CERT_REQUIRED
+    assert rtsp(url="rtsps://cam/x", tls_verify=False).ssl_context().verify_mode == ssl.CERT_NONE
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(SourceError, match="holds no CA certificate") as caught:
+        rtsp(url="rtsps://cam/x", ca_file=tmp_path / "ca.pem").ssl_context()
+    assert caught.value.code == "STREAM_TLS_CERTIFICATE"
+    assert rtsp(url="rtsps://cam/x").ca_bundle().is_file()
+
+
+def test_a_camera_is_named_by_index_path_or_stable_name() -> None:
+    assert device_path(2) == Path("/dev/video2")
+    assert device_path("2") == Path("/dev/video2")
+    assert device_path("/dev/video7") == Path("/dev/video7")
+    assert device_path("usb-Cam_123-video-index0") == Path("/dev/v4l/by-id/usb-Cam_123-video-index0")
+
+
+def test_a_missing_camera_is_explained() -> None:
+    with pytest.raises(SourceError) as caught:
+        V4l2Source(V4l2Source.Config(device=63), "door").open()
+    assert caught.value.code == "STREAM_NOT_FOUND"
+    assert "/dev/video63" in str(caught.value)
+    assert "group `video`" in str(caught.value)
+
+
+def test_a_camera_without_permission_names_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "video0").touch()
+    monkeypatch.setattr(v4l2.os, "access", lambda path, mode: False)
+    with pytest.raises(SourceError, match="usermod -aG video") as caught:
+        v4l2.check_device(tmp_path / "video0")
+    assert caught.value.code == "STREAM_AUTH_FAILED"
+
+
+def test_a_file_that_is_no_camera_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "video0").touch()
+    with pytest.raises(SourceError, match="no camera that can be opened"):
+        V4l2Source(V4l2Source.Config(device=str(tmp_path / "video0")), "door").open()
+
+
+class Camera:
+    """Takes settings as a V4L2 driver does: what it cannot do stays as it was."""
+
+    def __init__(self, **fixed: float) -> None:
+        self.fixed = {getattr(cv2, name): value for name, value in fixed.items()}
+        self.values: dict[int, float] = {}
+        self.order: list[int] = []
+
+    def set(self, name: int, value: float) -> bool:
+        self.order.append(name)
+        self.values[name] = self.fixed.get(name, value)
+        return name not in self.fixed
+
+    def get(self, name: int) -> float:
+        return float(self.values.get(name, 0.0))
+
+
+def test_the_pixel_format_is_set_before_size_and_rate() -> None:
+    camera = Camera()
+    assert configure(camera, V4l2Source.Config()) == []
+    assert camera.order == [
+        cv2.CAP_PROP_FOURCC,
+        cv2.CAP_PROP_FRAME_WIDTH,
+        cv2.CAP_PROP_FRAME_HEIGHT,
+        cv2.CAP_PROP_FPS,
+        cv2.CAP_PROP_BUFFERSIZE,
+    ]
+    assert camera.values[cv2.CAP_PROP_BUFFERSIZE] == 1
+
+
+def test_what_the_camera_does_otherwise_is_said() -> None:
+    camera = Camera(CAP_PROP_FRAME_WIDTH=640, CAP_PROP_FPS=15, CAP_PROP_FOURCC=cv2.VideoWriter.fourcc(*"YUYV"))
+    assert configure(camera, V4l2Source.Config()) == [
+        "width 1280 was asked for, the camera gives 640",
+        "rate 30 was asked for, the camera gives 15",
+        "MJPEG was asked for, the camera gives another format",
+    ]
+
+
+def test_without_mjpeg_the_camera_keeps_its_format() -> None:
+    camera = Camera()
+    assert configure(camera, V4l2Source.Config(mjpeg=False)) == []
+    assert cv2.CAP_PROP_FOURCC not in camera.order
+
+
+def test_gstreamer_is_read_from_the_build_information() -> None:
+    assert has_gstreamer("  Video I/O:\n    FFMPEG:    YES\n    GStreamer:                   YES (1.20.3)\n")
+    assert not has_gstreamer("  Video I/O:\n    GStreamer:                   NO\n")
+    assert not has_gstreamer("")
+
+
+def test_a_build_without_gstreamer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   NO\n")
+    source = GStreamerSource(GStreamerSource.Config(csi={}), "csi")
+    with pytest.raises(SourceError, match="python3-opencv") as caught:
+        source.open()
+    assert caught.value.code == "STREAM_LIBRARY_MISSING"
+
+
+def test_csi_writes_the_documented_pipeline() -> None:
+    config = GStreamerSource.Config.model_validate({"csi": {"sensor_id": 1, "width": 1920, "height": 1080, "rate": 60}})
+    assert config.text == (
+        "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM),width=1920,height=1080,format=NV12,framerate=60/1 "
+        "! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1 sync=false"
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pipeline": "videotestsrc ! appsink", "csi": {}},
+        {"pipeline": "videotestsrc ! fakesink"},
+        {"pipeline": "appsink ! videotestsrc"},
+    ],
+)
+def test_gstreamer_settings_that_cannot_work(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        GStreamerSource.Config.model_validate(settings)
+
+
+def test_a_pipeline_may_hold_a_password_so_its_repr_is_hidden() -> None:
+    config = GStreamerSource.Config(pipeline="rtspsrc location=rtsp://x user-pw=s3cret ! decodebin ! appsink drop=1")
+    assert "s3cret" not in repr(config)
+
+
+PARTS = [b"one", b"\r\n--edge\r\n"[:7] + b"tricky", bytes(range(256)) * 3]
+
+
+def stream(parts: list[bytes], length: bool) -> bytes:
+    text = b"--edge\r\n"
+    for part in parts:
+        head = b"Content-Type: image/jpeg\r\n" + (b"content-length: %d\r\n" % len(part) if length else b"")
+        text += head + b"\r\n" + part + b"\r\n--edge\r\n"
+    return text
+
+
+@given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=60), length=st.booleans())
+def test_multipart_is_read_however_it_is_cut(cuts: list[int], length: bool) -> None:
+    data, parser, found, start = stream(PARTS, length), MultipartParser("edge"), [], 0
+    for cut in cuts:
+        found += parser.feed(data[start : start + cut])
+        start += cut
+    found += parser.feed(data[start:])
+    assert found == PARTS
+
+
+def test_some_cameras_repeat_the_dashes_in_the_boundary() -> None:
+    assert MultipartParser("--edge").feed(stream([b"one"], True)) == [b"one"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<html>" * 5000, b"--edge\r\nContent-Length: 999999999\r\n\r\n", b"--edge\r\n\r\n" + bytes(MAX_PART + 1)],
+)
+def test_multipart_that_grows_beyond_measure_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"multipart|longer"):
+        MultipartParser("edge").feed(data)
+
+
+def test_mjpeg_takes_http_only() -> None:
+    with pytest.raises(ValidationError, match="must be http://host/path"):
+        MjpegSource.Config(url="rtsp://cam/x")
