@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvicorn
@@ -37,26 +38,35 @@ def problem_response(
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
-def on_http_error(_request: Request, error: Exception) -> Response:
-    """Exception handler: HTTPException and Problem."""
-    assert isinstance(error, HTTPException)
+def error_response(error: HTTPException) -> Response:
+    """The answer that an HTTPException or a Problem stands for."""
     if isinstance(error, Problem):
         detail = error.detail if error.detail != error.title else ""
         return problem_response(error.status_code, error.title, detail, dict(error.headers or {}), error.members)
     return problem_response(error.status_code, error.detail, headers=dict(error.headers or {}))
 
 
-def on_own_error(_request: Request, error: Exception) -> Response:
+async def on_http_error(_request: Request, error: Exception) -> Response:
+    """Exception handler: HTTPException and Problem."""
+    assert isinstance(error, HTTPException)
+    return error_response(error)
+
+
+async def on_own_error(_request: Request, error: Exception) -> Response:
     """Exception handler: AlmenaError, whose message is meant for users."""
     return problem_response(422, "The request cannot be carried out", str(error))
 
 
-def on_crash(_request: Request, _error: Exception) -> Response:
+async def on_crash(_request: Request, _error: Exception) -> Response:
     """Exception handler: a bug. The server logs the trace; the caller learns only that it happened."""
     return problem_response(500, "Internal error", "The agent's log has the details.")
 
 
-HANDLERS = {HTTPException: on_http_error, AlmenaError: on_own_error, Exception: on_crash}
+HANDLERS: dict[Any, Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    HTTPException: on_http_error,
+    AlmenaError: on_own_error,
+    Exception: on_crash,
+}
 
 
 class ThreadedServer:
@@ -64,7 +74,7 @@ class ThreadedServer:
 
     def __init__(self, app: ASGIApp, listener: socket.socket, name: str, **options: Any) -> None:
         config = uvicorn.Config(
-            app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
             log_level="warning", timeout_graceful_shutdown=2, **options,
         )  # fmt: skip
         config.load()

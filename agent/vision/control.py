@@ -45,9 +45,9 @@ class Faces(Protocol):
         """`{"accepted": bool, "reasons": [...], …}`."""
         ...
 
-    def change(self, identity: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Any of `name`, `consent`, `expires_at`."""
-        ...
+    def pictures(self, identity: str) -> Sequence[bytes]: ...
+
+    def rename(self, identity: str, name: str) -> Mapping[str, Any]: ...
 
     def erase(self, identity: str) -> None: ...
 
@@ -120,9 +120,10 @@ class _Api:
             Route("/reload", self.reload, methods=post),
             Route("/identities", self.identities, methods=get),
             Route("/identities", self.create_identity, methods=post),
-            Route("/identities/{identity}", self.change_identity, methods=["PATCH"]),
+            Route("/identities/{identity}", self.rename_identity, methods=["PATCH"]),
             Route("/identities/{identity}", self.erase_identity, methods=erase),
             Route("/identities/{identity}/images", self.add_image, methods=post),
+            Route("/identities/{identity}/images/{index:int}", self.image, methods=get),
             Route("/clusters", self.clusters, methods=get),
             Route("/clusters/{cluster}/name", self.name_cluster, methods=post),
             Route("/clusters/{cluster}", self.erase_cluster, methods=erase),
@@ -187,10 +188,17 @@ class _Api:
         name, consent, expires_at = _person(await _json(request))
         return JSONResponse(await run_in_threadpool(self._vision.faces.create, name, consent, expires_at), 201)
 
-    async def change_identity(self, request: Request) -> Response:
-        changes = await _json(request)
+    async def rename_identity(self, request: Request) -> Response:
+        name, _, _ = _person(await _json(request))
         identity = request.path_params["identity"]
-        return JSONResponse(await run_in_threadpool(_known, identity, "identity", lambda key: self._vision.faces.change(key, changes)))
+        return JSONResponse(await run_in_threadpool(_known, identity, "identity", lambda key: self._vision.faces.rename(key, name)))
+
+    def image(self, request: Request) -> Response:
+        pictures = _known(request.path_params["identity"], "identity", self._vision.faces.pictures)
+        index = request.path_params["index"]
+        if index >= len(pictures):
+            raise Problem(404, "No such picture", f"there are {len(pictures)}, counted from 0")
+        return Response(pictures[index], media_type="image/jpeg")
 
     def erase_identity(self, request: Request) -> Response:
         _known(request.path_params["identity"], "identity", self._vision.faces.erase)

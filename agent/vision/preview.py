@@ -99,7 +99,7 @@ class Preview:
         scale = min(1.0, self._max_width / image.shape[1])
         if scale < 1.0:
             size = (self._max_width, max(1, round(image.shape[0] * scale)))
-            canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            canvas: Any = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         else:
             canvas = image.copy()
         text = _writer(cv2)

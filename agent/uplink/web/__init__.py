@@ -1,1 +1,1 @@
-"""The local page and REST."""
+"""The local page, its REST interface, Prometheus metrics and health."""

@@ -1,0 +1,58 @@
+"""What the page needs of the rest of the uplink process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.settings import Settings
+
+
+class History(Protocol):
+    """The side of the outbox that the page reads."""
+
+    def history(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        stream: str | None = None,
+        kind: str | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Decoded envelopes, settled ones too, by the time of capture (`until` is excluded)."""
+        ...
+
+    def stats(self) -> Mapping[str, Any]:
+        """Per lane: pending, bytes, oldest_age_s, produced, settled, lost, dead, alarm …"""
+        ...
+
+
+class BrokerStatus(Protocol):
+    """How the connection to the broker is doing."""
+
+    @property
+    def state(self) -> str:
+        """off, connecting, connected, refused or waiting"""
+        ...
+
+    @property
+    def text(self) -> str:
+        """One sentence for people; never holds a secret."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything that is known, for JSON; `state`, `text` and `published` at least."""
+        ...
+
+
+@dataclass(frozen=True)
+class WebContext:
+    """Everything the page is given. `telemetry` returns the newest snapshot of the host, quickly."""
+
+    settings: Settings
+    outbox: History
+    broker: BrokerStatus
+    telemetry: Callable[[], Mapping[str, Any]]

@@ -1,0 +1,127 @@
+"""Prometheus metrics, made from snapshots when somebody scrapes; nothing is counted twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from agent import __version__
+
+STREAM_STATES = ("connecting", "running", "frozen", "covered", "failed", "finished")
+STREAM_COUNTERS = ("captured", "processed", "skipped", "failed")
+LANE_COUNTERS = ("produced", "settled", "lost")
+QUANTILES = re.compile(r"(.+)_p(\d\d)_seconds")
+Samples = Iterable[tuple[dict[str, str], float]]
+
+
+class Snapshot:
+    """One scrape. `streams` is None when the vision process does not answer. A prometheus-client collector."""
+
+    def __init__(
+        self,
+        streams: Sequence[Mapping[str, Any]] | None,
+        figures: Mapping[str, Mapping[str, float]],
+        lanes: Mapping[str, Mapping[str, Any]],
+        broker: Mapping[str, Any],
+        telemetry: Mapping[str, Any],
+    ) -> None:
+        self._streams = streams
+        self._figures = figures
+        self._lanes = lanes
+        self._broker = broker
+        self._system = telemetry.get("system", {})
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric family."""
+        yield _gauge("almena_build_info", "Version of the agent.", [({"version": __version__}, 1)])
+        yield _gauge("almena_vision_up", "1 while the vision process answers.", [({}, self._streams is not None)])
+        yield _gauge("almena_broker_connected", "1 while the broker is connected.", [({}, self._broker["state"] == "connected")])
+        yield _counter("almena_broker_published", "Publishes at QoS 1, repeats included.", [({}, self._broker["published"])])
+        yield from _stream_metrics(self._streams or ())
+        yield from _task_metrics(self._figures)
+        yield from _lane_metrics(self._lanes)
+        yield from _host_metrics(self._system)
+
+    def text(self) -> bytes:
+        """The exposition format, version 0.0.4."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+
+def _stream_metrics(streams: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    states = [({"stream": s["stream"], "state": state}, s["state"] == state) for s in streams for state in STREAM_STATES]
+    yield _gauge("almena_stream_state", "1 for the state that the stream is in.", states)
+    counters = [({"stream": s["stream"], "result": name}, s[name]) for s in streams for name in STREAM_COUNTERS]
+    yield _counter("almena_stream_frames", "Frames since the start, by what became of them.", counters)
+    seen = [({"stream": s["stream"]}, s["last_frame_at"]) for s in streams if s["last_frame_at"]]
+    yield _gauge("almena_stream_last_frame_timestamp_seconds", "When the newest frame was captured, Unix time.", seen)
+    yield _gauge(
+        "almena_stream_reconnects_last_hour", "Reconnects.", [({"stream": s["stream"]}, s["reconnects_last_hour"]) for s in streams]
+    )
+    yield _gauge("almena_stream_stalls_last_hour", "Stalls.", [({"stream": s["stream"]}, s["stalls_last_hour"]) for s in streams])
+
+
+def _task_metrics(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+    """Names are those of `Task.metrics`: `<stage>_p50_seconds` become quantiles, `…_total` counters, the rest gauges."""
+    stages: list[tuple[dict[str, str], float]] = []
+    others: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for stream, found in figures.items():
+        for name, value in found.items():
+            match = QUANTILES.fullmatch(name)
+            if match:
+                stages.append(({"stream": stream, "stage": match[1], "quantile": f"0.{match[2].rstrip('0')}"}, value))
+            else:
+                others.setdefault(name, []).append(({"stream": stream}, value))
+    yield _gauge("almena_stage_seconds", "How long the stages of a stream take, over the newest frames.", stages)
+    for name, values in others.items():
+        family = _counter if name.endswith("_total") else _gauge
+        yield family(f"almena_task_{name.removesuffix('_total')}", f"{name} of the stream's tasks.", values)
+
+
+def _lane_metrics(lanes: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    def values(key: str) -> list[tuple[dict[str, str], float]]:
+        return [({"lane": lane}, stats[key]) for lane, stats in lanes.items() if stats.get(key) is not None]
+
+    yield _gauge("almena_outbox_pending", "Events that are not settled yet.", values("pending"))
+    yield _gauge("almena_outbox_size_bytes", "Size of the unsettled events.", values("bytes"))
+    yield _gauge("almena_outbox_oldest_age_seconds", "Age of the oldest unsettled event.", values("oldest_age_s"))
+    for name in LANE_COUNTERS:
+        yield _counter(f"almena_outbox_{name}", f"Events {name}.", values(name))
+
+
+def _host_metrics(system: Mapping[str, Any]) -> Iterator[Metric]:
+    """The newest telemetry of the host. What could not be read is absent."""
+    if "cpu_percent" in system:
+        yield _gauge("almena_host_cpu_ratio", "Use of all processor cores, 0 to 1.", [({}, system["cpu_percent"] / 100)])
+    if "uptime_s" in system:
+        yield _gauge("almena_host_uptime_seconds", "Time since the boot.", [({}, system["uptime_s"])])
+    for part, name in (("memory", "total"), ("memory", "available"), ("disk", "total"), ("disk", "free")):
+        if part in system:
+            yield _gauge(f"almena_host_{part}_{name}_bytes", f"{part.capitalize()}, {name}.", [({}, system[part][f"{name}_bytes"])])
+    for direction, value in system.get("network", {}).items():
+        yield _counter(f"almena_host_network_{direction}", f"Bytes, {direction.removesuffix('_bytes')}.", [({}, value)])
+    warm = [({"sensor": sensor}, value) for sensor, value in system.get("temperatures_c", {}).items()]
+    yield _gauge("almena_host_temperature_celsius", "Temperature.", warm)
+    sizes = [({"process": name}, values["rss_bytes"]) for name, values in system.get("processes", {}).items() if "rss_bytes" in values]
+    yield _gauge("almena_process_resident_memory_bytes", "Resident memory of the agent's processes.", sizes)
+
+
+def _gauge(name: str, text: str, values: Samples) -> Metric:
+    return _filled(GaugeMetricFamily, name, text, values)
+
+
+def _counter(name: str, text: str, values: Samples) -> Metric:
+    return _filled(CounterMetricFamily, name, text, values)
+
+
+def _filled(family: Any, name: str, text: str, values: Samples) -> Metric:
+    samples = list(values)
+    metric: Metric = family(name, text, labels=list(samples[0][0]) if samples else [])
+    for labels, value in samples:
+        metric.add_metric(list(labels.values()), float(value))  # type: ignore[attr-defined]
+    return metric

@@ -1,0 +1,122 @@
+"""Events: a page of them, as CSV, and as they happen."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response, StreamingResponse
+
+from agent.serving import Problem
+from agent.uplink.web.context import History
+from agent.uplink.web.feed import EventFeed
+from agent.uplink.web.models import EventPage
+
+CSV_PAGE = 500
+SAME_MOMENT = 200
+"""Events that may share one moment without the cursor losing its place."""
+COLUMNS = ("type", "track", "name", "identity", "cluster", "decision", "score", "distance", "threshold", "started_at", "ended_at", "reason")
+
+Since = Annotated[float | None, Query(description="Captured at this Unix time or later, seconds.")]
+Until = Annotated[float | None, Query(description="Captured before this Unix time, seconds.")]
+Stream = Annotated[str | None, Query(description="Only this stream.")]
+Kind = Annotated[str | None, Query(description="Only this kind, for example `face`.")]
+
+
+def events_router(outbox: History, feed: EventFeed, stopping: Callable[[], bool]) -> APIRouter:
+    """Routes under /api/1 that read the local history."""
+    router = APIRouter(prefix="/api/1", tags=["events"])
+
+    @router.get("/events")
+    def events(
+        since: Since = None,
+        until: Until = None,
+        stream: Stream = None,
+        kind: Kind = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    ) -> EventPage:
+        """Events of this device, newest first, settled ones too."""
+        return _page(outbox, since, until, stream, kind, limit, cursor)
+
+    @router.get("/events.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}})
+    def events_csv(since: Since = None, until: Until = None, stream: Stream = None, kind: Kind = None) -> Response:
+        """The same as comma-separated values (RFC 4180), all pages."""
+
+        def pages() -> Iterator[str]:
+            yield _csv([("id", "captured_at", "stream", "kind", *COLUMNS, "data")])
+            cursor = None
+            while True:
+                page = _page(outbox, since, until, stream, kind, CSV_PAGE, cursor)
+                yield _csv(_row(event) for event in page.events)
+                cursor = page.next
+                if cursor is None:
+                    return
+
+        headers = {"Content-Disposition": 'attachment; filename="events.csv"'}
+        return StreamingResponse(pages(), media_type="text/csv; charset=utf-8", headers=headers)
+
+    @router.get("/events/live", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
+    async def live(last_event_id: Annotated[str | None, Header()] = None) -> Response:
+        """Events as they happen, as Server-Sent Events whose ids are the events' ids. `ready` comes first: from then on none is missed."""
+
+        async def lines() -> AsyncIterator[str]:
+            listening = feed.listen(last_event_id)
+            quiet = "retry: 1000\nevent: ready\ndata: {}\n\n"
+            try:
+                async for event in listening:
+                    if stopping():
+                        return
+                    yield quiet if event is None else f"id: {event['id']}\ndata: {json.dumps(event)}\n\n"
+                    quiet = ":\n\n"
+            finally:
+                await listening.aclose()  # type: ignore[attr-defined]
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    return router
+
+
+def _page(
+    outbox: History, since: float | None, until: float | None, stream: str | None, kind: str | None, limit: int, cursor: str | None
+) -> EventPage:
+    """The cursor is moment and id of the last event shown, so that events which share a moment are neither lost nor shown twice."""
+    last, extra = None, 1
+    if cursor is not None:
+        moment, _, last = cursor.partition("|")
+        extra = SAME_MOMENT
+        try:
+            until = min(math.nextafter(float(moment), math.inf), until if until is not None else float("inf"))
+        except ValueError as error:
+            raise Problem(422, "The cursor is not one of ours", "give `next` of the page before, unchanged") from error
+    found = outbox.history(since=since, until=until, stream=stream, kind=kind, limit=limit + extra, newest_first=True)
+    ids = [event["id"] for event in found]
+    if last in ids:
+        found = found[ids.index(last) + 1 :]
+    shown = found[:limit]
+    more = len(found) > limit
+    return EventPage(events=shown, next=f"{shown[-1]['captured_at']!r}|{shown[-1]['id']}" if more else None)
+
+
+def _row(event: dict[str, Any]) -> tuple[Any, ...]:
+    data = event["data"]
+    captured = datetime.fromtimestamp(event["captured_at"], timezone.utc).isoformat(timespec="milliseconds")
+    columns = (_cell(data.get(name)) for name in COLUMNS)
+    return (event["id"], captured, event["stream"], event["kind"], *columns, json.dumps(data, ensure_ascii=False))
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _csv(rows: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,78 @@
+"""Logging in and out, and the files of the page."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from agent.serving import Problem
+from agent.settings import WebSettings
+from agent.uplink.web.auth import SESSION_S, Login
+from agent.uplink.web.guard import cookie_name, session_token, too_many
+from agent.uplink.web.models import Credentials, ProblemDocument
+
+STATIC = Path(__file__).with_name("static")
+
+
+def login_router(settings: WebSettings, login: Login) -> APIRouter:
+    """Routes under /api/1 that begin and end a session."""
+    router = APIRouter(prefix="/api/1", tags=["login"])
+    cookie = cookie_name(settings)
+
+    @router.post("/login", status_code=204, responses={401: {"model": ProblemDocument}, 429: {"model": ProblemDocument}})
+    async def log_in(credentials: Credentials, request: Request) -> Response:
+        """Begin a session; its token comes as a cookie. After five wrong passwords an address has to wait."""
+        address = request.client.host if request.client else ""
+        wait = login.limit.wait_s(address)
+        if wait > 0:
+            raise too_many(wait)
+        if not await run_in_threadpool(login.check, credentials.username, credentials.password, address):
+            raise Problem(401, "Wrong user or password")
+        answer = Response(status_code=204)
+        answer.set_cookie(
+            cookie, login.open(), max_age=math.floor(SESSION_S), httponly=True, samesite="strict", secure=settings.tls is not None
+        )
+        return answer
+
+    @router.post("/logout", status_code=204)
+    async def log_out(request: Request) -> Response:
+        """End the session."""
+        token = session_token(request.headers, cookie)
+        if token is not None:
+            login.close(token)
+        answer = Response(status_code=204)
+        answer.delete_cookie(cookie, httponly=True, samesite="strict", secure=settings.tls is not None)
+        return answer
+
+    return router
+
+
+def page_router() -> APIRouter:
+    """The page itself, the login form, and the description of the REST interface."""
+    router = APIRouter(include_in_schema=False)
+
+    def page(name: str) -> Response:
+        return FileResponse(STATIC / name, media_type="text/html; charset=utf-8")
+
+    @router.get("/")
+    def index() -> Response:
+        return page("index.html")
+
+    @router.get("/login")
+    def login_form() -> Response:
+        return page("login.html")
+
+    @router.get("/api")
+    def reference() -> Response:
+        return page("reference.html")
+
+    @router.get("/favicon.ico")
+    def icon() -> Response:
+        return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+    return router

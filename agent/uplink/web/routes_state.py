@@ -1,0 +1,134 @@
+"""How the device is doing: streams and their pictures, engines, outbox, health, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from agent import __version__
+from agent.errors import AlmenaError
+from agent.serving import Problem
+from agent.uplink.web.context import WebContext
+from agent.uplink.web.models import Connection, Health, ProblemDocument
+from agent.uplink.web.prometheus import Snapshot
+from agent.uplink.web.routes_faces import JPEG
+from agent.uplink.web.vision import VisionClient
+
+
+def state_router(context: WebContext, vision: VisionClient) -> APIRouter:
+    """Routes under /api/1 that describe the device."""
+    router = APIRouter(prefix="/api/1", tags=["state"], responses={503: {"model": ProblemDocument}})
+    started_at = time.time()
+
+    @router.get("/health")
+    async def health() -> Health:
+        """The device at a glance. Answers also while the vision process is down."""
+        return Health(
+            device=context.settings.device.name,
+            version=__version__,
+            started_at=started_at,
+            login=context.settings.web.login is not None,
+            vision=await _vision_state(vision),
+            broker=Connection(state=context.broker.state, detail=context.broker.text),
+        )
+
+    @router.get("/streams")
+    async def streams() -> Response:
+        """Health of every stream: state, stable error code, rates per second."""
+        return await vision.forward("GET", "/streams")
+
+    @router.get("/streams/{stream}/annotations")
+    async def annotations(stream: str) -> Response:
+        """What is seen right now: boxes in pixels of the frame, labels, scores."""
+        return await vision.forward("GET", f"/streams/{quote(stream, '')}/annotations")
+
+    @router.get("/streams/{stream}/live.mjpg", response_class=Response)
+    async def live(stream: str) -> Response:
+        """The live picture with boxes and names, as Motion JPEG."""
+        return await vision.stream(f"/streams/{quote(stream, '')}/live.mjpg")
+
+    @router.get("/streams/{stream}/snapshot.jpg", response_class=Response, responses=JPEG)
+    async def snapshot(stream: str) -> Response:
+        """The newest frame, in full size, with nothing drawn on it."""
+        return await vision.forward("GET", f"/streams/{quote(stream, '')}/snapshot.jpg")
+
+    @router.get("/engines")
+    async def engines() -> Response:
+        """The engines in use with their passports, and why each was chosen."""
+        return await vision.forward("GET", "/engines")
+
+    @router.get("/performance")
+    async def performance() -> Response:
+        """Counters and latencies of each stream's stages."""
+        return await vision.forward("GET", "/metrics")
+
+    @router.get("/outbox")
+    def outbox() -> Response:
+        """Depth, age and losses of each lane, and how the broker is doing."""
+        return JSONResponse({"lanes": context.outbox.stats(), "broker": context.broker.as_dict()})
+
+    @router.get("/telemetry")
+    def telemetry() -> Response:
+        """The newest telemetry of the host."""
+        return JSONResponse(dict(context.telemetry()))
+
+    @router.post("/config/reload", responses={201: {"description": "The settings had changed."}, 422: {"model": ProblemDocument}})
+    async def reload() -> Response:
+        """Read the settings file again. A file with errors changes nothing, and the answer says where they are."""
+        return await vision.forward("POST", "/reload")
+
+    return router
+
+
+def probes_router(context: WebContext, vision: VisionClient) -> APIRouter:
+    """What monitoring asks: /healthz, /readyz, /metrics."""
+    router = APIRouter(tags=["monitoring"])
+
+    @router.get("/healthz")
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @router.get("/readyz", responses={503: {"model": ProblemDocument}})
+    async def ready() -> dict[str, str]:
+        """Vision answers and the outbox can be read."""
+        state = await _vision_state(vision)
+        if state.state != "running":
+            raise Problem(503, "Not ready", state.detail)
+        try:
+            await run_in_threadpool(context.outbox.stats)
+        except AlmenaError as error:
+            raise Problem(503, "Not ready", str(error)) from error
+        return {"status": "ready"}
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        streams = await _or_none(lambda: vision.get("/streams"))
+        figures = await _or_none(lambda: vision.get("/metrics")) or {}
+        lanes = await run_in_threadpool(context.outbox.stats)
+        scrape = Snapshot(streams, figures, lanes, context.broker.as_dict(), context.telemetry())
+        return Response(scrape.text(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+async def _vision_state(vision: VisionClient) -> Connection:
+    try:
+        await vision.get("/health")
+    except Problem as problem:
+        return Connection(state="down", detail=problem.detail)
+    return Connection(state="running")
+
+
+async def _or_none(ask: Callable[[], Any]) -> Any:
+    try:
+        return await ask()
+    except Problem:
+        return None

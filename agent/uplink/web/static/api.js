@@ -1,0 +1,42 @@
+// Requests to this device. Errors carry the sentence of the problem document.
+
+export class ApiError extends Error {
+  constructor(status, problem) {
+    super([problem.title, problem.detail].filter(Boolean).join(": "));
+    this.status = status;
+    this.problem = problem;
+  }
+}
+
+export async function call(method, path, body) {
+  const options = { method, headers: {} };
+  if (body instanceof FormData) options.body = body;
+  else if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers["Content-Type"] = "application/json";
+  }
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw new ApiError(0, { title: "The device does not answer" });
+  }
+  if (answer.status === 401) location.assign("/login");
+  if (!answer.ok) {
+    const problem = await answer.json().catch(() => ({ title: `Error ${answer.status}` }));
+    throw new ApiError(answer.status, problem);
+  }
+  if (answer.status === 204) return null;
+  return answer.headers.get("Content-Type")?.includes("json") ? answer.json() : answer.blob();
+}
+
+export const get = (path) => call("GET", `/api/1/${path}`);
+export const post = (path, body) => call("POST", `/api/1/${path}`, body);
+export const patch = (path, body) => call("PATCH", `/api/1/${path}`, body);
+export const erase = (path) => call("DELETE", `/api/1/${path}`);
+
+export function upload(path, picture) {
+  const form = new FormData();
+  form.append("file", picture, picture.name ?? "picture.jpg");
+  return post(path, form);
+}

@@ -1,0 +1,128 @@
+// The list of events: sentences for people, newest first, growing as things happen.
+
+import { get } from "./api.js";
+import { byId, clock, h, pill, span } from "./dom.js";
+
+const SHOWN = 500;
+const shown = new Set();
+let next = null;
+let source = null;
+let arrived = []; // while a page is on its way
+
+const filters = () => ({ stream: byId("filter-stream").value, kind: byId("filter-kind").value });
+
+function query(extra = {}) {
+  const given = Object.entries({ ...filters(), ...extra }).filter(([, value]) => value);
+  return new URLSearchParams(given).toString();
+}
+
+export function start() {
+  for (const id of ["filter-stream", "filter-kind"]) byId(id).addEventListener("change", reload);
+  byId("older").addEventListener("click", older);
+  listen();
+}
+
+function listen() {
+  source = new EventSource("/api/1/events/live");
+  source.addEventListener("ready", () => {
+    pill(byId("feed-state"), "live", "good");
+    reload();
+  });
+  source.addEventListener("error", () => {
+    pill(byId("feed-state"), "reconnecting", "warn");
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+  });
+  source.addEventListener("message", (message) => {
+    const event = JSON.parse(message.data);
+    const { stream, kind } = filters();
+    if ((stream && event.stream !== stream) || (kind && event.kind !== kind)) return;
+    arrived.push(event);
+    add(event, true);
+  });
+}
+
+async function reload() {
+  byId("csv").href = `/api/1/events.csv?${query()}`;
+  arrived = [];
+  try {
+    const page = await get(`events?${query({ limit: 50 })}`);
+    byId("events").replaceChildren();
+    shown.clear();
+    page.events.forEach((event) => add(event, false));
+    arrived.forEach((event) => add(event, true));
+    arrived = [];
+    follow(page.next);
+  } catch (error) {
+    byId("events-empty").hidden = false;
+    byId("events-empty").textContent = `${error.message}.`;
+  }
+}
+
+async function older() {
+  const page = await get(`events?${query({ limit: 50, cursor: next })}`);
+  page.events.forEach((event) => add(event, false));
+  follow(page.next);
+}
+
+function follow(cursor) {
+  next = cursor;
+  byId("older").hidden = cursor === null;
+  byId("events-empty").hidden = shown.size > 0;
+}
+
+function add(event, fresh) {
+  if (shown.has(event.id)) return;
+  shown.add(event.id);
+  offer(byId("filter-stream"), event.stream);
+  offer(byId("filter-kind"), event.kind);
+  const list = byId("events");
+  const item = row(event);
+  if (fresh) {
+    item.classList.add("fresh");
+    list.prepend(item);
+    byId("events-empty").hidden = true;
+    while (list.children.length > SHOWN) list.lastElementChild.remove();
+  } else {
+    list.append(item);
+  }
+}
+
+function offer(select, value) {
+  if (![...select.options].some((option) => option.value === value)) select.append(h("option", value));
+}
+
+function row(event) {
+  const { text, who, kind } = sentence(event);
+  return h(`li.${kind}`,
+    h("span.dot", { "aria-hidden": "true" }),
+    h("div", h("p", who && h("strong", who), who && " ", text), h("p.meta", h("time", clock(event.captured_at)), facts(event))));
+}
+
+function facts({ kind, data, clock: source_ }) {
+  const parts = [];
+  if (kind === "face" && data.distance !== null && data.distance !== undefined) parts.push(`distance ${data.distance.toFixed(2)} (limit ${data.threshold.toFixed(2)})`);
+  if (kind === "face" && data.score) parts.push(`face ${Math.round(data.score * 100)} %`);
+  if (source_ === "unsynced") parts.push("clock not set");
+  return parts.map((part) => ` · ${part}`);
+}
+
+export function sentence(event) {
+  if (event.kind === "face") return face(event);
+  if (event.kind === "stream") return stream(event);
+  return { who: "", text: `${event.kind} at ${event.stream}: ${JSON.stringify(event.data)}`, kind: "other" };
+}
+
+function face({ stream: place, data }) {
+  const who = data.name ?? (data.decision === "unknown" ? ["Unknown", data.cluster].filter(Boolean).join(" ") : "Somebody");
+  const kind = data.name ? "known" : "unknown";
+  const known = { known: "was recognised", unknown: "is not known here", undecided: "is still being looked at" }[data.decision];
+  const stay = data.ended_at ? ` after ${span(data.ended_at - data.started_at)}` : "";
+  const why = data.reason && data.reason !== "left" ? ` (${data.reason})` : "";
+  const text = { new: `arrived at ${place}`, update: `${known} at ${place}`, end: `left ${place}${stay}${why}` }[data.type];
+  return { who, text: text ?? data.type, kind: data.type === "end" ? `${kind}.gone` : kind };
+}
+
+function stream({ stream: place, data }) {
+  const text = [`is ${data.state}`, data.code && `(${data.code})`, data.detail && `– ${data.detail}`].filter(Boolean).join(" ");
+  return { who: place, text, kind: data.state === "running" || data.state === "finished" ? "fine" : "trouble" };
+}

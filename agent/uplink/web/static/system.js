@@ -1,0 +1,92 @@
+// How the device is doing: streams, engines, outbox, host.
+
+import { get } from "./api.js";
+import { ago, byId, bytes, clock, h, span } from "./dom.js";
+import { STATE } from "./live.js";
+
+const REFRESH_MS = 3000;
+let timer = null;
+
+export function awake(on) {
+  clearInterval(timer);
+  if (on) {
+    refresh();
+    timer = setInterval(refresh, REFRESH_MS);
+  }
+}
+
+async function refresh() {
+  await Promise.all([fill("health", "streams", streams), fill("engines", "engines", engines), fill("outbox", "outbox", outbox), fill("host", "telemetry", host)]);
+}
+
+async function fill(id, path, draw) {
+  try {
+    byId(id).replaceChildren(...[draw(await get(path))].flat());
+  } catch (error) {
+    byId(id).replaceChildren(h("p.empty", `${error.message}.`));
+  }
+}
+
+function table(head, rows) {
+  return h("div.card.scroll", h("table",
+    h("thead", h("tr", head.map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", rows.map(([first, ...rest]) => h("tr", h("th", { scope: "row" }, first), rest.map((cell) => h("td", cell)))))));
+}
+
+function streams(list) {
+  if (list.length === 0) return h("p.empty", "No stream is configured.");
+  const rate = (value) => value.toFixed(1);
+  return table(["Stream", "State", "Captured/s", "Processed/s", "Skipped/s", "Picture", "Failed", "Reconnects (1 h)", "Stalls (1 h)", "Last frame"],
+    list.map((s) => [
+      s.stream,
+      [h(`span.pill.${STATE[s.state] || "plain"}`, s.state), s.code && h("div.meta", s.code), s.detail && h("div.meta", s.detail)],
+      rate(s.captured_per_second) + (s.expected_per_second ? ` of ${rate(s.expected_per_second)}` : ""),
+      rate(s.processed_per_second), rate(s.skipped_per_second),
+      [s.width ? `${s.width}×${s.height}` : "–", h("div.meta", s.quality)],
+      s.failed, s.reconnects_last_hour, s.stalls_last_hour,
+      s.last_frame_at ? ago(s.last_frame_at) : "never",
+    ]));
+}
+
+const LABELS = { model: "Model", backend: "Backend", precision: "Precision", why: "Why", reason: "Why", parity: "Parity", device: "Device", latency: "Latency", throughput: "Throughput" };
+
+function engines(list) {
+  if (list.length === 0) return h("p.empty", "No engine is loaded yet.");
+  return list.map((engine) => h("article.card", h("h3", engine.model ?? engine.name ?? "engine"),
+    h("p.chips", [engine.backend, engine.precision].filter(Boolean).map((text) => h("span.pill.plain", text))), facts(engine, ["model", "backend", "precision"])));
+}
+
+function facts(record, without = []) {
+  const rows = Object.entries(record).filter(([key, value]) => !without.includes(key) && value !== null && value !== "");
+  return h("dl", rows.map(([key, value]) => [h("dt", LABELS[key] ?? words(key)), h("dd", text(key, value))]));
+}
+
+const words = (key) => key.replace(/_(bytes|percent|s|c)$/, "").replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());
+
+function text(key, value) {
+  if (Array.isArray(value)) return value.map((item) => text(key, item)).join(", ");
+  if (value !== null && typeof value === "object") return Object.entries(value).map(([name, inner]) => `${words(name)} ${text(name, inner)}`).join(" · ");
+  if (key.endsWith("_bytes")) return bytes(value);
+  if (key.endsWith("_percent")) return `${value.toFixed(0)} %`;
+  if (key.endsWith("_at") && typeof value === "number") return clock(value);
+  if (key.endsWith("_s") && typeof value === "number") return span(value);
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return Number.isInteger(value) ? value.toLocaleString() : Number(value.toPrecision(4)).toString();
+  return /^[0-9a-f]{40,}$/.test(value) ? `${value.slice(0, 12)}…` : String(value);
+}
+
+function outbox({ lanes, broker }) {
+  const rows = Object.entries(lanes).map(([lane, s]) => [lane, s.pending, bytes(s.bytes ?? 0), s.oldest_age_s ? span(s.oldest_age_s) : "–", s.produced, s.settled,
+    s.lost ? h("span.pill.bad", s.lost) : 0, s.alarm || "–"]);
+  return [h("p.hint", broker.text), table(["Lane", "Waiting", "Size", "Oldest", "Produced", "Settled", "Lost", "Alarm"], rows)];
+}
+
+function host({ system, jetson, missing }) {
+  if (!system) return h("p.empty", "The first telemetry is not there yet.");
+  const groups = Object.entries({ ...system, ...jetson });
+  const isGroup = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+  const plain = Object.fromEntries(groups.filter(([, value]) => !isGroup(value)));
+  const cards = groups.filter(([, value]) => isGroup(value)).map(([key, value]) => h("article.card", h("h3", words(key)), facts(value)));
+  const gaps = Object.entries(missing ?? {}).map(([key, why]) => h("p.meta", `${words(key.split(".").pop())}: ${why}`));
+  return [h("article.card", h("h3", "Host"), facts(plain)), ...cards, gaps.length && h("article.card", h("h3", "Not measured"), gaps)].filter(Boolean);
+}

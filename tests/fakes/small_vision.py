@@ -1,0 +1,156 @@
+"""A vision process in small: real control API and previews over frames that are drawn here, and people kept in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.datatypes import Annotation, Frame, StreamHealth
+from agent.errors import AlmenaError
+from agent.settings import Settings
+from agent.vision.preview import Preview
+
+
+def frame(index: int, stream: str = "door", width: int = 640, height: int = 360) -> Frame:
+    """A gradient with a bright square that moves with `index`."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.linspace(40, 110, width, dtype=np.uint8)
+    image[..., 1] = np.linspace(60, 120, height, dtype=np.uint8)[:, None]
+    left = 60 + index * 4 % (width - 200)
+    image[110:230, left : left + 100] = (150, 180, 215)
+    return Frame(image, stream, index, time.time(), time.monotonic_ns())
+
+
+class SmallPeople:
+    """Keeps identities in memory. A picture is taken unless its bytes are few."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
+        self.images: dict[str, list[bytes]] = {}
+        self.unknown: dict[str, dict[str, Any]] = {}
+
+    def identities(self) -> Sequence[Mapping[str, Any]]:
+        return sorted(self.records.values(), key=lambda record: record["name"])
+
+    def create(self, name: str, consent: str, expires_at: float | None) -> Mapping[str, Any]:
+        if any(record["name"] == name for record in self.records.values()):
+            raise AlmenaError(f"the name {name!r} is taken")
+        identity = f"p-{len(self.records) + 1:012x}"
+        self.images[identity] = []
+        self.records[identity] = {
+            "id": identity, "name": name, "consent": consent, "created_at": time.time(), "expires_at": expires_at,
+            "pictures": 0, "templates": 0, "needs_pictures": False,
+        }  # fmt: skip
+        return self.records[identity]
+
+    def add_image(self, identity: str, picture: bytes) -> Mapping[str, Any]:
+        record = self.records[identity]
+        if len(picture) < 1000:
+            return {"accepted": False, "reasons": ["no face was found"]}
+        self.images[identity].append(picture)
+        record["pictures"] = record["templates"] = len(self.images[identity])
+        return {"accepted": True, "identity": record, "warnings": []}
+
+    def pictures(self, identity: str) -> Sequence[bytes]:
+        return self.images[identity]
+
+    def rename(self, identity: str, name: str) -> Mapping[str, Any]:
+        self.records[identity]["name"] = name
+        return self.records[identity]
+
+    def erase(self, identity: str) -> None:
+        del self.records[identity]
+
+    def clusters(self) -> Sequence[Mapping[str, Any]]:
+        return list(self.unknown.values())
+
+    def name_cluster(self, cluster: str, name: str, consent: str, expires_at: float | None) -> Mapping[str, Any]:
+        del self.unknown[cluster]
+        return self.create(name, consent, expires_at)
+
+    def erase_cluster(self, cluster: str) -> None:
+        del self.unknown[cluster]
+
+    def recognise(self, picture: bytes) -> Sequence[Mapping[str, Any]]:
+        box = {"x_min": 10.0, "y_min": 20.0, "x_max": 90.0, "y_max": 120.0, "score": 0.98}
+        name = next(iter(self.records.values()))["name"] if self.records else None
+        return [{"box": box, "name": name, "distance": 0.31, "threshold": 0.5}]
+
+
+class SmallVision:
+    """Streams of moving squares at 25 frames a second while it is `running`."""
+
+    def __init__(self, state_dir: Path, streams: Sequence[str] = ("door",)) -> None:
+        self.settings = Settings(state_dir=state_dir)
+        self.faces = SmallPeople()
+        self.reloads = 0
+        self._previews = {name: Preview(name, 10.0, 960) for name in streams}
+        self._stopping = threading.Event()
+        self._index = 0
+        self._thread = threading.Thread(target=self._draw, daemon=True)
+
+    def __enter__(self) -> SmallVision:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _draw(self) -> None:
+        while not self._stopping.wait(0.04):
+            self._index += 1
+            for name, preview in self._previews.items():
+                preview.offer(frame(self._index, name), self.annotations(name))
+
+    def streams(self) -> list[StreamHealth]:
+        return [
+            StreamHealth(
+                name,
+                "running",
+                captured=self._index,
+                processed=self._index,
+                captured_per_second=25.0,
+                processed_per_second=24.6,
+                skipped_per_second=0.4,
+                expected_per_second=25.0,
+                quality="excellent",
+                width=640,
+                height=360,
+                last_frame_at=time.time(),
+            )
+            for name in self._previews
+        ]
+
+    def preview(self, stream: str) -> Preview:
+        return self._previews[stream]
+
+    def annotations(self, stream: str) -> Sequence[Annotation]:
+        if stream not in self._previews:
+            raise KeyError(stream)
+        left = 60 + self._index * 4 % 440
+        return [Annotation((left, 110, left + 100, 230), "Zoë Ångström", 0.98, known=True, track="t1")]
+
+    def engines(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "model": "centerface",
+                "backend": "openvino",
+                "precision": "bf16",
+                "why": "fastest of 4 that passed parity",
+                "parity_db": 49.5,
+            },
+            {"model": "dlib-resnet", "backend": "openvino", "precision": "fp32", "why": "bf16 failed parity", "parity_db": 92.0},
+        ]
+
+    def metrics(self) -> dict[str, Any]:
+        return {name: {"infer_p50_seconds": 0.012, "frames_total": float(self._index)} for name in self._previews}
+
+    def reload(self) -> bool:
+        self.reloads += 1
+        return self.reloads == 1
