@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,15 @@ class Gallery:
         self.clusters.erase(cluster)
         return identity
 
-    def rename(self, identity: str, name: str) -> Identity:
-        """Raises UnknownIdentityError, or GalleryError if the name is taken or empty."""
-        name = _checked(name)
+    def change(self, identity: str, **changes: Any) -> Identity:
+        """Other values for any of `name`, `consent` and `expires_at`. Raises UnknownIdentityError, GalleryError for a bad or taken name."""
         with self._store.lock, self._store.write():
-            known = self.get(identity)
-            self._require_free(name, but=identity)
-            record = self._store.seal_json({"name": name, "consent": known.consent}, f"identity {identity}")
-            self._store.execute("UPDATE identities SET record = ? WHERE id = ?", record, identity)
+            known = replace(self.get(identity), **changes)
+            if "name" in changes:
+                known = replace(known, name=_checked(known.name))
+                self._require_free(known.name, but=identity)
+            record = self._store.seal_json({"name": known.name, "consent": known.consent}, f"identity {identity}")
+            self._store.execute("UPDATE identities SET record = ?, expires_at = ? WHERE id = ?", record, known.expires_at, identity)
         return self._changed(identity, ())
 
     def identities(self) -> list[Identity]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,17 +29,9 @@ class OperatingPoint:
     stranger: float
 
     @staticmethod
-    def of(thresholds: Mapping[str, float]) -> OperatingPoint:
-        """From a card's thresholds; those that it does not name follow from `verify`."""
-        verify = thresholds["verify"]
-        return OperatingPoint(
-            verify=verify,
-            identify=thresholds.get("identify", 0.92 * verify),
-            margin=thresholds.get("margin", 0.07 * verify),
-            strong=thresholds.get("strong", 0.75 * verify),
-            cluster=thresholds.get("cluster", 0.83 * verify),
-            stranger=thresholds.get("stranger", 1.25 * verify),
-        )
+    def of(verify: float, identify: float) -> OperatingPoint:
+        """From a card's thresholds; the others follow from `verify`, in the proportions that were measured with the default embedder."""
+        return OperatingPoint(verify, identify, 0.07 * verify, 0.75 * verify, 0.83 * verify, 1.25 * verify)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +201,11 @@ def geometry(boxes: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDAr
 
 SHARP = 60.0
 """Variance of the Laplacian of a 150-pixel chip, above which more sharpness does not matter."""
+
+
+def sharp_share(chip: NDArray[np.uint8]) -> float:
+    """Sharpness of a chip as a share of what matters, 0.2..1: a blurred view counts for less, never for nothing."""
+    return min(max(sharpness(chip) / SHARP, 0.2), 1.0)
 
 
 def sharpness(chip: NDArray[np.uint8]) -> float:

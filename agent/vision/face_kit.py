@@ -1,0 +1,114 @@
+"""Detector, embedder and gallery, loaded once for all streams that ask for the same."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.datatypes import Image
+from agent.settings import Settings
+from agent.vision.enrolment import Enrolment
+from agent.vision.gallery import Gallery
+from agent.vision.recognition import OperatingPoint
+from calibration.stills import AtScore, find_faces
+from engines.card import ModelCard, card
+from engines.model import EngineOptions, FaceDetector, FaceEmbedder, load_detector, load_embedder
+from engines.results import Detections
+
+DETECTOR = "centerface"
+EMBEDDER = "dlib-resnet"
+FAINT = 0.6
+"""Of the card's score: how faint a face may be to carry a track on (the low scores of ByteTrack)."""
+
+_lock = threading.Lock()
+_kits: dict[Any, FaceKit] = {}
+
+
+@dataclass(slots=True)
+class FaceKit:
+    """What faces need. `open` and `close` go together; the last `close` frees the engines."""
+
+    detector: FaceDetector
+    embedder: FaceEmbedder
+    gallery: Gallery
+    key: Any
+    users: int = 0
+
+    @staticmethod
+    def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER) -> FaceKit:
+        """The kit of this process for these models. Raises EngineError, GalleryError."""
+        key = (settings.state_dir, settings.engines, settings.gallery, detector, embedder)
+        with _lock:
+            if key not in _kits:
+                _kits[key] = _load(settings, detector, embedder, key)
+            _kits[key].users += 1
+            return _kits[key]
+
+    @property
+    def score(self) -> float:
+        """The least score of a face, by the detector's card. `detector` itself also returns fainter ones, which may carry a track."""
+        return least_score(self.detector.card)
+
+    @property
+    def enrolment(self) -> Enrolment:
+        """Identity enrolment with these models into this gallery."""
+        return Enrolment(AtScore(self.detector, self.score), self.embedder, self.gallery)
+
+    def photograph(self, image: Image) -> Detections:
+        """Faces of a photograph, looked for at several sizes."""
+        return find_faces(AtScore(self.detector, self.score), image)
+
+    @property
+    def point(self) -> OperatingPoint:
+        """The embedder's operating point."""
+        assert self.gallery.point is not None
+        return self.gallery.point
+
+    def embed(self, chips: list[Image]) -> NDArray[np.float32]:
+        """Templates of aligned chips, (N, D)."""
+        return self.embedder.embed(np.stack(chips)).vectors
+
+    def close(self) -> None:
+        """Give it back."""
+        with _lock:
+            self.users -= 1
+            if self.users == 0:
+                del _kits[self.key]
+                self.gallery.close()
+                self.embedder.close()
+                self.detector.close()
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """How the settings want models to be run."""
+    engines = settings.engines
+    return EngineOptions(settings.models_dir, settings.engines_dir, engines.backend, engines.precision, engines.policy)
+
+
+def operating_point(embedder: ModelCard) -> OperatingPoint:
+    """Of an embedder's card."""
+    thresholds = embedder.thresholds
+    assert thresholds.verify is not None
+    assert thresholds.identify is not None
+    return OperatingPoint.of(thresholds.verify, thresholds.identify)
+
+
+def least_score(detector: ModelCard) -> float:
+    """The score from which a detector's card calls something a face."""
+    assert detector.thresholds.score is not None
+    return detector.thresholds.score
+
+
+def _load(settings: Settings, detector_name: str, embedder_name: str, key: Any) -> FaceKit:
+    options = engine_options(settings)
+    embedder = load_embedder(embedder_name, options)
+    point = operating_point(embedder.card)
+    gallery = Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, point)
+    detector = load_detector(detector_name, options, threshold=FAINT * least_score(card(detector_name)))
+    kit = FaceKit(detector, embedder, gallery, key)
+    kit.enrolment.renew()
+    return kit

@@ -1,0 +1,281 @@
+"""Faces: detect, follow, recognise.
+
+infer   detector ─► faces that still need a view ─► aligned chips ─► embedder         (several threads)
+update  tracker ─► evidence ─► decision ─► cluster ─► events new, update, end         (one thread, in frame order)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from agent.config import Config
+from agent.datatypes import Event, Frame
+from agent.settings import Settings
+from agent.vision.base import Task
+from agent.vision.face_kit import DETECTOR, EMBEDDER, FaceKit
+from agent.vision.gallery_store import GalleryError
+from agent.vision.recognition import Vector, geometry, sharp_share
+from agent.vision.tasks.faces_person import CLEARLY_BETTER, Kind, Person, Settled, new_person
+from agent.vision.tracker.association import overlaps
+from agent.vision.tracker.byte import Step, Track, Tracker, TrackerRules
+from agent.vision.tracker.motion import Motion
+from engines.results import Detections
+
+log = logging.getLogger(__name__)
+
+COVERS, TOUCHES = 0.4, 0.15
+"""Overlap from which a face is taken to be a track's, and from which it might be."""
+LEAST_EYES = 5.0
+"""Pixels between the eyes; a full profile has none, and cannot be aligned."""
+JUMP_S = 1.0
+"""A recording's clock that goes back by more than this has started again."""
+MOST_PER_FRAME = 8
+"""Embeddings per frame of a stream: a crowd gets its turn over several frames."""
+
+
+class FacesConfig(Config):
+    """Settings of the task `faces`."""
+
+    type: Literal["faces"] = "faces"
+    detector: str = Field(DETECTOR, description="A model card for face detection; `almena models` lists them.")
+    embedder: str = Field(EMBEDDER, description="A model card for face embedding.")
+    score: float | None = Field(None, gt=0, lt=1, description="Least score of a face; default: the detector card's.")
+    identify: float | None = Field(None, gt=0, description="Largest distance to an identity; default: the embedder card's.")
+    min_face: int = Field(32, ge=16, description="Smaller faces (pixels, shorter side) are followed but not recognised.")
+    confirm_hits: int = Field(3, ge=1, description="A track is told once it was seen so many times.")
+    keep_lost_s: float = Field(2.0, gt=0, le=60, description="A track ends when it was not seen for so long.")
+    recheck_s: float = Field(2.0, gt=0, description="A recognised face is looked at again after so long.")
+    update_s: float = Field(10.0, ge=1, description="Least time between updates that tell of a better view only.")
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Faces of one frame; `embedded` are the indices of those with a vector (K, D), their geometry and quality (K,)."""
+
+    faces: Detections
+    embedded: tuple[int, ...]
+    vectors: NDArray[np.float32]
+    geometry: NDArray[np.float64]
+    quality: NDArray[np.float64]
+    detect_s: float
+    embed_s: float
+
+
+class FacesTask(Task):
+    """Face events of one stream."""
+
+    Config = FacesConfig
+
+    def __init__(self, config: FacesConfig, stream: str, settings: Settings) -> None:
+        self._config = config
+        self._stream = stream
+        self._kit = FaceKit.open(settings, config.detector, config.embedder)
+        self._point = replace(self._kit.point, identify=config.identify or self._kit.point.identify)
+        self._high = config.score or self._kit.score
+        self._model = f"{self._kit.detector.card.model_id} {self._kit.embedder.model_id}"
+        rules = TrackerRules(self._high, self._point.cluster, self._point.stranger, config.keep_lost_s, confirm_hits=config.confirm_hits)
+        self._tracker = Tracker(rules)
+        self._people: dict[str, Person] = {}
+        self._settled = Settled.of([])
+        self._at = -np.inf
+        self._counts = dict.fromkeys(("faces", "tracks", "embeddings", "gallery_errors"), 0)
+        self._times: dict[str, deque[float]] = {"detect": deque(maxlen=500), "embed": deque(maxlen=500)}
+        self._closed = False
+
+    def infer(self, frame: Frame) -> Prediction:
+        """Detect, and embed the faces that still need a view. The tracks of earlier frames only spare work."""
+        started = time.perf_counter()
+        faces = self._kit.detector.detect(frame.image) if frame.item is None else self._kit.photograph(frame.image)
+        detected = time.perf_counter()
+        views = geometry(faces.boxes, faces.landmarks)
+        wanted = self._wanted(faces, views, frame)
+        if not wanted:
+            nothing = np.zeros(0)
+            return Prediction(faces, (), np.zeros((0, 0), np.float32), nothing, nothing, detected - started, 0.0)
+        chips = [self._kit.embedder.chip(frame.image, faces.landmarks[index]) for index in wanted]
+        quality = views[wanted] * np.array([sharp_share(chip) for chip in chips])
+        vectors = self._kit.embed(chips)
+        return Prediction(faces, tuple(wanted), vectors, views[wanted], quality, detected - started, time.perf_counter() - detected)
+
+    def update(self, frame: Frame, prediction: Prediction) -> list[Event]:
+        """Tracks, decisions and events."""
+        self._count(prediction)
+        self._guarded(self._kit.gallery.refresh)
+        if frame.item is not None:
+            return self._stills(frame, prediction)
+        at = _clock(frame)
+        events = self.flush(frame.captured_at, frame.mono_ns, "left") if at < self._at - JUMP_S else []
+        self._at = at
+        vectors: list[Vector | None] = [None] * len(prediction.faces)
+        for place, index in enumerate(prediction.embedded):
+            vectors[index] = prediction.vectors[place]
+        step = self._tracker.update(at, prediction.faces.boxes, prediction.faces.scores, vectors)
+        visible = self._see(frame, prediction, step, at)
+        events += self._tell(frame, step, visible, at)
+        self._settled = Settled.of(visible)
+        self.annotations = tuple(person.annotation() for person in visible if person.track.state == "confirmed")
+        return events
+
+    def flush(self, captured_at: float, mono_ns: int, reason: str) -> list[Event]:
+        """End every open track."""
+        events = [self._event(self._people[track.id].data("end", reason), captured_at, mono_ns) for track in self._tracker.flush()]
+        self._people.clear()
+        self._settled, self.annotations, self._at = Settled.of([]), (), -np.inf
+        return events
+
+    def metrics(self) -> dict[str, float]:
+        """`…_total` since the start, `…_seconds` of the last 500 calls."""
+        figures: dict[str, float] = {f"{name}_total": count for name, count in self._counts.items()}
+        figures["tracks_open"] = sum(person.track.state != "tentative" for person in list(self._people.values()))
+        for stage, times in self._times.items():
+            if taken := list(times):
+                for percent in (50, 95, 99):
+                    figures[f"{stage}_p{percent}_seconds"] = float(np.percentile(taken, percent))
+        return figures
+
+    def engines(self) -> list[dict[str, Any]]:
+        """The passports of detector and embedder."""
+        passports = (self._kit.detector.passport, self._kit.embedder.passport)
+        return [{"model": one.identity.model, "backend": one.identity.backend, **one.model_dump(mode="json")} for one in passports]
+
+    def close(self) -> None:
+        """Give engines and gallery back. Calling it twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._kit.close()
+
+    def _wanted(self, faces: Detections, views: NDArray[np.float64], frame: Frame) -> list[int]:
+        """Indices of faces to embed, the best views first."""
+        if not len(faces):
+            return []
+        sides = np.min(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1)
+        eyes = np.linalg.norm(faces.landmarks[:, 1] - faces.landmarks[:, 0], axis=1)
+        wanted = (faces.scores >= self._high) & (sides >= self._config.min_face) & (eyes >= LEAST_EYES)
+        if frame.item is not None:
+            return [int(index) for index in np.nonzero(wanted)[0]]
+        settled = self._settled
+        if len(settled.boxes):
+            shared = overlaps(faces.boxes, settled.boxes)
+            nearest = np.argmax(shared, axis=1)
+            sure = (np.max(shared, axis=1) >= COVERS) & (np.sum(shared >= TOUCHES, axis=1) == 1)
+            served = (_clock(frame) < settled.due[nearest]) & (views < CLEARLY_BETTER * settled.geometry[nearest])
+            wanted &= ~(sure & served)
+        indices = np.nonzero(wanted)[0]
+        return indices[np.argsort(-views[indices])][:MOST_PER_FRAME].tolist()  # type: ignore[no-any-return]
+
+    def _see(self, frame: Frame, prediction: Prediction, step: Step, at: float) -> list[Person]:
+        """Bring every person in sight up to date."""
+        places = {index: place for place, index in enumerate(prediction.embedded)}
+        visible: list[Person] = []
+        for kept, gone in step.joined:
+            self._people[kept.id].absorb(self._people.pop(gone.id))
+        joined = {gone.id: kept for kept, gone in step.joined}
+        for index, owner in enumerate(step.owners):
+            if owner is None:
+                continue
+            track = joined.get(owner.id, owner)
+            person = self._people.get(track.id) or self._people.setdefault(track.id, new_person(track, self._point, frame.captured_at))
+            person.seen_at = frame.captured_at
+            person.frames += 1
+            visible.append(person)
+            if index in places:
+                place = places[index]
+                view, quality = float(prediction.geometry[place]), float(prediction.quality[place])
+                person.look(prediction.vectors[place], view, quality, at, self._config.recheck_s)
+        return visible
+
+    def _tell(self, frame: Frame, step: Step, visible: list[Person], at: float) -> list[Event]:
+        """Events of this frame: ends, then news and updates."""
+        events: list[Event] = []
+
+        def tell(person: Person, kind: Kind, reason: str | None = None) -> None:
+            person.told_at, person.told_quality = at, person.evidence.best_quality
+            events.append(self._event(person.data(kind, reason), frame.captured_at, frame.mono_ns))
+
+        for track in step.ended:
+            person = self._people.pop(track.id)
+            if person.cluster:
+                self._guarded(self._kit.gallery.clusters.touch, person.cluster)
+            tell(person, "end", "left")
+        new = {track.id for track in step.confirmed}
+        for person in visible:
+            changed = person.assess(self._kit.gallery.candidates)
+            if person.track.state != "confirmed":
+                continue
+            changed |= self._place(person)
+            better = person.evidence.best_quality > CLEARLY_BETTER * person.told_quality
+            if person.track.id in new:
+                tell(person, "new")
+            elif changed or (better and at - person.told_at >= self._config.update_s):
+                tell(person, "update")
+        self._forget_tentative()
+        self._counts["tracks"] += len(new)
+        return events
+
+    def _place(self, person: Person) -> bool:
+        """Give an unknown person a cluster. True when there is a new one."""
+        if person.judge.decision.kind != "unknown" or person.cluster is not None or person.track.template is None:
+            return False
+        person.cluster = self._guarded(self._kit.gallery.clusters.assign, person.track.template)
+        return person.cluster is not None
+
+    def _forget_tentative(self) -> None:
+        for id_ in [id_ for id_, person in self._people.items() if person.track.state == "removed"]:
+            del self._people[id_]
+
+    def _stills(self, frame: Frame, prediction: Prediction) -> list[Event]:
+        """Every photograph stands alone: one `end` per face, with a key of its own, so that a repeat adds nothing."""
+        item = hashlib.sha256(f"{self._stream}/{frame.item}".encode()).hexdigest()[:16]
+        places = {index: place for place, index in enumerate(prediction.embedded)}
+        events: list[Event] = []
+        people: list[Person] = []
+        for index in np.nonzero(prediction.faces.scores >= self._high)[0].tolist():
+            box, score = prediction.faces.boxes[index], float(prediction.faces.scores[index])
+            track = Track(f"{item}-{index}", Motion(box), box, score, 0.0, 0.0, "confirmed", score, 1)
+            person = new_person(track, self._point, frame.captured_at)
+            person.judge.least_views, person.frames = 1, 1
+            if index in places:
+                place = places[index]
+                view, quality = float(prediction.geometry[place]), float(prediction.quality[place])
+                person.look(prediction.vectors[place], view, quality, 0.0, 0.0)
+                person.assess(self._kit.gallery.candidates)
+                self._place(person)
+            people.append(person)
+            events.append(replace(self._event(person.data("end"), frame.captured_at, frame.mono_ns), key=f"face:{track.id}"))
+        self._counts["tracks"] += len(events)
+        self.annotations = tuple(person.annotation() for person in people)
+        return events
+
+    def _event(self, data: dict[str, Any], captured_at: float, mono_ns: int) -> Event:
+        return Event(self._stream, "face", data, captured_at, mono_ns, self._model)
+
+    def _count(self, prediction: Prediction) -> None:
+        self._counts["faces"] += int(np.sum(prediction.faces.scores >= self._high))
+        self._counts["embeddings"] += len(prediction.embedded)
+        self._times["detect"].append(prediction.detect_s)
+        if prediction.embedded:
+            self._times["embed"].append(prediction.embed_s)
+
+    def _guarded(self, action: Any, *arguments: Any) -> Any:
+        """A gallery that cannot be written is counted and told; the stream goes on without it."""
+        try:
+            return action(*arguments)
+        except GalleryError as error:
+            if not self._counts["gallery_errors"]:
+                log.error("%s: %s", self._stream, error)
+            self._counts["gallery_errors"] += 1
+            return None
+
+
+def _clock(frame: Frame) -> float:
+    """Seconds that do not jump when somebody sets the clock: the recording's own, else monotonic."""
+    return frame.media_s if frame.media_s is not None else frame.mono_ns / 1e9

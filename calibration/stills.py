@@ -1,0 +1,69 @@
+"""Faces in single photographs, where a second look costs nothing that anybody waits for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.results import Detections
+
+Image = NDArray[np.uint8]
+SMALL = 320
+"""Side in pixels to which the second look shrinks a photograph: a face that fills it is too large for the detector's own input."""
+BORDER = 0.25
+"""Of the longer side, added around: a face that is cut off by the edge is found more easily with room around it."""
+
+
+class Detector(Protocol):
+    """What finds faces."""
+
+    def detect(self, image: Image) -> Detections:
+        """Faces of an (H, W, 3) uint8 BGR image, best score first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AtScore:
+    """A detector without the faces that it is less sure of than `least`."""
+
+    detector: Detector
+    least: float
+
+    def detect(self, image: Image) -> Detections:
+        """As the detector's own."""
+        found = self.detector.detect(image)
+        return found[found.scores >= self.least]
+
+
+def find_faces(detector: Detector, image: Image) -> Detections:
+    """Faces of a photograph of any size, best score first.
+
+    Photographs without a face at first sight are looked at again with room around them, as they are and shrunk.
+    """
+    found = detector.detect(image)
+    if len(found):
+        return found
+    border = round(BORDER * max(image.shape[:2]))
+    roomy = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
+    for scale in (1.0, min(1.0, SMALL / max(roomy.shape[:2]))):
+        found = detector.detect(_scaled(roomy, scale))
+        if len(found):
+            return Detections(found.boxes / scale - border, found.scores, found.landmarks / scale - border)
+    return found
+
+
+def largest(faces: Detections) -> int:
+    """The index of the face with the largest area. Raises ValueError without faces."""
+    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
+    return int(np.argmax(sides[:, 0] * sides[:, 1]))
+
+
+def _scaled(image: Image, scale: float) -> Image:
+    import cv2
+
+    if scale == 1.0:
+        return image
+    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,255 @@
+"""Identities, clusters, their key, their expiry and their erasure down to the bytes."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.settings import ClusterSettings, GallerySettings
+from agent.vision.gallery import Gallery, Picture, UnknownIdentityError
+from agent.vision.gallery_store import GalleryError, GalleryKeyError
+from agent.vision.recognition import OperatingPoint
+
+pytestmark = pytest.mark.unit
+
+POINT = OperatingPoint.of(verify=0.6, identify=0.55)
+MODEL = "embedder@0123456789ab"
+SETTINGS = GallerySettings()
+
+
+def face(seed: int, near: int | None = None) -> np.ndarray:
+    """A template of norm 1; with `near` one at distance 0.3 from that person's."""
+    vector = np.random.default_rng(seed).normal(size=128)
+    vector /= np.linalg.norm(vector)
+    if near is not None:
+        vector = face(near) + 0.3 * vector
+    return vector.astype(np.float32)
+
+
+def picture(seed: int, near: int | None = None) -> Picture:
+    return Picture(b"JPEG of somebody " + bytes([seed]) * 64, face(seed, near))
+
+
+def opened(folder: Path, model: str | None = MODEL, settings: GallerySettings = SETTINGS) -> Gallery:
+    return Gallery.open(folder / "gallery", settings, model, POINT if model else None)
+
+
+def test_an_identity_is_found_again_after_a_restart(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    anna = gallery.add("Anna", [picture(1), picture(11, near=1)], "signed 2026-01-02")
+    gallery.add("Bert", [picture(2)])
+    gallery.close()
+    gallery = opened(tmp_path)
+    ranking = gallery.candidates.rank(face(21, near=1))
+    assert (ranking.identity, ranking.name) == (anna.id, "Anna")
+    assert ranking.distance == pytest.approx(0.3, abs=0.05)
+    assert ranking.second_best is not None
+    assert ranking.second_best > 1.0
+    assert gallery.get(anna.id).consent == "signed 2026-01-02"
+    assert (gallery.get(anna.id).pictures, gallery.get(anna.id).templates) == (2, 2)
+    assert gallery.pictures(anna.id)[0].startswith(b"JPEG of somebody")
+    gallery.close()
+
+
+def test_nothing_personal_is_readable_in_the_files(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    gallery.add("Annabel Unmistakable", [picture(1)], "consent of Annabel")
+    gallery.clusters.assign(face(5))
+    content = b"".join(path.read_bytes() for path in (tmp_path / "gallery").iterdir())
+    for secret in (b"Unmistakable", b"consent of", b"JPEG of somebody", face(1).tobytes()[:16], face(5).tobytes()[:16]):
+        assert secret not in content
+    gallery.close()
+
+
+def test_erasure_leaves_no_byte_and_a_receipt_without_personal_data(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    cluster = gallery.clusters.assign(face(31, near=1))
+    stranger = gallery.clusters.assign(face(7))
+    gallery.add("Bert", [picture(2)])
+    with closing(sqlite3.connect(tmp_path / "gallery" / "gallery.sqlite")) as db:
+        sealed_cluster = db.execute("SELECT vectors FROM clusters WHERE id = ?", (cluster,)).fetchone()[0]
+    anna = gallery.add("Anna", [picture(1)])
+    assert gallery.clusters.get(str(cluster)) is None, "a cluster of somebody who is enrolled is no longer unknown"
+    with closing(sqlite3.connect(tmp_path / "gallery" / "gallery.sqlite")) as db:
+        rows = db.execute("SELECT record FROM identities WHERE id = ?", (anna.id,)).fetchall()
+        rows += db.execute("SELECT picture FROM pictures WHERE identity = ?", (anna.id,)).fetchall()
+        rows += db.execute("SELECT vector FROM templates t JOIN pictures p ON t.picture = p.id WHERE identity = ?", (anna.id,)).fetchall()
+    assert len(rows) == 3
+    receipt = gallery.erase(anna.id)
+    content = b"".join(path.read_bytes() for path in (tmp_path / "gallery").iterdir())
+    for sealed in [row[0] for row in rows] + [sealed_cluster]:
+        assert sealed[:24] not in content
+        assert sealed[-24:] not in content
+    assert (receipt.pictures, receipt.templates, receipt.reason) == (1, 1, "requested")
+    assert "Anna" not in str(gallery.receipts())
+    assert [identity.name for identity in gallery.identities()] == ["Bert"]
+    assert gallery.candidates.rank(face(1)).name == "Bert"
+    assert [known.id for known in gallery.clusters.all()] == [stranger]
+    with pytest.raises(UnknownIdentityError):
+        gallery.erase(anna.id)
+    gallery.close()
+
+
+def test_erasing_removes_clusters_that_match(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    anna = gallery.add("Anna", [picture(1)])
+    gallery.clusters.assign(face(31, near=1))
+    assert gallery.erase(anna.id).clusters == 1
+    assert gallery.clusters.all() == []
+    gallery.close()
+
+
+def test_templates_of_another_embedder_are_never_compared(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    anna = gallery.add("Anna", [picture(1)])
+    gallery.close()
+    gallery = opened(tmp_path, "other@ffffffffffff")
+    assert gallery.candidates.rank(face(1)).identity is None
+    assert gallery.get(anna.id).needs_pictures
+    [(kept, image)] = gallery.without_template()
+    assert image == picture(1).image
+    gallery.add_template(kept, face(9))
+    assert not gallery.get(anna.id).needs_pictures
+    assert gallery.candidates.rank(face(9)).name == "Anna"
+    gallery.close()
+    gallery = opened(tmp_path)
+    assert gallery.candidates.rank(face(1)).distance == pytest.approx(0, abs=1e-6)
+    gallery.close()
+
+
+def test_an_expired_identity_no_longer_matches_and_is_erased(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    now = time.time()
+    anna = gallery.add("Anna", [picture(1)], expires_at=now + 1000)
+    gallery.add("Bert", [picture(2)])
+    erased: list[str] = []
+    gallery.on_erase = erased.append
+    assert gallery.expire(now + 999) == []
+    [receipt] = gallery.expire(now + 1001)
+    assert (receipt.identity, receipt.reason) == (anna.id, "expired")
+    assert erased == [anna.id]
+    assert gallery.candidates.rank(face(1)).name == "Bert"
+    gallery.close()
+
+
+def test_another_process_is_noticed(tmp_path: Path) -> None:
+    ours = opened(tmp_path)
+    assert ours.candidates.ids == ()
+    before = ours.candidates.version
+    script = (
+        "import sys; sys.path[:0] = sys.argv[2:]; from pathlib import Path; from test_gallery import *\n"
+        "g = opened(Path(sys.argv[1])); g.add('Anna', [picture(1)]); g.close()"
+    )
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), str(here), str(here.parents[1])], check=True)
+    ours.refresh()
+    assert ours.candidates.rank(face(1)).name == "Anna"
+    assert ours.candidates.version > before
+    ours.close()
+
+
+def test_the_key_is_private_and_never_replaced(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    key = tmp_path / "gallery" / "key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.chmod(0o640)
+    with pytest.raises(GalleryKeyError, match="chmod 600"):
+        opened(tmp_path)
+    key.chmod(0o600)
+    right = key.read_text()
+    key.write_text("00" * 32)
+    with pytest.raises(GalleryKeyError, match="another key"):
+        opened(tmp_path)
+    key.write_text("not a key")
+    with pytest.raises(GalleryKeyError, match="64 hexadecimal"):
+        opened(tmp_path)
+    key.unlink()
+    with pytest.raises(GalleryKeyError, match="missing"):
+        opened(tmp_path)
+    assert not key.exists()
+    key.write_text(right)
+    key.chmod(0o600)
+    opened(tmp_path).close()
+
+
+def test_a_systemd_credential_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "gallery.key").write_text("ab" * 32)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    opened(tmp_path).close()
+    assert not (tmp_path / "gallery" / "key").exists()
+    opened(tmp_path).close()
+
+
+def test_a_damaged_file_is_a_typed_error(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "gallery" / "gallery.sqlite").write_bytes(b"not a database" * 1000)
+    with pytest.raises(GalleryError, match="move it away"):
+        opened(tmp_path)
+
+
+def test_names_are_unique_and_sane(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    anna = gallery.add("  Anna   B. ", [picture(1)])
+    assert anna.name == "Anna B."
+    with pytest.raises(GalleryError, match="taken"):
+        gallery.add("anna b.", [picture(2)])
+    for bad in ("", "   ", "x" * 101, "a\x07b"):
+        with pytest.raises(GalleryError, match="1 to 100"):
+            gallery.add(bad, [picture(2)])
+    assert gallery.change(anna.id, name="Anna C.", consent="by letter").consent == "by letter"
+    assert gallery.candidates.rank(face(1)).name == "Anna C."
+    assert gallery.find("anna c.").id == anna.id
+    gallery.close()
+
+
+def test_a_stranger_keeps_the_pseudonym_across_visits_and_restarts(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    first = gallery.clusters.assign(face(1))
+    other = gallery.clusters.assign(face(2))
+    assert first is not None
+    assert first.startswith("u-")
+    assert first != other
+    gallery.close()
+    gallery = opened(tmp_path)
+    assert gallery.clusters.assign(face(11, near=1)) == first
+    assert [cluster.sightings for cluster in gallery.clusters.all() if cluster.id == first] == [2]
+    gallery.close()
+
+
+def test_clusters_expire_are_capped_and_can_be_switched_off(tmp_path: Path) -> None:
+    gallery = opened(tmp_path, settings=GallerySettings(clusters=ClusterSettings(max_age_s=100, max_count=2)))
+    first, second, third = (gallery.clusters.assign(face(seed), now=1000.0 + seed) for seed in (1, 2, 3))
+    assert [cluster.id for cluster in gallery.clusters.all()] == [third, second]
+    assert gallery.clusters.expire(now=1102.5) == 1
+    assert [cluster.id for cluster in gallery.clusters.all()] == [third]
+    assert gallery.clusters.assign(face(1), now=1102.5) != first
+    gallery.close()
+    gallery = opened(tmp_path, settings=GallerySettings(clusters=ClusterSettings(enabled=False)))
+    assert gallery.clusters.all() == []
+    assert gallery.clusters.assign(face(3)) is None
+    gallery.close()
+
+
+def test_naming_a_cluster_keeps_its_templates(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    cluster = gallery.clusters.assign(face(1))
+    identity = gallery.name_cluster(str(cluster), "Anna", "asked at the door")
+    assert (identity.pictures, identity.templates) == (1, 1)
+    assert gallery.candidates.rank(face(1)).name == "Anna"
+    assert gallery.clusters.all() == []
+    with pytest.raises(UnknownIdentityError):
+        gallery.name_cluster("u-000000", "Bert")
+    gallery.close()
+    gallery = opened(tmp_path, "other@ffffffffffff")
+    assert gallery.get(identity.id).needs_pictures
+    assert gallery.without_template() == []
+    gallery.close()
