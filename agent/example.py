@@ -31,6 +31,8 @@ FIRST = "v4l2"
 WIDTH = 110
 
 EXAMPLES: dict[str, Any] = {
+    "faces.identify": 0.55,
+    "faces.score": 0.5,
     "folder.path": "pictures",
     "gallery.key_file": "/etc/almena/gallery.key",
     "gstreamer.pipeline": "videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1 sync=false",

@@ -37,11 +37,10 @@ class TelemetryLoop:
         """Begin."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; the sample under way is finished first."""
+    def stop(self, timeout: float = 2.0) -> None:
+        """End the thread, after the sample under way unless that takes longer than `timeout` seconds."""
         self._stopping.set()
-        self._thread.join()
-        self._vision.close()
+        self._thread.join(timeout)
 
     def snapshot(self) -> dict[str, Any]:
         """The newest sample; empty before the first."""
