@@ -74,7 +74,7 @@ def _ensure(name: str, source: Source, expected: str, target: Path, progress: Pr
         require_hash(target, expected)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(name, source, progress) as (stream, total), replacing(target) as temporary:
+    with _opened(name, source, target, progress) as (stream, total), replacing(target) as temporary:
         try:
             found = _copy(stream, temporary, lambda done: progress(name, done, total))
         except (OSError, httpx.HTTPError, tarfile.TarError, zipfile.BadZipFile) as error:
@@ -95,7 +95,7 @@ def _copy(stream: Iterator[bytes], target: Path, progress: Callable[[int], None]
 
 
 @contextmanager
-def _opened(name: str, source: Source, progress: Progress) -> Iterator[tuple[Iterator[bytes], int | None]]:
+def _opened(name: str, source: Source, target: Path, progress: Progress) -> Iterator[tuple[Iterator[bytes], int | None]]:
     """The bytes of a source and how many there will be."""
     if isinstance(source, LocalSource):
         path = Path(source.path).expanduser()
@@ -104,7 +104,7 @@ def _opened(name: str, source: Source, progress: Progress) -> Iterator[tuple[Ite
         with path.open("rb") as file:
             yield _blocks(file), path.stat().st_size
     elif isinstance(source, HttpsSource):
-        with _https(name, source) as opened:
+        with _https(name, source, target) as opened:
             yield opened
     else:
         with tempfile.TemporaryDirectory(prefix="almena-fetch-") as folder:
@@ -119,7 +119,7 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _https(name: str, source: HttpsSource) -> Iterator[tuple[Iterator[bytes], int | None]]:
+def _https(name: str, source: HttpsSource, target: Path) -> Iterator[tuple[Iterator[bytes], int | None]]:
     try:
         with httpx.stream("GET", source.url, follow_redirects=True, timeout=TIMEOUT) as response:
             response.raise_for_status()
@@ -127,7 +127,7 @@ def _https(name: str, source: HttpsSource) -> Iterator[tuple[Iterator[bytes], in
             yield response.iter_bytes(BLOCK), int(length) if length else None
     except httpx.HTTPError as error:
         raise FetchError(
-            f"{name}: {source.url} cannot be fetched: {error}. Without access to it, copy the file into the models folder yourself."
+            f"{name}: {source.url} cannot be fetched: {error}. Without access to it, put the file at {target} yourself."
         ) from error
 
 

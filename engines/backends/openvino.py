@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,29 +106,32 @@ class OpenVinoEngine(Engine):
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
-        self._idle: queue.SimpleQueue[Any] | None = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.parallel):
             self._idle.put(compiled.create_infer_request())
 
     def _infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        idle = self._idle
-        if idle is None:
-            raise EngineError(f"{self.name}: the engine is closed")
-        request = idle.get()
+        request = self._idle.get()
         try:
+            if request is None:
+                raise EngineError(f"{self.name}: the engine is closed")
             request.infer({0: ov.Tensor(np.ascontiguousarray(tensors[IMAGE]), shared_memory=True)})
             return {spec.name: request.get_output_tensor(index).data.copy() for index, spec in enumerate(self.outputs)}
         except RuntimeError as error:
             raise EngineError(f"{self.name}: OpenVINO failed: {_first_lines(error)}") from error
         finally:
-            idle.put(request)
+            self._idle.put(request)
 
     def close(self) -> None:
         """Free the requests; those under way end first."""
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            for _ in range(self.parallel):
-                idle.get()
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                for _ in range(self.parallel):
+                    self._idle.get()
+                self._idle.put(None)
 
 
 def _spec(port: Any) -> TensorSpec:

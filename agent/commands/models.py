@@ -1,0 +1,147 @@
+"""`almena models`: what models there are, what is fetched, and what was built of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from agent.errors import SettingsError
+from agent.settings import Settings, load
+from engines import fetch as fetching
+from engines.card import ModelCard, card, names
+from engines.errors import EngineError, UnknownNameError
+from engines.registry import unknown
+from engines.store import EngineStore
+
+app = typer.Typer(no_args_is_help=True, help="Model cards, fetched files and built engines.")
+
+DEFAULTS = ("centerface", "dlib-resnet", "astronaut", "grace-hopper")
+"""The default face models and the portraits that parity checks and the demo use."""
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings file, for where models are kept; default: built-in settings.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def progress_bars() -> Iterator[fetching.Progress]:
+    """A callback for `EngineOptions.progress`, drawn as bars on stderr."""
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors as one message and an exit code: 2 for what the caller got wrong, 1 for what failed."""
+    try:
+        yield
+    except (SettingsError, UnknownNameError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+    except EngineError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+
+def _settings(config: Path | None) -> Settings:
+    return load(config) if config else Settings()
+
+
+def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "task": entry.task,
+        "version": entry.version,
+        "licence": entry.licence,
+        "from": entry.source.kind,
+        "model": entry.model_id,
+        "fetched": (directory / entry.filename).is_file(),
+    }
+
+
+@app.command("list")
+def list_models(config: Config = None, as_json: AsJson = False) -> None:
+    """List the model cards."""
+    with _told():
+        directory = _settings(config).models_dir
+        rows = [_row(card(name), directory) for name in names()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("name", "task", "version", "licence", "from", "fetched", box=None)
+    for row in rows:
+        table.add_row(*(row[key] for key in ("name", "task", "version", "licence", "from")), "yes" if row["fetched"] else "no")
+    Console().print(table)
+
+
+@app.command()
+def show(name: str, as_json: AsJson = False) -> None:
+    """Show a card: source, hash, inputs, thresholds, licence, training data."""
+    with _told():
+        content = card(name).model_dump(mode="json")
+    typer.echo(json.dumps(content, indent=2) if as_json else yaml.safe_dump(content, sort_keys=False, width=120).rstrip())
+
+
+@app.command()
+def fetch(
+    wanted: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Cards or assets.")] = None,
+    all_default: Annotated[bool, typer.Option("--all-default", help="The default face models and the two portraits.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Obtain model files; those that are there are checked against their hashes."""
+    chosen = [*(wanted or ()), *(DEFAULTS if all_default else ())]
+    if not chosen:
+        typer.echo("name at least one model, or give --all-default", err=True)
+        raise typer.Exit(2)
+    known = [*names(), *fetching.assets()]
+    done = {}
+    with _told():
+        directory = _settings(config).models_dir
+        for name in chosen:
+            if name not in known:
+                raise unknown(name, known, "model or asset")
+        with progress_bars() as progress:
+            for name in dict.fromkeys(chosen):
+                obtain = fetching.ensure_asset if name in fetching.assets() else _ensure_model
+                done[name] = str(obtain(name, directory, progress))
+    typer.echo(json.dumps(done, indent=2) if as_json else "\n".join(f"{name}: {path}" for name, path in done.items()))
+
+
+def _ensure_model(name: str, directory: Path, progress: fetching.Progress) -> Path:
+    return fetching.ensure(card(name), directory, progress)
+
+
+@app.command()
+def passports(config: Config = None, as_json: AsJson = False) -> None:
+    """List built engines: precision, parity with FP32, speed, memory."""
+    with _told():
+        found = EngineStore(_settings(config).engines_dir).passports()
+    if as_json:
+        typer.echo(json.dumps([passport.model_dump(mode="json") for passport in found], indent=2))
+        return
+    table = Table("model", "shape", "backend", "precision", "p50 ms", "p99 ms", "per second", "memory MB", "built", box=None)
+    for passport in found:
+        speed, identity = passport.speed, passport.identity
+        shape = "x".join(map(str, identity.shape))
+        figures = (f"{value:g}" for value in (speed.p50_ms, speed.p99_ms, speed.per_second, passport.memory_mb))
+        table.add_row(identity.model, shape, identity.backend, passport.precision, *figures, passport.built_at)
+    Console().print(table)
