@@ -151,13 +151,17 @@ class Outbox:
         lane: str = "event",
         limit: int = 100,
         newest_first: bool = True,
+        after_seq: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Envelopes of a lane that are still here, settled or not, by the time of capture (Unix seconds; `until` is excluded)."""
-        conditions = {"captured_at >= ?": since, "captured_at < ?": until, "stream = ?": stream, "kind = ?": kind}
+        """Envelopes of a lane that are still here, settled or not, by the time of capture (Unix seconds; `until` is excluded).
+
+        With `after_seq`, for those who follow: those with a higher number, by number, oldest first.
+        """
+        conditions = {"captured_at >= ?": since, "captured_at < ?": until, "stream = ?": stream, "kind = ?": kind, "seq > ?": after_seq}
         asked = {text: value for text, value in conditions.items() if value is not None}
         where = " AND ".join(["lane = ?", *asked])
-        order = "DESC" if newest_first else "ASC"
-        query = f"SELECT payload FROM rows WHERE {where} ORDER BY captured_at {order}, seq {order} LIMIT ?"
+        order = "seq ASC" if after_seq is not None else "captured_at DESC, seq DESC" if newest_first else "captured_at ASC, seq ASC"
+        query = f"SELECT payload FROM rows WHERE {where} ORDER BY {order} LIMIT ?"
         rows = self._store(lane).read(lambda db: db.execute(query, (lane, *asked.values(), limit)).fetchall())
         return [json.loads(payload) for (payload,) in rows]
 
@@ -188,7 +192,7 @@ class Outbox:
             try:
                 store.tidy()
             except (sqlite3.Error, OSError) as error:
-                logger.warning("loss records wait until the disk can be written: %s", error)
+                logger.debug("loss records wait until the disk can be written: %s", error)
 
     def _pending(self, store: Store, lane: str, limit: int, after_seq: int) -> list[Row]:
         query = "SELECT spool, seq, stream, kind, payload, checksum FROM rows WHERE lane=? AND state=0 AND seq>? ORDER BY seq LIMIT ?"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 Ranges = list[tuple[int, int]]
 
 
-def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
+def merged(ranges: Iterable[Sequence[int]]) -> Ranges:
     """Sorted, with touching and overlapping ones joined."""
     found: Ranges = []
-    for first, last in sorted(ranges):
+    for first, last in sorted((first, last) for first, last in ranges):
         if found and first <= found[-1][1] + 1:
             found[-1] = (found[-1][0], max(found[-1][1], last))
         else:

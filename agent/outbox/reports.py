@@ -48,13 +48,13 @@ def holding(connection: sqlite3.Connection, identity: str, after: int) -> list[t
 def _blank(value: Any, identity: str) -> bool:
     """Take the identity and its name out of every object that names it; True if there was one."""
     if isinstance(value, list):
-        return 0 < sum(_blank(part, identity) for part in value)
+        return sum(_blank(part, identity) for part in value) > 0
     if not isinstance(value, dict):
         return False
     hit = value.get("identity") == identity
     if hit:
         value.update({name: None for name in ("identity", "name") if name in value})
-    return 0 < sum(_blank(part, identity) for part in value.values()) + hit
+    return sum(_blank(part, identity) for part in value.values()) + hit > 0
 
 
 def _oldest_age(connection: sqlite3.Connection, clock: Clock, lane: str) -> float:

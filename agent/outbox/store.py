@@ -188,8 +188,7 @@ class Store:
             self._uncounted[one.lane] = self._uncounted.get(one.lane, 0) + len(one.events)
         logger.error("%s: events could not be stored: %s", self.path, error)
         with suppress(OSError):
-            self._marks = self._mirror.count_failed(self._uncounted)
-            self._uncounted = {}
+            self._count_failed()
         if full and self._reserve.release():
             try:
                 self.write(self._book_failed)
@@ -199,10 +198,14 @@ class Store:
     def _unbooked(self) -> bool:
         return bool(self._uncounted) or any(mark.failed > mark.booked for mark in self._marks.values())
 
-    def _book_failed(self, ledger: Ledger) -> None:
+    def _count_failed(self) -> None:
         if self._uncounted:
             self._marks = self._mirror.count_failed(self._uncounted)
             self._uncounted = {}
+
+    def _book_failed(self, ledger: Ledger) -> None:
+        with suppress(OSError):
+            self._count_failed()
         for lane, mark in self._marks.items():
             ledger.declare_failed(lane, mark.failed)
 
