@@ -7,7 +7,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ from agent.sentences import sentence
 app = typer.Typer()
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+LANES = {"audit": "audit", "clock": "clock", "telemetry": "telemetry"}
+"""Kinds that are kept in a lane of their own."""
 PAGE = 500
 FIELDS = (
     "type", "track", "decision", "name", "identity", "cluster", "distance", "threshold", "score", "started_at", "ended_at", "reason",
@@ -38,7 +41,9 @@ def events(
     ] = None,
     until: Annotated[str | None, typer.Option(help="Up to then, in the same forms.")] = None,
     stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only this kind: face, stream …")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Only this kind: face, stream; or audit, clock, telemetry, which are shown only when asked for.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The newest so many.")] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing new ones until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -48,35 +53,28 @@ def events(
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
     now = time.time()
-    wanted = {"since": _moment(since, now), "until": _moment(until, now), "stream": stream, "kind": kind}
+    lane = LANES.get(kind or "", "event")
+    wanted: dict[str, Any] = {"since": _moment(since, now), "until": _moment(until, now), "stream": stream, "kind": kind, "lane": lane}
     settings = settings_module.load(config)
     if not settings.outbox_dir.is_dir():
         raise AlmenaError(f"there is no history in {settings.outbox_dir} yet; start the agent with `almena run`")
     show = _writer(as_json, as_csv)
     with Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox) as outbox:
-        shown = ""
+        newest = outbox.stats()[lane]["seq"]
         for envelope in reversed(outbox.history(**wanted, limit=limit, newest_first=True)):
             show(envelope)
-            shown = envelope["id"]
-        try:
+            newest = max(newest, _seq(envelope))
+        with suppress(KeyboardInterrupt):
             while follow:
                 outbox.wait(1.0)
-                for envelope in _newer(outbox, wanted, shown):
+                for envelope in outbox.history(**wanted, limit=PAGE, after_seq=newest):
                     show(envelope)
-                    shown = envelope["id"]
-        except KeyboardInterrupt:
-            return
+                    newest = _seq(envelope)
 
 
-def _newer(outbox: Outbox, wanted: Mapping[str, Any], last: str) -> Iterator[dict[str, Any]]:
-    """What has come after the event `last`, oldest first."""
-    limit = PAGE
-    while True:
-        found = outbox.history(**wanted, limit=limit, newest_first=True)
-        ids = [envelope["id"] for envelope in found]
-        if last in ids or len(found) < limit:
-            return reversed(found[: ids.index(last)] if last in ids else found)
-        limit *= 4
+def _seq(envelope: Mapping[str, Any]) -> int:
+    """The number of an event within its lane."""
+    return int(envelope["id"].rpartition("/")[2])
 
 
 def _moment(text: str | None, now: float) -> float | None:
