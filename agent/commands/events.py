@@ -63,16 +63,16 @@ def events(
         newest = outbox.stats()[lane]["seq"]
         for envelope in reversed(outbox.history(**wanted, limit=limit, newest_first=True)):
             show(envelope)
-            newest = max(newest, _seq(envelope))
+            newest = max(newest, seq_of(envelope))
         with suppress(KeyboardInterrupt):
             while follow:
                 outbox.wait(1.0)
                 for envelope in outbox.history(**wanted, limit=PAGE, after_seq=newest):
                     show(envelope)
-                    newest = _seq(envelope)
+                    newest = seq_of(envelope)
 
 
-def _seq(envelope: Mapping[str, Any]) -> int:
+def seq_of(envelope: Mapping[str, Any]) -> int:
     """The number of an event within its lane."""
     return int(envelope["id"].rpartition("/")[2])
 
