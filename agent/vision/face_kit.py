@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from agent.vision.gallery import Gallery
 from agent.vision.recognition import OperatingPoint
 from calibration.stills import AtScore, find_faces
 from engines.card import ModelCard, card
+from engines.fetch import Progress, quiet
 from engines.model import EngineOptions, FaceDetector, FaceEmbedder, load_detector, load_embedder
 from engines.results import Detections
 
@@ -39,12 +40,12 @@ class FaceKit:
     users: int = 0
 
     @staticmethod
-    def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER) -> FaceKit:
-        """The kit of this process for these models. Raises EngineError, GalleryError."""
+    def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER, progress: Progress = quiet) -> FaceKit:
+        """The kit of this process for these models; `progress` is told of what is fetched. Raises EngineError, GalleryError."""
         key = (settings.state_dir, settings.engines, settings.gallery, detector, embedder)
         with _lock:
             if key not in _kits:
-                _kits[key] = _load(settings, detector, embedder, key)
+                _kits[key] = _load(settings, detector, embedder, key, progress)
             _kits[key].users += 1
             return _kits[key]
 
@@ -89,6 +90,12 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(settings.models_dir, settings.engines_dir, engines.backend, engines.precision, engines.policy)
 
 
+def chosen_models(settings: Settings) -> tuple[str, str]:
+    """Detector and embedder of the first stream that looks for faces, else the default ones."""
+    named = [(task.detector, task.embedder) for stream in settings.streams for task in stream.tasks if task.type == "faces"]
+    return named[0] if named else (DETECTOR, EMBEDDER)
+
+
 def operating_point(embedder: ModelCard) -> OperatingPoint:
     """Of an embedder's card."""
     thresholds = embedder.thresholds
@@ -103,8 +110,8 @@ def least_score(detector: ModelCard) -> float:
     return detector.thresholds.score
 
 
-def _load(settings: Settings, detector_name: str, embedder_name: str, key: Any) -> FaceKit:
-    options = engine_options(settings)
+def _load(settings: Settings, detector_name: str, embedder_name: str, key: Any, progress: Progress) -> FaceKit:
+    options = replace(engine_options(settings), progress=progress)
     embedder = load_embedder(embedder_name, options)
     point = operating_point(embedder.card)
     gallery = Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, point)

@@ -73,7 +73,7 @@ class Gallery:
     def __init__(self, store: Store, settings: GallerySettings, model: str | None, point: OperatingPoint | None) -> None:
         self.model = model
         self.point = point
-        self.on_erase: Callable[[str], None] | None = None
+        self.on_erase: Callable[[str], object] | None = None
         self._store = store
         self._foreign = store.foreign_version()
         self._version = 0
