@@ -54,7 +54,8 @@ class Backoff:
 class RunningSource:
     """One source, kept running.
 
-    `on_state` hears of each change of state or code, in order, on the thread that saw it; `on_read` how many seconds each frame took to read.
+    `on_state` hears of each change of state or code, in order, on the thread that saw it;
+    `on_read` hears how many seconds each frame took to read.
     """
 
     def __init__(
@@ -253,6 +254,10 @@ class RunningSource:
             self._captured.add(now)
             self._size = (frame.image.shape[1], frame.image.shape[0])
             self._last_frame_at = frame.captured_at
+        if not self.source.finite:
+            verdict = self._picture.judge(frame.image, now)
+            self._set_state(verdict or "running", _PICTURE_CODES.get(verdict, ""), _PICTURE_DETAILS.get(verdict, ""))
+        with self._changed:
             if self.source.finite:
                 self._changed.wait_for(lambda: len(self._frames) < QUEUE or self._stopping.is_set())
             elif self._frames:
@@ -260,9 +265,6 @@ class RunningSource:
                 self._skipped.add(now)
             self._frames.append(frame)
             self._changed.notify_all()
-        if not self.source.finite:
-            verdict = self._picture.judge(frame.image, now)
-            self._set_state(verdict or "running", _PICTURE_CODES.get(verdict, ""), _PICTURE_DETAILS.get(verdict, ""))
 
     def _fail(self, problem: SourceError) -> None:
         if problem.code == "STREAM_TIMEOUT" and self._frames_since_open:

@@ -117,6 +117,8 @@ class RtspSource(LiveSource):
             return not_found(shown, "connection refused")
         if isinstance(error, (av.error.DecoderNotFoundError, av.error.PatchWelcomeError)):
             return SourceError("STREAM_CODEC_UNSUPPORTED", f"{shown}: the codec is not supported; set the camera to H.264")
+        if isinstance(error, av.error.HTTPServerError):
+            return SourceError("STREAM_LOST", f"{shown}: the server reports an error of its own; look into its log")
         return self._diagnose() or SourceError("STREAM_LOST", f"{shown}: the connection broke ({type(error).__name__})")
 
     def _diagnose(self) -> SourceError | None:

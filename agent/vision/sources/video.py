@@ -38,7 +38,8 @@ class VideoConfig(Config):
 class VideoSource(Source):
     """Frames of a file, each exactly once.
 
-    `captured_at` is the time of opening plus the position in the recording; `mono_ns` is when the frame was due, or at pace `fast` asked for.
+    `captured_at` is the time of opening plus the position in the recording; `mono_ns` is when the frame was due,
+    or at pace `fast` asked for.
     """
 
     Config = VideoConfig
