@@ -1,0 +1,42 @@
+"""Fixtures that several suites share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engines.card import card
+from engines.fetch import ensure, ensure_asset
+
+PORTRAITS = ("astronaut", "grace-hopper")
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """What tests may keep from one run to the next: $ALMENA_TEST_CACHE, or ~/.cache/almena-tests."""
+    return Path(os.environ.get("ALMENA_TEST_CACHE") or Path.home() / ".cache" / "almena-tests")
+
+
+@pytest.fixture(scope="session")
+def models_dir(cache_dir: Path) -> Path:
+    """A folder with the default face models and the two portraits, fetched once and hash-checked in every session."""
+    directory = cache_dir / "models"
+    for name in ("centerface", "dlib-resnet"):
+        ensure(card(name), directory)
+    for name in PORTRAITS:
+        ensure_asset(name, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def engines_dir(cache_dir: Path) -> Path:
+    """Engines built by earlier sessions on this machine; stale ones are rebuilt."""
+    return cache_dir / "engines"
+
+
+@pytest.fixture(scope="session")
+def portraits(models_dir: Path) -> dict[str, Path]:
+    """The two public-domain portraits by asset name: `astronaut` and `grace-hopper`, one face each."""
+    return {name: ensure_asset(name, models_dir) for name in PORTRAITS}
