@@ -30,7 +30,7 @@ $(VENV)/.test: $(VENV)/.python pyproject.toml
 	@touch $@ $(VENV)/.demo
 
 run: setup
-	@$(BIN)/almena demo --dir .almena
+	@$(BIN)/almena demo
 
 check: setup-test
 	@$(BIN)/ruff format --check .
@@ -55,4 +55,4 @@ docs: setup-test
 	@$(BIN)/python -m agent.wire --write docs/schemas
 
 clean:
-	rm -rf $(VENV) .almena build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

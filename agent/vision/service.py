@@ -14,6 +14,7 @@ from agent.errors import AlmenaError
 from agent.outbox import Outbox, OutboxError
 from agent.registry import SOURCES, TASKS, resolve
 from agent.settings import Settings, StreamSettings
+from agent.vision.face_control import FaceControl
 from agent.vision.interrupted import end_interrupted
 from agent.vision.pipeline import Pipeline
 from agent.vision.preview import Preview
@@ -103,6 +104,7 @@ class Vision:
         self._lock = threading.Lock()
         self.settings = settings_module.load(path)
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
+        self.faces = FaceControl(self.settings, self.outbox)
         self._streams: dict[str, Stream] = {}
 
     def start(self) -> None:
@@ -115,6 +117,7 @@ class Vision:
         """Stop every stream and close the outbox."""
         with self._lock:
             self._stop_streams()
+            self.faces.close()
         self.outbox.close()
 
     def reload(self) -> bool:
@@ -124,7 +127,8 @@ class Vision:
             if settings == self.settings:
                 return False
             self._stop_streams()
-            self.settings = settings
+            self.faces.close()
+            self.settings, self.faces = settings, FaceControl(settings, self.outbox)
             self._start_streams()
         return True
 
@@ -158,7 +162,13 @@ class Vision:
 
     def engines(self) -> list[dict[str, Any]]:
         """Passports of the engines in use, each once."""
-        found = [passport for stream in self._streams.values() if stream.pipeline for task in stream.pipeline.tasks for passport in task.engines()]
+        found = [
+            passport
+            for stream in self._streams.values()
+            if stream.pipeline
+            for task in stream.pipeline.tasks
+            for passport in task.engines()
+        ]
         return list({(passport["model"], passport["backend"], passport["precision"]): passport for passport in found}.values())
 
     def _start_streams(self) -> None:

@@ -1,0 +1,188 @@
+"""`almena bench`: what this machine reaches, as ratios measured in one run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import httpx
+import typer
+import yaml
+
+from agent.errors import AlmenaError
+from engines.card import card
+
+app = typer.Typer(no_args_is_help=True)
+
+STAGES = ("decode", "infer", "update", "publish", "total")
+LONGEST_S = 1800.0
+
+
+@app.callback()
+def bench() -> None:
+    """Measure throughput, latency and memory; nothing here is an estimate."""
+
+
+@app.command()
+def stream(
+    source: Annotated[Path | None, typer.Option("--source", "-s", help="A video file.", exists=True, dir_okay=False)] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Use the sample clip of `almena demo`.")] = False,
+    task: Annotated[str, typer.Option(help="The task to run.")] = "faces",
+    backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, max=20, help="Pipeline and bare runtimes take turns so many times; medians count.")] = 3,
+    models: Annotated[Path | None, typer.Option(help="Folder of fetched models; default: that of `almena demo`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """The whole agent on a video file as fast as it goes, against decoder and engines each alone."""
+    from agent.demo import default_folder, prepare_assets
+
+    if task != "faces":
+        raise typer.BadParameter("there is only: faces", param_hint="--task")
+    folder = models or default_folder() / "models"
+    if sample:
+        source = prepare_assets(default_folder()).clip
+    if source is None:
+        raise typer.BadParameter("give a video file, or --sample", param_hint="--source")
+    with tempfile.TemporaryDirectory(prefix="almena-bench-") as scratch:
+        result = StreamBench(source.resolve(), Path(scratch), folder.resolve(), backend, precision).run(repeats)
+    print(json.dumps(result, indent=2) if as_json else _table(result))
+
+
+class StreamBench:
+    """Runs the agent's two processes on a clip, in turn with the bare decoder and engines."""
+
+    def __init__(self, clip: Path, scratch: Path, models: Path, backend: str, precision: str) -> None:
+        self._clip = clip
+        self._scratch = scratch
+        self._config = scratch / "bench.yaml"
+        settings = {
+            "device": {"name": "bench"},
+            "state_dir": str(scratch / "state"),
+            "engines": {"backend": backend, "precision": precision, "models_dir": str(models)},
+            "web": {"port": 0},
+            "streams": [{"name": "bench", "source": {"type": "video", "path": str(clip), "pace": "fast"}, "tasks": [{"type": "faces"}]}],
+        }
+        self._config.write_text(yaml.safe_dump(settings))
+
+    def run(self, repeats: int) -> dict[str, Any]:
+        """The figures, medians over the turns; each pipeline turn is judged by the bare figures of its own turn."""
+        from calibration.bare import decode_rate
+
+        self._pipeline()
+        bare = self._bare_engines()
+        turns = []
+        for _ in range(repeats):
+            frames, decode = decode_rate(self._clip)
+            detect, embed = (engine.rate(1.5) for engine in bare)
+            figures = self._pipeline()
+            figures["frames_per_second"] = figures["frames"] / figures["seconds"]
+            bare_s = frames / decode + frames / detect + figures["embeddings"] / embed
+            figures |= {"bare_per_second": frames / bare_s, "bare_parts": {"decode": decode, "detect": detect, "embed": embed}}
+            figures["ratio"] = figures["frames_per_second"] / figures["bare_per_second"]
+            turns.append(figures)
+        ways = {"detector": bare[0].way, "embedder": bare[1].way}
+        for engine in bare:
+            engine.close()
+        return self._summary(turns) | {"bare_ways": ways}
+
+    def _bare_engines(self) -> tuple[Any, Any]:
+        from agent import settings as settings_module
+        from agent.vision.face_kit import engine_options
+        from calibration.bare import BareEngine
+
+        options = engine_options(settings_module.load(self._config))
+        parts = []
+        for task, batches in (("face-detection", (1,)), ("face-embedding", (1, 8))):
+            passport = self._engines[task]
+            size = (passport["identity"]["shape"][2], passport["identity"]["shape"][1])
+            parts.append(BareEngine(card(passport["model"].partition("@")[0]), options, passport["precision"], size, batches))
+        return parts[0], parts[1]
+
+    def _pipeline(self) -> dict[str, Any]:
+        """One run of both processes over the clip."""
+        processes = [subprocess.Popen([sys.executable, "-m", module, str(self._config)]) for module in ("agent.uplink", "agent.vision")]
+        try:
+            metrics = self._until_finished(processes)
+            peaks = [_peak_mb(process.pid) for process in processes]
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(20)
+        return {
+            "frames": int(metrics["frames_total"]),
+            "seconds": metrics["active_seconds"],
+            "detections": int(metrics["faces_total"]),
+            "tracks": int(metrics["tracks_total"]),
+            "embeddings": int(metrics["embeddings_total"]),
+            "latency_seconds": {stage: {f"p{q}": metrics[f"{stage}_p{q}_seconds"] for q in (50, 90, 99)} for stage in STAGES},
+            "peak_memory_mb": {"uplink": peaks[0], "vision": peaks[1]},
+        }
+
+    def _until_finished(self, processes: list[subprocess.Popen[bytes]]) -> dict[str, float]:
+        socket = self._scratch / "state" / "run" / "vision.sock"
+        deadline = time.monotonic() + LONGEST_S
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://vision") as client:
+            while time.monotonic() < deadline:
+                if any(process.poll() is not None for process in processes):
+                    raise AlmenaError("a process of the agent ended; its message is above")
+                time.sleep(0.2)
+                try:
+                    health = client.get("/streams").json()[0]
+                    metrics: dict[str, float] = client.get("/metrics").json().get("bench", {})
+                except httpx.TransportError:
+                    continue
+                if health["state"] == "failed":
+                    raise AlmenaError(f"the stream failed: {health['code']}: {health['detail']}")
+                if health["state"] == "finished" and metrics.get("frames_total", 0) == health["captured"]:
+                    engines = client.get("/engines").json()
+                    self._engines = {card(engine["model"].partition("@")[0]).task: engine for engine in engines}
+                    return metrics
+        raise AlmenaError(f"the clip was not finished after {LONGEST_S:.0f} s")
+
+    def _summary(self, turns: list[dict[str, Any]]) -> dict[str, Any]:
+        middle = sorted(turns, key=lambda turn: float(turn["ratio"]))[len(turns) // 2]
+        return {
+            **{key: middle[key] for key in ("frames", "detections", "tracks", "embeddings", "latency_seconds", "bare_parts")},
+            "frames_per_second": median(turn["frames_per_second"] for turn in turns),
+            "bare_per_second": median(turn["bare_per_second"] for turn in turns),
+            "ratio": median(turn["ratio"] for turn in turns),
+            "ratios": [turn["ratio"] for turn in turns],
+            "peak_memory_mb": {name: max(turn["peak_memory_mb"][name] for turn in turns) for name in ("vision", "uplink")},
+            "engines": [
+                {
+                    "role": role,
+                    "model": engine["identity"]["model"],
+                    "backend": engine["identity"]["backend"],
+                    "precision": engine["precision"],
+                }
+                for task, engine in self._engines.items()
+            ],
+        }
+
+
+def _peak_mb(pid: int) -> float:
+    """The most memory that a process had resident, in MB (VmHWM of proc(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise AlmenaError(f"/proc/{pid}/status tells no VmHWM")
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['frames']} frames, {result['detections']} faces, {result['tracks']} tracks, {result['embeddings']} embeddings",
+        f"{result['frames_per_second']:.1f} frames/s; decoder and engines alone {result['bare_per_second']:.1f}; ratio {result['ratio']:.3f}",
+    ]
+    for stage, times in result["latency_seconds"].items():
+        lines.append(f"{stage:>8}: " + "  ".join(f"{name} {1000 * value:6.2f} ms" for name, value in times.items()))
+    lines += [f"{engine['task']}: {engine['model']} on {engine['backend']} at {engine['precision']}" for engine in result["engines"]]
+    lines.append("peak memory: " + ", ".join(f"{name} {value:.0f} MB" for name, value in result["peak_memory_mb"].items()))
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""`almena demo`: see it work, with nothing to set up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.commands.run import run_agent
+from agent.demo import default_folder
+
+app = typer.Typer()
+
+
+class SourceChoice(str, Enum):
+    """Where the demo's frames come from."""
+
+    auto = "auto"
+    webcam = "webcam"
+    clip = "clip"
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Option("--dir", help="Where models and state are kept; default: ~/.local/share/almena.")] = None,
+    source: Annotated[SourceChoice, typer.Option(help="`auto` takes the webcam if there is one, else a sample clip.")] = SourceChoice.auto,
+    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Fetch and build everything, but do not start.")] = False,
+) -> None:
+    """Fetch the default models, start a broker, a camera or sample clip and the local page, and print events as they happen."""
+    folder = (folder or default_folder()).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared = subprocess.run([sys.executable, "-m", "agent.demo", str(folder), source.value])
+    if prepared.returncode:
+        raise typer.Exit(prepared.returncode)
+    if not prepare_only:
+        run_agent(folder / "demo.yaml", quiet=False)

@@ -1,0 +1,160 @@
+"""What `almena demo` needs: models, a sample clip or a webcam, one enrolled identity, and a settings file."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.errors import AlmenaError
+
+MODELS = ("centerface", "dlib-resnet")
+KNOWN = ("Eileen Collins", "astronaut")
+UNKNOWN = "grace-hopper"
+HEADER = "# Written by `almena demo` at each start. Copy it and change the copy: almena run --config COPY\n"
+
+
+@dataclass(frozen=True)
+class Assets:
+    """Files of the demo."""
+
+    known: Path
+    clip: Path
+
+
+def default_folder() -> Path:
+    """Where the demo keeps its files: $XDG_DATA_HOME/almena, by default ~/.local/share/almena."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "almena"
+
+
+def prepare_assets(folder: Path) -> Assets:
+    """Fetch models and portraits and compose the clip, each only if it is not there, with progress on the terminal."""
+    from engines.card import card
+    from engines.fetch import assets, ensure, ensure_asset
+
+    models = folder / "models"
+    clip = folder / "sample.mp4"
+    portraits = [models / assets()[name].filename for name in (KNOWN[1], UNKNOWN)]
+    wanted = [models / card(name).filename for name in MODELS] + portraits
+    if not all(path.exists() for path in wanted):
+        print("Fetching models and portraits (once, about 120 MB; each is checked against its SHA-256):")
+        with _bars() as progress:
+            for name in MODELS:
+                ensure(card(name), models, progress)
+            for name in (KNOWN[1], UNKNOWN):
+                ensure_asset(name, models, progress)
+    if not clip.exists():
+        from agent.sample_clip import compose
+
+        with _bars() as progress:
+            compose(*portraits, clip, lambda share: progress("composing the sample clip", round(share * 1000), 1000))
+    return Assets(portraits[0], clip)
+
+
+def prepare(folder: Path, source: str) -> Path:
+    """Everything for a start; the settings file. `source` is auto, webcam or clip. Raises AlmenaError, EngineError."""
+    clip = prepare_assets(folder).clip
+    settings = folder / "demo.yaml"
+    camera = _webcam() if source in ("auto", "webcam") else None
+    if source == "webcam" and camera is None:
+        raise AlmenaError("no webcam can be opened: is one connected, and are you in the group `video`? `almena doctor` tells more")
+    frames: dict[str, Any] = {"type": "v4l2", "device": camera} if camera else {"type": "video", "path": str(clip), "loop": True}
+    content = {
+        "device": {"name": "demo"},
+        "state_dir": str(folder / "state"),
+        "engines": {"models_dir": str(folder / "models")},
+        "streams": [{"name": "webcam" if camera else "sample", "source": frames, "tasks": [{"type": "faces"}]}],
+        "mqtt": {"embedded_broker": True, "port": free_port(1883), "delivery": "broker"},
+        "web": {"port": free_port(8642)},
+    }
+    settings.write_text(HEADER + yaml.safe_dump(content, sort_keys=False))
+    if not (folder / "state" / "gallery").exists():
+        _enrol(settings, folder / "models")
+    return settings
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nobody listens there on loopback, else any free port."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise AlmenaError("no free port on 127.0.0.1")
+
+
+def _enrol(settings: Path, models: Path) -> None:
+    """In a process of its own, because the supervisor need not hold engines in memory."""
+    from engines.fetch import assets
+
+    print("Building the engines for this machine and enrolling one of the two persons (once) …", flush=True)
+    picture = models / assets()[KNOWN[1]].filename
+    command = ["identity", "add", KNOWN[0], str(picture), "--config", str(settings), "--consent", "public-domain portrait (NASA)"]
+    done = subprocess.run([sys.executable, "-m", "agent.cli", *command], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise AlmenaError(f"{KNOWN[0]} could not be enrolled; the reason is above")
+
+
+def _webcam() -> str | None:
+    """The first camera that gives a picture."""
+    if not any(Path("/dev").glob("video*")):
+        return None
+    from agent.errors import SourceError
+    from agent.vision.sources.v4l2 import V4l2Config, V4l2Source
+
+    for device in sorted(Path("/dev").glob("video*")):
+        source = V4l2Source(V4l2Config(device=str(device)), "webcam")
+        try:
+            source.open()
+            source.read()
+        except SourceError:
+            continue
+        finally:
+            source.close()
+        return str(device)
+    return None
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    """A progress callback `(what, done, total)` that draws bars."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("  {task.description:28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn()
+    ) as bars:
+        known: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            if what not in known:
+                known[what] = bars.add_task(what, total=total)
+            bars.update(known[what], completed=done, total=total)
+
+        yield progress
+
+
+def main() -> int:
+    """`python -m agent.demo FOLDER SOURCE`: prepare, in a process that ends afterwards."""
+    from engines.base import EngineError
+
+    try:
+        prepare(Path(sys.argv[1]), sys.argv[2])
+    except (AlmenaError, EngineError, OSError) as error:
+        print(f"almena: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What the runtimes reach alone: the yardstick for the pipeline. Uses no call of `Engine`, only the runtimes' own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.backends.base import IMAGE, Backend, Build
+from engines.card import ModelCard
+from engines.convert import converted
+from engines.fetch import ensure
+from engines.model import EngineOptions, choose_backend
+
+POLICIES: tuple[Literal["throughput", "latency"], ...] = ("throughput", "latency")
+Loop = Callable[[float], float]
+"""Runs for that many seconds and gives inferences per second."""
+
+
+def decode_rate(clip: Path) -> tuple[int, float]:
+    """Decode the whole clip with OpenCV alone: frames, and frames per second."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG)
+    frames, start = 0, time.perf_counter()
+    while capture.read()[0]:
+        frames += 1
+    elapsed = time.perf_counter() - start
+    capture.release()
+    return frames, frames / elapsed
+
+
+class BareEngine:
+    """One model at one precision, built in every way that this runtime offers for throughput; `rate` is that of the best."""
+
+    def __init__(
+        self, card: ModelCard, options: EngineOptions, precision: str, size: tuple[int, int], batches: tuple[int, ...] = (1,)
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="almena-bare-")
+        backend = choose_backend(card, options.backend)
+        model = converted(card, ensure(card, options.models_dir))
+        self._loops: dict[str, Loop] = {}
+        for batch in batches:
+            for policy in POLICIES:
+                order = Build(card.name, model, card.input, batch, *size, precision, policy, options.threads)
+                file = Path(self._folder.name) / f"{policy}-{batch}{backend.suffix}"
+                backend.build(order, file)
+                picture = np.random.default_rng(1).integers(0, 255, (batch, size[1], size[0], 3), np.uint8)
+                self._loops[f"{policy}, batch {batch}"] = _loop(backend, order, file, picture)
+        self._best = ""
+
+    def rate(self, seconds: float) -> float:
+        """Pictures per second over `seconds`; the first call tries every way for a third of that each and keeps the best."""
+        if not self._best:
+            rates = {name: loop(max(0.3, seconds / 3)) for name, loop in self._loops.items()}
+            self._best = max(rates, key=lambda name: rates[name])
+        return self._loops[self._best](seconds)
+
+    @property
+    def way(self) -> str:
+        """The way that was best."""
+        return self._best
+
+    def close(self) -> None:
+        """Free everything."""
+        self._loops.clear()
+        self._folder.cleanup()
+
+
+def _loop(backend: Backend, order: Build, file: Path, picture: NDArray[np.uint8]) -> Loop:
+    return {"openvino": _openvino, "onnxruntime": _onnxruntime}[backend.name](order, file, picture)
+
+
+def _openvino(order: Build, file: Path, picture: NDArray[np.uint8]) -> Loop:
+    import openvino as ov
+
+    compiled = ov.Core().import_model(file.read_bytes(), "CPU", {"PERFORMANCE_HINT": order.policy.upper()})
+    requests = ov.AsyncInferQueue(compiled)
+    tensor = ov.Tensor(picture, shared_memory=True)
+
+    def run(seconds: float) -> float:
+        for _ in range(len(requests)):
+            requests.start_async({0: tensor})
+        requests.wait_all()
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            requests.start_async({0: tensor})
+            count += 1
+        requests.wait_all()
+        return count * len(picture) / (time.perf_counter() - start)
+
+    return run
+
+
+def _onnxruntime(order: Build, file: Path, picture: NDArray[np.uint8]) -> Loop:
+    import onnxruntime as ort
+
+    threads = order.threads or os.cpu_count() or 1
+    callers = threads if order.policy == "throughput" else 1
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads // callers
+    session = ort.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+    def call_until(end: float) -> int:
+        count = 0
+        while time.perf_counter() < end:
+            session.run(None, {IMAGE: picture})
+            count += 1
+        return count
+
+    def run(seconds: float) -> float:
+        session.run(None, {IMAGE: picture})
+        start = time.perf_counter()
+        with ThreadPoolExecutor(callers) as pool:
+            count = sum(cast(Any, pool.map)(call_until, [start + seconds] * callers))
+        return count * len(picture) / (time.perf_counter() - start)
+
+    return run
