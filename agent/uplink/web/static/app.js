@@ -53,7 +53,7 @@ async function status() {
 }
 
 for (const tab of tabs) {
-  tab.addEventListener("click", () => { location.hash = tab.getAttribute("aria-controls"); });
+  tab.addEventListener("click", () => { location.hash = `/${tab.getAttribute("aria-controls")}`; });
   tab.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
@@ -66,10 +66,10 @@ byId("logout").addEventListener("click", async () => {
   await post("logout");
   location.assign("/login");
 });
-window.addEventListener("hashchange", () => show(location.hash.slice(1)));
+window.addEventListener("hashchange", () => show(location.hash.slice(2)));
 document.addEventListener("visibilitychange", wake);
 setInterval(() => { if (!document.hidden) status(); }, STATUS_MS);
 
 events.start();
 people.start();
-show(location.hash.slice(1));
+show(location.hash.slice(2));

@@ -95,14 +95,13 @@ function row(event) {
   const { text, who, kind } = sentence(event);
   return h(`li.${kind}`,
     h("span.dot", { "aria-hidden": "true" }),
-    h("div", h("p", who && h("strong", who), who && " ", text), h("p.meta", h("time", clock(event.captured_at)), facts(event))));
+    h("div", h("p", who && h("strong", who), who && " ", text), h("p.meta", h("time", { title: event.clock === "synced" ? "" : "The device's clock was not synchronised" }, clock(event.captured_at)), facts(event))));
 }
 
-function facts({ kind, data, clock: source_ }) {
+function facts({ kind, data }) {
   const parts = [];
   if (kind === "face" && data.distance !== null && data.distance !== undefined) parts.push(`distance ${data.distance.toFixed(2)} (limit ${data.threshold.toFixed(2)})`);
   if (kind === "face" && data.score) parts.push(`face ${Math.round(data.score * 100)} %`);
-  if (source_ === "unsynced") parts.push("clock not set");
   return parts.map((part) => ` · ${part}`);
 }
 
@@ -115,14 +114,18 @@ export function sentence(event) {
 function face({ stream: place, data }) {
   const who = data.name ?? (data.decision === "unknown" ? ["Unknown", data.cluster].filter(Boolean).join(" ") : "Somebody");
   const kind = data.name ? "known" : "unknown";
-  const known = { known: "was recognised", unknown: "is not known here", undecided: "is still being looked at" }[data.decision];
+  const known = { known: "was recognised", unknown: "was not recognised", undecided: "is still there" }[data.decision];
   const stay = data.ended_at ? ` after ${span(data.ended_at - data.started_at)}` : "";
   const why = data.reason && data.reason !== "left" ? ` (${data.reason})` : "";
   const text = { new: `arrived at ${place}`, update: `${known} at ${place}`, end: `left ${place}${stay}${why}` }[data.type];
   return { who, text: text ?? data.type, kind: data.type === "end" ? `${kind}.gone` : kind };
 }
 
+const STREAM = {
+  connecting: "is connecting", running: "is running", frozen: "shows a frozen picture", covered: "is covered", failed: "has failed", finished: "is at its end",
+};
+
 function stream({ stream: place, data }) {
-  const text = [`is ${data.state}`, data.code && `(${data.code})`, data.detail && `– ${data.detail}`].filter(Boolean).join(" ");
+  const text = [STREAM[data.state] ?? data.state, data.code && `(${data.code})`, data.detail && `– ${data.detail}`].filter(Boolean).join(" ");
   return { who: place, text, kind: data.state === "running" || data.state === "finished" ? "fine" : "trouble" };
 }

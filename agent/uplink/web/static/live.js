@@ -60,7 +60,7 @@ class Card {
     this.state = h("span.pill");
     this.rate = h("span.rate");
     this.toggle = h("button.quiet", { onclick: () => this.press(), type: "button" }, "Pause");
-    this.enrol = h("button.quiet", { onclick: () => addPerson({ stream: name }), type: "button" }, "Add person from this picture");
+    this.enrol = h("button.quiet", { onclick: () => addPerson({ stream: name }), type: "button", title: "Enrol somebody from this picture", "aria-label": `Add a person from the picture of ${name}` }, "Add person");
     this.element = h("figure.card.stream", { "aria-label": `Stream ${name}` }, this.picture,
       h("figcaption", h("strong", name), this.state, this.rate, h("span.actions", this.toggle, this.enrol)));
   }

@@ -43,6 +43,7 @@ const button = (text, action, kind = "quiet") => h(`button.${kind}`, { type: "bu
 
 function avatar(identity) {
   const initials = h("span.avatar", { "aria-hidden": "true" }, identity.name.trim()[0]?.toUpperCase() ?? "?");
+  if (identity.pictures === 0) return initials;
   const image = h("img.avatar", { alt: "", src: `/api/1/identities/${encodeURIComponent(identity.id)}/images/0`, onerror: () => image.replaceWith(initials) });
   return image;
 }
@@ -133,7 +134,8 @@ class Pictures {
   add(file) {
     const url = URL.createObjectURL(file);
     const verdict = h("span.verdict", "ready");
-    const image = h("img", { alt: file.name ?? "Picture from the live view", src: url, onload: () => URL.revokeObjectURL(url) });
+    if (identity.pictures === 0) return initials;
+  const image = h("img", { alt: file.name ?? "Picture from the live view", src: url, onload: () => URL.revokeObjectURL(url) });
     const item = { file, verdict, done: false };
     const line = h("li", image, h("span.file", file.name ?? "from the live view"), verdict,
       button("Remove", () => { this.items = this.items.filter((other) => other !== item); line.remove(); }));
@@ -148,9 +150,9 @@ class Pictures {
       item.verdict.textContent = "checking …";
       item.verdict.className = "verdict";
       try {
-        await upload(`identities/${encodeURIComponent(identity)}/images`, item.file);
+        const { warnings } = await upload(`identities/${encodeURIComponent(identity)}/images`, item.file);
         item.done = true;
-        item.verdict.textContent = "taken";
+        item.verdict.textContent = ["taken", ...warnings].join("; ");
         item.verdict.classList.add("good");
       } catch (error) {
         all = false;

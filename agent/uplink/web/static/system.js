@@ -61,7 +61,7 @@ function facts(record, without = []) {
   return h("dl", rows.map(([key, value]) => [h("dt", LABELS[key] ?? words(key)), h("dd", text(key, value))]));
 }
 
-const words = (key) => key.replace(/_(bytes|percent|s|c)$/, "").replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());
+const words = (key) => key.replace(/_(bytes|percent|s|c)$/, "").replaceAll("_", " ").replace(/\bcpu\b/, "CPU").replace(/^rss$/, "memory").replace(/^./, (first) => first.toUpperCase());
 
 function text(key, value) {
   if (Array.isArray(value)) return value.map((item) => text(key, item)).join(", ");
