@@ -55,7 +55,7 @@ def prepare_assets(folder: Path) -> Assets:
         from agent.sample_clip import compose
 
         with _bars() as progress:
-            compose(*portraits, clip, lambda share: progress("composing the sample clip", round(share * 1000), 1000))
+            compose(portraits[0], portraits[1], clip, lambda share: progress("composing the sample clip", round(share * 1000), 1000))
     return Assets(portraits[0], clip)
 
 

@@ -57,9 +57,9 @@ def cut_out(portrait: Image, outlines: tuple[Outline, Outline]) -> tuple[Image, 
     cv2.fillPoly(mask, [outer], (cv2.GC_PR_FGD,))
     cv2.fillPoly(mask, [inner], (cv2.GC_FGD,))
     cv2.setRNGSeed(1)
-    cv2.grabCut(portrait, mask, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(portrait, mask, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
     person = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
-    return portrait, cv2.GaussianBlur(person, (0, 0), 1.5)
+    return portrait, cv2.GaussianBlur(person, (0, 0), 1.5).astype(np.float32)
 
 
 def room() -> Image:
@@ -70,7 +70,8 @@ def room() -> Image:
     picture = wall + window
     floor = y > 300
     picture[floor] = np.stack([70 + 0.1 * (y - 300), 85 + 0.1 * (y - 300), 105 + 0.1 * (y - 300)], axis=-1)[floor]
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    result: Image = np.clip(picture, 0, 255).astype(np.uint8)
+    return result
 
 
 def paste(canvas: Image, person: Image, mask: NDArray[np.float32], centre_x: float, height: float, light: float) -> None:
@@ -106,15 +107,22 @@ def frames(known: Image, unknown: Image) -> Iterator[Image]:
 
 def compose(known: Path, unknown: Path, clip: Path, progress: Callable[[float], None] = lambda _: None) -> None:
     """Write the clip as MP4; complete or not at all. Raises OSError where OpenCV cannot write it."""
-    pictures = [cv2.imread(str(path)) for path in (known, unknown)]
+    pictures = [_picture(path) for path in (known, unknown)]
     partial = clip.with_name(f".{clip.stem}.partial.mp4")
     writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), RATE, (WIDTH, HEIGHT))
     if not writer.isOpened():
         raise OSError(f"OpenCV cannot write {partial}: is the folder writable, and was OpenCV built with FFmpeg?")
     try:
-        for number, picture in enumerate(frames(*pictures)):
+        for number, picture in enumerate(frames(pictures[0], pictures[1])):
             writer.write(picture)
             progress((number + 1) / (SECONDS * RATE))
     finally:
         writer.release()
     partial.replace(clip)
+
+
+def _picture(path: Path) -> Image:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise OSError(f"{path} is not a picture; delete it to have it fetched again")
+    return picture.astype(np.uint8)

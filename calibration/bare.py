@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +119,7 @@ def _onnxruntime(order: Build, file: Path, picture: NDArray[np.uint8]) -> Loop:
         session.run(None, {IMAGE: picture})
         start = time.perf_counter()
         with ThreadPoolExecutor(callers) as pool:
-            count = sum(cast(Any, pool.map)(call_until, [start + seconds] * callers))
+            count = sum(pool.map(call_until, [start + seconds] * callers))
         return count * len(picture) / (time.perf_counter() - start)
 
     return run

@@ -99,10 +99,10 @@ class StreamBench:
 
         options = engine_options(settings_module.load(self._config))
         parts = []
-        for task, batches in (("face-detection", (1,)), ("face-embedding", (1, 8))):
-            passport = self._engines[task]
+        batches = {"face-detection": (1,), "face-embedding": (1, 8)}
+        for task, passport in self._engines.items():
             size = (passport["identity"]["shape"][2], passport["identity"]["shape"][1])
-            parts.append(BareEngine(card(passport["model"].partition("@")[0]), options, passport["precision"], size, batches))
+            parts.append(BareEngine(card(passport["model"].partition("@")[0]), options, passport["precision"], size, batches[task]))
         return parts[0], parts[1]
 
     def _pipeline(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class StreamBench:
                     raise AlmenaError(f"the stream failed: {health['code']}: {health['detail']}")
                 if health["state"] == "finished" and metrics.get("frames_total", 0) == health["captured"]:
                     engines = client.get("/engines").json()
-                    self._engines = {card(engine["model"].partition("@")[0]).task: engine for engine in engines}
+                    self._engines = {str(card(engine["model"].partition("@")[0]).task): engine for engine in engines}
                     return metrics
         raise AlmenaError(f"the clip was not finished after {LONGEST_S:.0f} s")
 
@@ -158,7 +158,7 @@ class StreamBench:
             "peak_memory_mb": {name: max(turn["peak_memory_mb"][name] for turn in turns) for name in ("vision", "uplink")},
             "engines": [
                 {
-                    "role": role,
+                    "task": task,
                     "model": engine["identity"]["model"],
                     "backend": engine["identity"]["backend"],
                     "precision": engine["precision"],
@@ -179,7 +179,7 @@ def _peak_mb(pid: int) -> float:
 def _table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['frames']} frames, {result['detections']} faces, {result['tracks']} tracks, {result['embeddings']} embeddings",
-        f"{result['frames_per_second']:.1f} frames/s; decoder and engines alone {result['bare_per_second']:.1f}; ratio {result['ratio']:.3f}",
+        f"{result['frames_per_second']:.1f} frames/s; bare decoder and engines {result['bare_per_second']:.1f}; ratio {result['ratio']:.3f}",
     ]
     for stage, times in result["latency_seconds"].items():
         lines.append(f"{stage:>8}: " + "  ".join(f"{name} {1000 * value:6.2f} ms" for name, value in times.items()))
