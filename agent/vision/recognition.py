@@ -81,6 +81,7 @@ class Evidence:
     limit: int = 12
     seen: int = 0
     _views: list[tuple[float, Vector]] = field(default_factory=list)
+    _template: tuple[Vector, int] | None = None
 
     def add(self, vector: Vector, quality: float) -> None:
         """Take a view in. `quality` in 0..1 is its weight."""
@@ -101,17 +102,19 @@ class Evidence:
 
     def template(self, stranger: float) -> tuple[Vector, int]:
         """The mean of the views by quality and how many it rests on. Views as far as `stranger` from the most central one stay out."""
-        vectors = np.stack([vector for _, vector in self._views])
-        weights = np.array([quality for quality, _ in self._views]) + 1e-3
-        distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
-        central = int(np.argmin(distances @ weights))
-        kept = distances[central] < stranger
-        mean: Vector = np.average(vectors[kept], axis=0, weights=weights[kept]).astype(np.float32)
-        return mean, int(kept.sum())
+        if self._template is None:
+            vectors = np.stack([vector for _, vector in self._views])
+            weights = np.array([quality for quality, _ in self._views]) + 1e-3
+            distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+            kept = distances[int(np.argmin(distances @ weights))] < stranger
+            mean: Vector = (weights[kept] @ vectors[kept] / weights[kept].sum()).astype(np.float32)
+            self._template = mean, int(kept.sum())
+        return self._template
 
     def _trim(self) -> None:
         self._views.sort(key=lambda view: -view[0])
         del self._views[self.limit :]
+        self._template = None
 
 
 @dataclass(frozen=True, slots=True)

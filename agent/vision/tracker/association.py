@@ -17,23 +17,22 @@ def overlaps(first: Boxes, second: Boxes, margin: float = 0.0) -> Matrix:
     """
     if not len(first) or not len(second):
         return np.zeros((len(first), len(second)))
-    first, second = _widened(first, margin), _widened(second, margin)
-    top = np.maximum(first[:, None, :2], second[None, :, :2])
-    bottom = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.prod(np.maximum(bottom - top, 0.0), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
-    result: Matrix = common / np.maximum(areas[0][:, None] + areas[1][None, :] - common, 1e-9)
+    rows, columns = _widened(first, margin)[:, :, None], _widened(second, margin)[:, None, :]
+    common = (np.minimum(rows[2], columns[2]) - np.maximum(rows[0], columns[0])).clip(0.0)
+    common *= (np.minimum(rows[3], columns[3]) - np.maximum(rows[1], columns[1])).clip(0.0)
+    areas = (rows[2] - rows[0]) * (rows[3] - rows[1]) + (columns[2] - columns[0]) * (columns[3] - columns[1])
+    result: Matrix = common / np.maximum(areas - common, 1e-9)
     return result
 
 
 def best_pairs(similarity: Matrix, least: float) -> list[tuple[int, int]]:
     """Pairs (row, column), most similar first, each row and column at most once, none below `least`."""
-    rows, columns = np.nonzero(similarity >= least)
-    order = np.argsort(-similarity[rows, columns], kind="stable")
+    near = [(value, row, column) for row, values in enumerate(similarity.tolist()) for column, value in enumerate(values) if value >= least]
+    near.sort(key=lambda entry: -entry[0])
     pairs: list[tuple[int, int]] = []
     taken_rows: set[int] = set()
     taken_columns: set[int] = set()
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+    for _, row, column in near:
         if row not in taken_rows and column not in taken_columns:
             taken_rows.add(row)
             taken_columns.add(column)
@@ -42,8 +41,10 @@ def best_pairs(similarity: Matrix, least: float) -> list[tuple[int, int]]:
 
 
 def _widened(boxes: Boxes, margin: float) -> Matrix:
-    exact: Matrix = boxes.astype(np.float64)
-    if not margin:
-        return exact
-    extra = margin * (exact[:, 2:] - exact[:, :2])
-    return np.hstack([exact[:, :2] - extra, exact[:, 2:] + extra])
+    """(4, N): x1, y1, x2, y2 of all boxes."""
+    corners: Matrix = boxes.T.astype(np.float64)
+    if margin:
+        extra = margin * (corners[2:] - corners[:2])
+        corners[:2] -= extra
+        corners[2:] += extra
+    return corners

@@ -126,7 +126,7 @@ class Tracker:
     def _match(self, frame: _Frame, tracks: list[Track], indices: list[int], margin: float) -> None:
         if not tracks or not indices:
             return
-        predicted = np.stack([track.motion.box for track in tracks])
+        predicted = np.array([track.motion.box for track in tracks])
         similarity = overlaps(predicted, frame.boxes[indices], margin)
         for row, track in enumerate(tracks):
             self._weigh_faces(similarity[row], frame, track, indices)

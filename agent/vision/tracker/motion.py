@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-Box = NDArray[np.float64]
+Box = NDArray[np.float32]
 """x1, y1, x2, y2 in pixels."""
 
 POSITION_NOISE = 0.05
@@ -19,52 +21,54 @@ MEMORY_S = 0.7
 
 
 class Motion:
-    """Centre, width and height of a box, each with its speed. Steps may differ in length: frame rates do."""
+    """Centre, width and height of a box, each with its speed. Steps may differ in length: frame rates do.
+
+    The four filters see the same noise, so that they share one covariance. Plain floats: arrays of four cost more than they save.
+    """
 
     __slots__ = ("_cross", "_place", "_speed", "_speed_spread", "_spread")
 
     def __init__(self, box: Box) -> None:
         self._place = _centred(box)
-        self._speed = np.zeros(4)
-        size = self._size
-        self._spread = np.full(4, (POSITION_NOISE * size) ** 2)
-        self._speed_spread = np.full(4, (FIRST_SPEED * size) ** 2)
-        self._cross = np.zeros(4)
+        self._speed = [0.0, 0.0, 0.0, 0.0]
+        self._spread = (POSITION_NOISE * self._size) ** 2
+        self._cross = 0.0
+        self._speed_spread = (FIRST_SPEED * self._size) ** 2
 
     @property
     def _size(self) -> float:
-        return max(float(self._place[2] + self._place[3]) / 2, 1.0)
+        return max((self._place[2] + self._place[3]) / 2, 1.0)
 
     @property
-    def box(self) -> Box:
-        """The estimate now."""
+    def box(self) -> tuple[float, float, float, float]:
+        """The estimate now: x1, y1, x2, y2."""
         x, y, width, height = self._place
         half_width, half_height = max(width, 1.0) / 2, max(height, 1.0) / 2
-        return np.array([x - half_width, y - half_height, x + half_width, y + half_height])
+        return x - half_width, y - half_height, x + half_width, y + half_height
 
     def predict(self, seconds: float) -> None:
         """Carry the estimate on. A speed that nothing confirms fades, so that a lost box does not fly away."""
-        fade = float(np.exp(-seconds / MEMORY_S))
+        fade = math.exp(-seconds / MEMORY_S)
         travel = MEMORY_S * (1.0 - fade)
-        self._place = self._place + travel * self._speed
-        self._speed = fade * self._speed
         power = (ACCELERATION * self._size) ** 2
-        self._spread = self._spread + 2 * travel * self._cross + travel**2 * self._speed_spread + power * seconds**4 / 4
+        self._place = [place + travel * speed for place, speed in zip(self._place, self._speed, strict=True)]
+        self._speed = [fade * speed for speed in self._speed]
+        self._spread += 2 * travel * self._cross + travel**2 * self._speed_spread + power * seconds**4 / 4
         self._cross = fade * (self._cross + travel * self._speed_spread) + power * seconds**3 / 2
         self._speed_spread = fade**2 * self._speed_spread + power * seconds**2
 
     def correct(self, box: Box) -> None:
         """Take a measured box in."""
-        error = _centred(box) - self._place
+        errors = [measured - place for measured, place in zip(_centred(box), self._place, strict=True)]
         total = self._spread + (POSITION_NOISE * self._size) ** 2
         gain, speed_gain = self._spread / total, self._cross / total
-        self._place = self._place + gain * error
-        self._speed = self._speed + speed_gain * error
-        self._speed_spread = self._speed_spread - speed_gain * self._cross
-        self._cross = self._cross * (1.0 - gain)
-        self._spread = self._spread * (1.0 - gain)
+        self._place = [place + gain * error for place, error in zip(self._place, errors, strict=True)]
+        self._speed = [speed + speed_gain * error for speed, error in zip(self._speed, errors, strict=True)]
+        self._speed_spread -= speed_gain * self._cross
+        self._cross *= 1.0 - gain
+        self._spread *= 1.0 - gain
 
 
-def _centred(box: Box) -> Box:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
+def _centred(box: Box) -> list[float]:
+    x1, y1, x2, y2 = box.tolist()
+    return [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
