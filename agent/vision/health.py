@@ -16,9 +16,9 @@ RATE_WINDOW = 10
 SAMPLES = 72
 """Sampled pixels along each side of a picture."""
 BLOCK = 6
-STILL_MEAN = 0.25
-STILL_LEVELS = 2
-STILL_SHARE = 0.002
+STILL_MEAN = 0.45
+STILL_LEVELS, STILL_SHARE = 2, 0.035
+MOVED_LEVELS, MOVED_SHARE = 16, 0.001
 UNIFORM_DEVIATION = 6.0
 
 
@@ -40,12 +40,19 @@ def sample(image: Image) -> NDArray[np.int16]:
 def still(first: NDArray[np.int16], second: NDArray[np.int16]) -> bool:
     """Whether two samples show one picture, up to what an encoder does to it.
 
-    Sensor noise of half a level in 255 changes the mean by about 0.5 and is life; so is anything that moves in 0.2 % of the picture.
+    Measured with x264 at 1280x720 and 10 pictures a second, against the picture of 2 s after the start: one picture sent again and
+    again differs by at most 0.38 levels in the mean and by more than 2 levels in 3.1 % of the pixels (CRF 23 and 30, 1.5 Mbit/s);
+    a static scene with sensor noise of half a level in 255 reaches 0.71 and 4.9 % within 6 s. Something small that moves changes
+    few pixels, but by much: a share of 0.1 % is life.
     """
     if first.shape != second.shape:
         return False
     difference = np.abs(first - second)
-    return bool(difference.mean() < STILL_MEAN and (difference > STILL_LEVELS).mean() < STILL_SHARE)
+    return bool(
+        difference.mean() < STILL_MEAN
+        and (difference > STILL_LEVELS).mean() < STILL_SHARE
+        and (difference > MOVED_LEVELS).mean() < MOVED_SHARE
+    )
 
 
 def uniform(pixels: NDArray[np.int16]) -> bool:
