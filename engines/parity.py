@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +15,7 @@ from engines.card import Allowance, ModelCard
 from engines.decoders.base import DetectionDecoder, overlaps
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.fetch import assets
-from engines.preprocess import Image, aligned, letterbox
+from engines.preprocess import Image, aligned, letterbox, opencv
 from engines.results import F32, Detections
 
 
@@ -49,6 +48,7 @@ class Pictures:
 
 def pictures(models_dir: Path) -> Pictures:
     """The public-domain portraits that lie in `models_dir`, or a synthetic picture where none does."""
+    cv2 = opencv()
     images, landmarks = [], []
     for asset in assets().values():
         image = cv2.imread(str(models_dir / asset.filename)) if (models_dir / asset.filename).is_file() else None
@@ -62,6 +62,7 @@ def pictures(models_dir: Path) -> Pictures:
 
 def _synthetic() -> Image:
     """Smooth coloured noise, always the same."""
+    cv2 = opencv()
     noise = np.random.default_rng(20).integers(0, 256, (24, 32, 3), np.uint8)
     return np.asarray(cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC), np.uint8)
 

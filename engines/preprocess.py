@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import MissingRuntimeError
 
-try:
-    import cv2
-except ModuleNotFoundError as _error:
-    raise MissingRuntimeError("pictures need OpenCV, which is not installed: pip install opencv-python-headless") from _error
-
 Image = NDArray[np.uint8]
 F32 = NDArray[np.float32]
+
+
+@cache
+def opencv() -> Any:
+    """The module cv2, loaded when the first picture comes. Raises MissingRuntimeError."""
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError("pictures need OpenCV, which is not installed: pip install opencv-python-headless") from error
+    return cv2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ def best_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tupl
 
 def letterbox(image: Image, width: int, height: int, pad: int = 0) -> tuple[Image, Letterbox]:
     """`image` (H, W, 3) on a canvas (height, width, 3), its aspect ratio kept: shrunk if too large, never enlarged, padded with `pad`."""
+    cv2 = opencv()
     rows, columns = image.shape[:2]
     scale = min(width / columns, height / rows, 1.0)
     inner_width, inner_height = max(1, round(columns * scale)), max(1, round(rows * scale))
@@ -81,6 +89,7 @@ def aligned(image: Image, landmarks: F32, template: F32, size: int) -> Image:
 
     A face much larger than the chip is first shrunk by area averaging, so that nothing aliases.
     """
+    cv2 = opencv()
     matrix = similarity(landmarks, template)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale < 0.5:
@@ -90,6 +99,7 @@ def aligned(image: Image, landmarks: F32, template: F32, size: int) -> Image:
 
 def _shrunk(image: Image, matrix: NDArray[np.float64], size: int, scale: float) -> tuple[Image, NDArray[np.float64]]:
     """The part of `image` that the chip shows, about as large as the chip, and the matrix that fits it."""
+    cv2 = opencv()
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
     seen = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     height, width = image.shape[:2]

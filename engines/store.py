@@ -103,7 +103,10 @@ class EngineStore:
         path = self.directory / f"{self._stem(identity)}.json"
         passport = self._read(path) if path.exists() else None
         if passport is not None and passport.identity == identity and self._sound(passport):
-            return backend.load(build(passport.precision), self.directory / passport.file), passport
+            try:
+                return backend.load(build(passport.precision), self.directory / passport.file), passport
+            except EngineError as error:
+                log.warning("%s", error)
         if passport is not None:
             log.info("engine %s is stale or damaged and is built anew", path.stem)
         return self._make(backend, identity, build, judge, path)

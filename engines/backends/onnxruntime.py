@@ -35,8 +35,8 @@ class OnnxRuntimeBackend(Backend):
         return str(ort.__version__)
 
     def device(self) -> str:
-        """The kind of processor; the file that is built fits any of them."""
-        return f"CPU {platform.machine()}"
+        """The kind of processor and its threads; the file that is built fits any of the kind."""
+        return f"CPU {platform.machine()}, {os.cpu_count()} threads"
 
     def precisions(self) -> tuple[str, ...]:
         """Only fp32: the CPU provider casts anything else back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -37,9 +38,9 @@ class OpenVinoBackend(Backend):
         return str(ov.get_version())
 
     def device(self) -> str:
-        """The processor's name and what it can compute in."""
+        """The processor's name, its threads and what it can compute in."""
         able = sorted(self.core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
-        return f"{self.core.get_property(_DEVICE, 'FULL_DEVICE_NAME').strip()} [{' '.join(able)}]"
+        return f"{self.core.get_property(_DEVICE, 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} threads, {' '.join(able)}"
 
     def precisions(self) -> tuple[str, ...]:
         """bf16 where the processor has it."""

@@ -1,0 +1,262 @@
+"""What every backend must do, run on every entry of the registry."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from engines.backends.base import IMAGE, Backend, Build
+from engines.base import Engine, EngineError
+from engines.card import ModelInput
+from engines.errors import MissingRuntimeError, ModelFileError, UnknownNameError
+from engines.registry import BACKENDS, resolve
+
+HEIGHT, WIDTH = 24, 40
+FEED = ModelInput(
+    layout="NCHW", colour="RGB", sizes=((WIDTH, HEIGHT),), mean=(10.0, 20.0, 30.0), scale=(2.0, 4.0, 8.0), resize="letterbox"
+)  # fmt: skip
+WEIGHTS = np.random.default_rng(5).normal(0, 0.2, (4, 3, 3, 3)).astype(np.float32)
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], outputs: dict[str, int], shape: list[Any]) -> Path:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nobody.knows", 1)]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank) for name, rank in outputs.items()]
+    graph = helper.make_graph(nodes, "small", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], values, weights)
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    return path
+
+
+def small(path: Path, layout: str = "NCHW") -> Path:
+    """A convolution and the normalised picture itself; free shapes."""
+    weights = [numpy_helper.from_array(WEIGHTS, "w")]
+    nodes = [helper.make_node("Identity", ["x"], ["same"])]
+    if layout == "NCHW":
+        nodes += [helper.make_node("Conv", ["x", "w"], ["maps"], pads=[1, 1, 1, 1])]
+        return save(path, nodes, weights, {"same": 4, "maps": 4}, ["N", 3, "H", "W"])
+    return save(path, nodes, [], {"same": 4}, ["N", "H", "W", 3])
+
+
+def order(model: Path, backend: Backend, **changes: Any) -> Build:
+    values: dict[str, Any] = {
+        "name": "small", "model": model, "input": FEED, "batch": 1, "width": WIDTH, "height": HEIGHT, "precision": "fp32",
+        "policy": "throughput", "threads": None,
+    }  # fmt: skip
+    return Build(**{**values, **changes})
+
+
+def opened(backend: Backend, build: Build, directory: Path) -> Engine:
+    target = directory / f"built{backend.suffix}"
+    backend.build(build, target)
+    return backend.load(build, target)
+
+
+def picture(seed: int = 0, batch: int = 1) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (batch, HEIGHT, WIDTH, 3), np.uint8)
+
+
+def normalised(image: NDArray[np.uint8], feed: ModelInput = FEED) -> NDArray[np.float32]:
+    """What the card says, in numpy."""
+    x = image.astype(np.float32)
+    x = x[..., ::-1] if feed.colour == "RGB" else x
+    x = (x - np.array(feed.mean, np.float32)) / np.array(feed.scale, np.float32)
+    return x.transpose(0, 3, 1, 2) if feed.layout == "NCHW" else x
+
+
+def convolved(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    return np.einsum("nchwij,fcij->nfhw", seen, WEIGHTS)
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    made: Backend = resolve(BACKENDS, request.param, "backend")()
+    return made
+
+
+@pytest.fixture
+def engine(backend: Backend, tmp_path: Path) -> Any:
+    with opened(backend, order(small(tmp_path / "small.onnx"), backend), tmp_path) as made:
+        yield made
+
+
+def test_it_says_what_it_is(backend: Backend, engine: Engine) -> None:
+    assert backend.version()
+    assert backend.device()
+    assert "fp32" in backend.precisions()
+    assert engine.backend == backend.name
+    assert engine.precision == "fp32"
+    assert engine.parallel >= 1
+    assert [(spec.name, spec.dtype, spec.shape) for spec in engine.inputs] == [(IMAGE, "uint8", (1, HEIGHT, WIDTH, 3))]
+    assert {spec.name for spec in engine.outputs} == {"same", "maps"}
+
+
+def test_preprocessing_is_part_of_the_graph(engine: Engine) -> None:
+    image = picture()
+    found = engine.infer({IMAGE: image})
+    np.testing.assert_allclose(found["same"], normalised(image), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found["maps"], convolved(normalised(image)), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("feed", [
+    FEED.model_copy(update={"colour": "BGR"}),
+    FEED.model_copy(update={"mean": (0.0, 0.0, 0.0), "scale": (1.0, 1.0, 1.0)}),
+    FEED.model_copy(update={"layout": "NHWC"}),
+])  # fmt: skip
+def test_every_kind_of_input(backend: Backend, tmp_path: Path, feed: ModelInput) -> None:
+    build = order(small(tmp_path / "small.onnx", feed.layout), backend, input=feed)
+    with opened(backend, build, tmp_path) as engine:
+        np.testing.assert_allclose(engine.infer({IMAGE: picture()})["same"], normalised(picture(), feed), rtol=1e-5, atol=1e-4)
+
+
+def test_a_batch(backend: Backend, tmp_path: Path) -> None:
+    with opened(backend, order(small(tmp_path / "small.onnx"), backend, batch=3), tmp_path) as engine:
+        image = picture(batch=3)
+        np.testing.assert_allclose(engine.infer({IMAGE: image})["maps"], convolved(normalised(image)), rtol=1e-4, atol=1e-3)
+
+
+def test_every_precision_that_it_names(backend: Backend, tmp_path: Path) -> None:
+    for precision in backend.precisions():
+        with opened(backend, order(small(tmp_path / "small.onnx"), backend, precision=precision), tmp_path) as engine:
+            assert engine.precision == precision
+            np.testing.assert_allclose(engine.infer({IMAGE: picture()})["maps"], convolved(normalised(picture())), atol=2.0)
+
+
+def test_latency_serves_one_at_a_time(backend: Backend, tmp_path: Path) -> None:
+    with opened(backend, order(small(tmp_path / "small.onnx"), backend, policy="latency", threads=1), tmp_path) as engine:
+        assert engine.parallel == 1
+
+
+def test_results_belong_to_the_caller(engine: Engine) -> None:
+    first = engine.infer({IMAGE: picture(1)})["maps"]
+    kept = first.copy()
+    engine.infer({IMAGE: picture(2)})
+    assert (first == kept).all()
+    first[:] = 0
+
+
+def test_a_view_that_is_not_contiguous_is_read_rightly(engine: Engine) -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, 2 * WIDTH, 3), np.uint8)
+    view = wide[:, :, ::2]
+    np.testing.assert_allclose(engine.infer({IMAGE: view})["same"], normalised(view), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "inputs must be"),
+        ({"other": picture()}, "inputs must be"),
+        ({IMAGE: picture(), "other": picture()}, "inputs must be"),
+        ({IMAGE: picture().astype(np.float32)}, "uint8"),
+        ({IMAGE: picture()[:, :-1]}, "must be uint8"),
+        ({IMAGE: picture()[0]}, "must be uint8"),
+    ],
+)
+def test_wrong_tensors_are_errors(engine: Engine, tensors: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        engine.infer(tensors)
+
+
+def test_many_threads_get_their_own_results(engine: Engine) -> None:
+    wrong: list[int] = []
+    start = threading.Barrier(8)
+
+    def work(seed: int) -> None:
+        image = picture(seed)
+        expected = convolved(normalised(image))
+        start.wait()
+        for _ in range(50):
+            if not np.allclose(engine.infer({IMAGE: image})["maps"], expected, rtol=1e-3, atol=1e-2):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_closing_while_others_infer_ends_them_all(engine: Engine) -> None:
+    refused: list[str] = []
+    started = threading.Barrier(7)
+
+    def work() -> None:
+        engine.infer({IMAGE: picture()})
+        started.wait()
+        while not refused or len(refused) < 6:
+            try:
+                engine.infer({IMAGE: picture()})
+            except EngineError as error:
+                refused.append(str(error))
+                return
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    engine.close()
+    engine.close()
+    for thread in threads:
+        thread.join(20)
+    assert len(refused) == 6
+    assert all("closed" in message for message in refused)
+
+
+@pytest.mark.parametrize("kind", ["NaN", "infinity"])
+def test_outputs_that_are_not_finite_are_errors(backend: Backend, tmp_path: Path, kind: str) -> None:
+    zero = numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+    minus = numpy_helper.from_array(np.full(1, -1e9, np.float32), "minus")
+    nodes = [helper.make_node("Add", ["x", "minus"], ["y"]), helper.make_node("Sqrt" if kind == "NaN" else "Identity", ["y"], ["z"])]
+    nodes += [helper.make_node("Div" if kind == "infinity" else "Add", ["z", "zero"], ["bad"])]
+    model = save(tmp_path / "bad.onnx", nodes, [zero, minus], {"bad": 4}, ["N", 3, "H", "W"])
+    with opened(backend, order(model, backend), tmp_path) as engine, pytest.raises(EngineError, match="'bad' holds NaN or infinity"):
+        engine.infer({IMAGE: picture()})
+
+
+def test_an_operator_that_nobody_knows_is_an_error(backend: Backend, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Conjure", ["x"], ["y"], domain="nobody.knows")]
+    model = save(tmp_path / "odd.onnx", nodes, [], {"y": 4}, ["N", 3, "H", "W"])
+    with pytest.raises(ModelFileError, match=r"small: .*odd\.onnx"):
+        backend.build(order(model, backend), tmp_path / "built")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", None])
+def test_a_file_that_is_no_model_is_an_error(backend: Backend, tmp_path: Path, content: bytes | None) -> None:
+    whole = small(tmp_path / "small.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) * 2 // 3] if content is None else content)
+    with pytest.raises(ModelFileError, match=r"small: .*cut\.onnx"):
+        backend.build(order(tmp_path / "cut.onnx", backend), tmp_path / "built")
+
+
+def test_a_built_file_that_is_damaged_is_an_error(backend: Backend, tmp_path: Path) -> None:
+    build = order(small(tmp_path / "small.onnx"), backend)
+    (tmp_path / "built").write_bytes(b"\x00" * 100)
+    with pytest.raises(EngineError, match="small: "):
+        backend.load(build, tmp_path / "built")
+
+
+def test_a_model_of_two_inputs_is_an_error(backend: Backend, tmp_path: Path) -> None:
+    model = onnx.load(str(small(tmp_path / "small.onnx")))
+    model.graph.input.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]))
+    (tmp_path / "two.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="2 inputs"):
+        backend.build(order(tmp_path / "two.onnx", backend), tmp_path / "built")
+
+
+def test_an_unknown_backend_is_told() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'openvino'"):
+        resolve(BACKENDS, "openvinoo", "backend")
+
+
+def test_a_missing_runtime_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "no_such_runtime", None)
+    with pytest.raises(MissingRuntimeError, match=r"pip install"):
+        resolve({"x": "no_such_runtime_at_all:Thing"}, "x", "backend")
