@@ -7,8 +7,12 @@ import asyncio
 import logging
 import signal
 import sys
+from typing import Any
 
 logger = logging.getLogger("agent.broker")
+
+MQTT_3_1_1 = 4
+"""Its protocol level."""
 
 _NOISY = ("amqtt", "transitions", "asyncio")
 
@@ -28,6 +32,7 @@ async def _serve(port: int) -> int:
     from amqtt.broker import Broker
     from amqtt.errors import BrokerError
 
+    _answer_other_versions()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -47,6 +52,34 @@ async def _serve(port: int) -> int:
     await stop.wait()
     await broker.shutdown()
     return 0
+
+
+def _answer_other_versions() -> None:
+    """amqtt reads all of CONNECT as MQTT 3.1.1 before it looks at the version, and waits for bytes that MQTT 5 does not send.
+
+    Here a CONNECT of another version ends after its level, so that the refusal (MQTT 3.1.1, clause 3.1.2.2) goes out at once.
+    """
+    from amqtt.mqtt import connect
+
+    class Header(connect.ConnectVariableHeader):  # type: ignore[misc]
+        @classmethod
+        async def from_stream(cls, reader: Any, fixed_header: Any) -> Any:
+            header = await super().from_stream(reader, fixed_header)
+            if header.proto_level != MQTT_3_1_1:
+                header.flags = 0
+            return header
+
+    class Payload(connect.ConnectPayload):  # type: ignore[misc]
+        @classmethod
+        async def from_stream(cls, reader: Any, fixed_header: Any, variable_header: Any) -> Any:
+            if variable_header.proto_level == MQTT_3_1_1:
+                return await super().from_stream(reader, fixed_header, variable_header)
+            payload = cls()
+            payload.client_id = ""
+            return payload
+
+    connect.ConnectPacket.VARIABLE_HEADER = Header
+    connect.ConnectPacket.PAYLOAD = Payload
 
 
 if __name__ == "__main__":

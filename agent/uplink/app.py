@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from agent import __version__, wire
@@ -34,10 +35,22 @@ MISSED_PERIODS = 3
 STUCK_AFTER_S = 30.0
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long to wait before trying again: to connect, and to send a row whose acknowledgement has not come in time."""
+
+    connect: Backoff
+    again: Backoff
+    hub_answers_within_s: float
+
+
+PACE = Pace(connect=Backoff(base_s=1.0, cap_s=60.0), again=Backoff(base_s=2.0, cap_s=300.0), hub_answers_within_s=5.0)
+
+
 class Uplink:
     """Identity, network, telemetry, commands, page. `start` returns at once; `look` is called about once a second."""
 
-    def __init__(self, settings: Settings, backoff: Backoff | None = None) -> None:
+    def __init__(self, settings: Settings, pace: Pace = PACE) -> None:
         self.settings = settings
         self.status = UplinkStatus()
         self.outbox = Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox)
@@ -47,7 +60,7 @@ class Uplink:
         self._stops.callback(self.outbox.close)
         self._connection: Connection | None = None
         if settings.mqtt is not None and settings.mqtt.delivery != "none":
-            self._connection = Connection(settings, settings.mqtt, self.outbox, self._clock, self.status, backoff)
+            self._connection = Connection(settings, settings.mqtt, self.outbox, self._clock, self.status, pace)
 
     def start(self) -> None:
         """Start everything; raises AlmenaError if the page's address cannot be bound."""
@@ -80,21 +93,23 @@ class Uplink:
 
         server = serve(WebContext(self.settings, self.outbox, self.status, snapshot))
         self._stops.callback(server.stop)
+        address = self.settings.state_dir / "run" / "page.url"
+        address.parent.mkdir(parents=True, exist_ok=True)
+        address.write_text(server.url + "\n")
 
 
 class Connection:
     """Session, sender and commands of a device that has a broker."""
 
-    def __init__(
-        self, settings: Settings, mqtt: MqttSettings, outbox: Outbox, clock: Clock, status: UplinkStatus, backoff: Backoff | None
-    ) -> None:
+    def __init__(self, settings: Settings, mqtt: MqttSettings, outbox: Outbox, clock: Clock, status: UplinkStatus, pace: Pace) -> None:
         self._settings = settings
         self._mqtt = mqtt
         self._clock = clock
+        self._vision = VisionLink(settings.control_socket)
         device = settings.device.name
-        self.sender = Sender(outbox, device, mqtt.delivery, mqtt.inflight, status, self._on_message, backoff)
+        self.sender = Sender(outbox, device, mqtt.delivery, mqtt.inflight, status, self._on_message, pace.again, pace.hub_answers_within_s)
         subscriptions = [wire.TOPICS[name].filter(device) for name in ("ack", "desired", "command", "hub-state")]
-        self._session = Session(mqtt, device, status, self, self._status, subscriptions, backoff)
+        self._session = Session(mqtt, device, status, self, self._status, subscriptions, pace.connect)
         self._commands = Commands(device, settings.state_dir / "uplink", outbox, self._session.publish, self._handlers(), self._reported)
         self._ask_status = status
 
@@ -152,11 +167,8 @@ class Connection:
 
     def _reload(self, _arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Let the vision process read the settings file again."""
-        vision = VisionLink(self._settings.control_socket)
-        try:
-            return {"reloaded": vision.post("/reload").status_code == 201}
-        finally:
-            vision.close()
+        status, _ = self._vision.post("/reload")
+        return {"reloaded": status == 201}
 
     def _answer_status(self, _arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {"uplink": self._ask_status.as_dict(), "streams": self._from_vision("/streams"), "at": time.time()}
@@ -170,13 +182,10 @@ class Connection:
 
     def _from_vision(self, path: str) -> Any:
         """An answer of the vision process, or why there is none."""
-        vision = VisionLink(self._settings.control_socket)
         try:
-            return vision.get(path)
+            return self._vision.get(path)
         except VisionError as error:
             return {"error": str(error)}
-        finally:
-            vision.close()
 
 
 def _models(settings: Settings) -> dict[str, str]:

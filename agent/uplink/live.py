@@ -20,7 +20,7 @@ class LiveDetections:
     def __init__(self, settings: Settings, per_second: float, publish: Publish) -> None:
         self._device = settings.device.name
         self._streams = [stream.name for stream in settings.streams]
-        self._socket = settings.control_socket
+        self._vision = VisionLink(settings.control_socket)
         self._period_s = 1 / per_second
         self._publish = publish
         self._shown: dict[str, bool] = {}
@@ -37,25 +37,21 @@ class LiveDetections:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        vision = VisionLink(self._socket)
-        try:
-            while not self._stop.wait(self._period_s):
-                try:
-                    for stream in self._streams:
-                        self._look(vision, stream)
-                except (VisionError, ValueError, KeyError) as error:
-                    log.debug("no live detections: %s", error)
-                    self._stop.wait(5.0)
-        finally:
-            vision.close()
+        while not self._stop.wait(self._period_s):
+            try:
+                for stream in self._streams:
+                    self._look(stream)
+            except (VisionError, ValueError, StopIteration) as error:
+                log.debug("no live detections: %s", error)
+                self._stop.wait(5.0)
 
-    def _look(self, vision: VisionLink, stream: str) -> None:
+    def _look(self, stream: str) -> None:
         """Publish what is in view, and once that there is nothing any more."""
-        seen = vision.get(f"/streams/{stream}/annotations")
+        seen = self._vision.get(f"/streams/{stream}/annotations")
         if not seen and not self._shown.get(stream):
             return
         self._shown[stream] = bool(seen)
-        size = next(health for health in vision.get("/streams") if health["stream"] == stream)
+        size = next(health for health in self._vision.get("/streams") if health["stream"] == stream)
         live = wire.Live(
             stream=stream,
             captured_at=size["last_frame_at"] or time.time(),

@@ -34,7 +34,7 @@ class LocalOnly:
             try:
                 for lane in LANES:
                     self._settle(lane)
-                self._outbox.wait(1.0)
+                self._outbox.wait(0.5)
             except OutboxError as error:
                 log.error("the outbox cannot be settled: %s", error)
                 self._stop.wait(1.0)

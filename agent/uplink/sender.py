@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from agent import wire
-from agent.outbox import Outbox, OutboxError
+from agent.outbox import Outbox, OutboxError, Row
 from agent.uplink.session import Backoff, Link, packet_size
 from agent.uplink.status import UplinkStatus
 from agent.uplink.window import Parcel, Window
@@ -30,7 +30,7 @@ TURNS = ("audit", "loss", "clock", "event", "event", "event", "event", "telemetr
 
 LANES = tuple(dict.fromkeys(TURNS))
 HUB_WINDOW = 1000
-HUB_ANSWERS_WITHIN_S = 5.0
+WATCH_S = 0.5
 NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 NOT_THE_ROWS_FAULT = {0x87: "not authorised; check the broker's access rules", 0x91: "packet id in use", 0x97: "quota exceeded"}
@@ -48,7 +48,8 @@ class Sender:
         inflight: int,
         status: UplinkStatus,
         on_message: Callable[[str, bytes], None],
-        again: Backoff | None = None,
+        again: Backoff,
+        hub_answers_within_s: float,
     ) -> None:
         self._outbox = outbox
         self._device = device
@@ -58,7 +59,8 @@ class Sender:
         self._inflight = inflight
         self._status = status
         self._on_message = on_message
-        self._again = again or Backoff(base_s=2.0, cap_s=300.0)
+        self._hub_answers_within_s = hub_answers_within_s
+        self._again = again
         self._forget()
         self._link: Link | None = None
         self._turn = 0
@@ -118,7 +120,7 @@ class Sender:
     def _watch(self) -> None:
         while not self._stop.is_set():
             try:
-                fresh = self._outbox.wait(1.0)
+                fresh = self._outbox.wait(WATCH_S)
             except OutboxError as error:
                 log.error("the outbox cannot be watched: %s", error)
                 self._stop.wait(1.0)
@@ -164,7 +166,7 @@ class Sender:
 
     @property
     def _limit(self) -> int:
-        return min(self._inflight, self._link.receive_maximum) if self._link else 0
+        return min(self._inflight, self._link.room_for_rows) if self._link else 0
 
     def _handle(self, note: tuple[Any, ...], settled: dict[tuple[str, str], list[int]]) -> None:
         kind, *rest = note
@@ -176,8 +178,8 @@ class Sender:
             self._spread()
         elif kind == "down" and rest[0] is self._link:
             self._lost()
-        elif kind == "puback" and rest[0] is self._link and rest[1] in self._wire:
-            self._on_puback(*self._wire.pop(rest[1]), rest[2], settled)
+        elif kind == "puback" and rest[0] is self._link:
+            self._on_puback(rest[1], rest[2], settled)
         elif kind == "ack":
             self._on_ack(rest[0])
         elif kind == "hub":
@@ -204,12 +206,20 @@ class Sender:
             room = window.room
             if room <= 0 or lane not in self._unread:
                 continue
-            rows = self._outbox.pending(lane, room, after_seq=self._cursor[lane])
+            rows = self._fresh(lane, window, room)
             if len(rows) < room:
                 self._unread.discard(lane)
-            if rows:
-                self._cursor[lane] = rows[-1].seq
-                window.add(rows, now)
+            window.add(rows, now)
+
+    def _fresh(self, lane: str, window: Window, room: int) -> list[Row]:
+        """Up to `room` rows that are not in the window yet."""
+        if lane == "loss":  # its numbers do not grow: it is gathered from two files
+            rows = self._outbox.pending(lane, room + len(window))
+            return [row for row in rows if (row.spool, row.seq) not in window][:room]
+        rows = self._outbox.pending(lane, room, after_seq=self._cursor[lane])
+        if rows:
+            self._cursor[lane] = rows[-1].seq
+        return rows
 
     def _publish(self, link: Link) -> None:
         now = time.monotonic()
@@ -229,21 +239,23 @@ class Sender:
             self._wire[link.publish(topic, parcel.row.payload)] = (lane, parcel)
             self._status.published += 1
 
-    def _on_puback(self, lane: str, parcel: Parcel, reason: int, settled: dict[tuple[str, str], list[int]]) -> None:
-        now = time.monotonic()
-        window = self._windows[lane]
-        if parcel.gone:
-            return
+    def _on_puback(self, mid: int, reason: int, settled: dict[tuple[str, str], list[int]]) -> None:
         if reason in NOT_THE_ROWS_FAULT:
             self._status.refused += 1
             self._status.row_trouble = f"{NOT_THE_ROWS_FAULT[reason]} (reason code 0x{reason:02x})"
+        lane, parcel = self._wire.pop(mid, ("", None))
+        if parcel is None or parcel.gone:
+            return
+        now = time.monotonic()
+        window = self._windows[lane]
+        if reason in NOT_THE_ROWS_FAULT:
             window.schedule(parcel, now + 1.0 + self._again.delay(parcel.sends))
         elif reason >= FAILURE:
             self._refused(lane, parcel, f"the broker's reason code 0x{reason:02x}")
         else:
             self._status.no_subscribers = reason == NO_SUBSCRIBERS
             if self._hub:
-                window.schedule(parcel, now + HUB_ANSWERS_WITHIN_S + self._again.delay(parcel.sends))
+                window.schedule(parcel, now + self._hub_answers_within_s + self._again.delay(parcel.sends))
             else:
                 self._status.row_trouble = ""
                 window.remove(parcel)

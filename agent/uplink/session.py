@@ -26,7 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.settings import MqttSettings
 from agent.uplink.status import UplinkStatus
-from agent.uplink.trouble import LOST, UNSUPPORTED_VERSION, Trouble, before_answer, from_exception, from_reason
+from agent.uplink.trouble import LOST, LOST_SOON, UNSUPPORTED_VERSION, Trouble, before_answer, from_exception, from_reason
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ class Link:
         self.receive_maximum = receive_maximum
         self.maximum_packet = maximum_packet
 
+    @property
+    def room_for_rows(self) -> int:
+        """How many unacknowledged rows the broker takes at once; a few places are kept for birth, reported state and replies."""
+        return max(1, self.receive_maximum - min(4, self.receive_maximum // 2))
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, properties: Properties | None = None) -> int:
         """Hand a message to the network thread; returns its packet id. `properties` are sent under MQTT 5 only."""
         return self._client.publish(topic, payload, qos, retain, properties if self.protocol == "5" else None).mid
@@ -88,8 +93,8 @@ class Backoff:
     """Full jitter: a random time up to `base_s` doubled with each attempt, at most `cap_s`
     (Brooker, "Exponential Backoff And Jitter", 2015)."""
 
-    base_s: float = 1.0
-    cap_s: float = 60.0
+    base_s: float
+    cap_s: float
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the failed attempt number `attempt`, from 0."""
@@ -107,7 +112,7 @@ class Session:
         listener: Listener,
         status_of: Callable[[], Status],
         subscriptions: Sequence[str],
-        backoff: Backoff | None = None,
+        backoff: Backoff,
     ) -> None:
         self._settings = settings
         self._client_id = client_id
@@ -115,7 +120,7 @@ class Session:
         self._listener = listener
         self._status_of = status_of
         self._subscriptions = [(topic, 1) for topic in subscriptions]
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff
         self._stop = threading.Event()
         self._attempt: _Attempt | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -187,6 +192,17 @@ class Session:
         self._status.state = "refused" if answered else "waiting"
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails: paho leaves it open, one for every attempt."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except (OSError, ValueError):
+            self.close()
+            raise
+
+
 class _Attempt:
     """One paho client from connect to its end."""
 
@@ -207,6 +223,7 @@ class _Attempt:
         self._subscriptions = subscriptions
         self._listener = listener
         self._status = status
+        self._since = time.monotonic()
         self._trouble: Trouble | None = None
         self._answered = threading.Event()
         self._ended = threading.Event()
@@ -227,13 +244,19 @@ class _Attempt:
             if not self._answered.wait(ANSWER_WITHIN_S) and not stop.is_set():
                 return from_exception(TimeoutError(), self._settings)
             self._ended.wait()
-            return self._trouble or (LOST if self.link else before_answer(self._settings))
+            return self._trouble or self._lost()
         finally:
             client.disconnect()
             client.loop_stop()
             client.on_connect = client.on_disconnect = client.on_publish = client.on_message = None
             if self.link is not None:
                 self._listener.down(self.link)
+
+    def _lost(self) -> Trouble:
+        """Why it ended, where nobody said so."""
+        if self.link is None:
+            return before_answer(self._settings)
+        return LOST if time.monotonic() - self._since > STABLE_AFTER_S else LOST_SOON
 
     def leave(self, timeout: float) -> None:
         """From another thread: publish `stopped`, wait for its PUBACK, disconnect."""
@@ -251,9 +274,11 @@ class _Attempt:
         if settings.tls is not None:
             tls = settings.tls
             context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
+            context.sslsocket_class = _ClosingSocket
             if tls.cert_file is not None:
                 context.load_cert_chain(tls.cert_file, tls.key_file)
             client.tls_set_context(context)
+        client.max_inflight_messages_set(0)
         client.will_set(self.said.topic, self.said.will, 1, retain=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -268,7 +293,6 @@ class _Attempt:
             self._answered.set()
             return
         receive_maximum = min(getattr(properties, "ReceiveMaximum", 65535), 65535)
-        client.max_inflight_messages_set(receive_maximum)
         name = _NAMES[self._protocol]
         self.link = Link(client, name, receive_maximum, getattr(properties, "MaximumPacketSize", MAX_PACKET))
         client.publish(self.said.topic, self.said.birth, 1, retain=True)

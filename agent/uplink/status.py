@@ -13,7 +13,7 @@ from agent.uplink.trouble import Trouble
 class UplinkStatus:
     """Written by the uplink's threads, read by anyone; `state` is the truth about the connection.
 
-    `off`: no broker configured. `refused`: the broker answered, and not with yes. `waiting`: unreachable or lost; both are tried again for ever.
+    `off`: no broker configured. `refused`: the broker said no. `waiting`: unreachable or lost; both are tried again for ever.
     Counts are since the start of the process.
     """
 
@@ -54,10 +54,11 @@ class UplinkStatus:
                 notes.append("Nobody has subscribed to these topics: the broker drops what it accepts.")
             if self.delivery == "hub" and self.hub != "online":
                 notes.append("The hub is not online; events wait on this device.")
-            if self.row_trouble:
-                notes.append(f"Some messages are refused: {self.row_trouble}.")
-            return " ".join(notes)
-        return f"{self.broker}: {self.trouble}" if self.trouble else f"Connecting to {self.broker} …"
+        else:
+            notes = [f"{self.broker}: {self.trouble}." if self.trouble else f"Connecting to {self.broker} …"]
+        if self.row_trouble:
+            notes.append(f"Some messages are refused: {self.row_trouble}.")
+        return " ".join(notes)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -81,7 +81,9 @@ def before_answer(settings: MqttSettings) -> Trouble:
     """The trouble when the broker closes the connection before its CONNACK."""
     where = f"{settings.host}:{settings.port}"
     if settings.tls is None:
-        return Trouble("MQTT_CLOSED", f"{where} closed the connection before it answered; it may expect TLS: see mqtt.tls")
+        return Trouble(
+            "MQTT_CLOSED", f"{where} closed the connection without an answer; it may expect TLS (mqtt.tls) or mqtt.version 3.1.1"
+        )
     return Trouble(
         "MQTT_TLS_CLIENT_CERTIFICATE",
         f"{where} closed the TLS connection before it answered; it may want another client certificate: see mqtt.tls.cert_file",
@@ -89,3 +91,7 @@ def before_answer(settings: MqttSettings) -> Trouble:
 
 
 LOST = Trouble("MQTT_CONNECTION_LOST", "the connection to the broker was lost; trying again")
+LOST_SOON = Trouble(
+    "MQTT_CONNECTION_LOST",
+    "the connection was lost soon after it was made; trying again; if this goes on, another client may be using this device's name",
+)

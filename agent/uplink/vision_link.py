@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from agent.errors import AlmenaError
 
@@ -17,37 +18,44 @@ class VisionError(AlmenaError):
 
 
 class VisionLink:
-    """One connection, one thread."""
+    """A new connection for each question; safe from any thread."""
 
     def __init__(self, control_socket: Path) -> None:
-        transport = httpx.HTTPTransport(uds=str(control_socket))
-        self._client = httpx.Client(transport=transport, base_url="http://vision", timeout=ANSWERS_WITHIN_S)
+        self._path = control_socket
 
     def get(self, path: str) -> Any:
         """The JSON at `path`. Raises VisionError."""
-        return self._ask("GET", path).json()
+        return self._ask("GET", path)[1]
 
-    def post(self, path: str) -> httpx.Response:
-        """Raises VisionError."""
+    def post(self, path: str) -> tuple[int, Any]:
+        """Status and JSON of the answer. Raises VisionError."""
         return self._ask("POST", path)
 
     def close(self) -> None:
-        """Free the connection."""
-        self._client.close()
+        """Nothing is kept open between questions."""
 
-    def _ask(self, method: str, path: str) -> httpx.Response:
+    def _ask(self, method: str, path: str) -> tuple[int, Any]:
+        connection = _UnixConnection(self._path)
         try:
-            answer = self._client.request(method, path)
-        except httpx.TransportError as error:
-            raise VisionError(f"the vision process does not answer; see its log ({type(error).__name__})") from error
-        if answer.is_error:
-            raise VisionError(f"the vision process answered {answer.status_code}: {_detail(answer)}")
-        return answer
+            connection.request(method, path)
+            answer = connection.getresponse()
+            body = json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise VisionError(f"the vision process does not answer ({type(error).__name__}); see its log") from error
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            detail = body.get("detail", "") if isinstance(body, dict) else ""
+            raise VisionError(f"the vision process answered {answer.status}: {detail}")
+        return answer.status, body
 
 
-def _detail(answer: httpx.Response) -> str:
-    """The detail of a problem document (RFC 9457), or nothing."""
-    try:
-        return str(answer.json().get("detail", ""))
-    except (ValueError, AttributeError):
-        return ""
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("vision", timeout=ANSWERS_WITHIN_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

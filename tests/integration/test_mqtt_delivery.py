@@ -1,0 +1,189 @@
+"""From the outbox to the hub's store over a real mosquitto: everything exactly once, or declared as lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.fleet import DEVICE, VERSIONS, Hub, Producer, event, peer, stored_once, write_settings
+from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.uplinks import uplink
+from tests.waiting import wait_until
+
+ACK = f"almena/1/{DEVICE}/down/ack"
+EVENTS = f"almena/1/{DEVICE}/up/event/#"
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    """MQTT 5 and 3.1.1."""
+    return str(request.param)
+
+
+@pytest.fixture
+def producers() -> Iterator[list[Producer]]:
+    """Producers put here are closed at the end."""
+    made: list[Producer] = []
+    yield made
+    for producer in made:
+        producer.close()
+
+
+def test_hub_delivery_stores_each_event_once(tmp_path: Path, version: str, producers: list[Producer]) -> None:
+    with Mosquitto(tmp_path / "broker") as broker, Hub(tmp_path, broker.port, version) as hub:
+        with uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one:
+            producers.append(Producer(one.settings))
+            producers[0].add(500)
+            stored_once(hub, producers[0])
+            wait_until(lambda: one.status.hub == "online", 5, "the hub's state")
+            assert one.outbox.stats()["event"]["settled"] == 500
+            assert one.status.settled >= 500
+            assert one.status.refused == 0
+        assert wait_until(lambda: hub.sql("SELECT state FROM devices WHERE state = 'stopped'"), 5, "the goodbye in the store")
+
+
+def test_broker_delivery_settles_on_the_brokers_word(tmp_path: Path, version: str, producers: list[Producer]) -> None:
+    with (
+        Mosquitto(tmp_path / "broker") as broker,
+        peer(broker.port, EVENTS, version=version) as observer,
+        uplink(write_settings(tmp_path, broker.port, version=version, delivery="broker")) as one,
+    ):
+        producers.append(Producer(one.settings))
+        producers[0].add(200)
+        wait_until(lambda: producers[0].pending() == 0, 10, "every event to be settled")
+        wait_until(lambda: len(observer.heard) >= 200, 10, "every event at the subscriber")
+        assert sorted(each.data["data"]["n"] for each in observer.heard) == list(range(200))
+        assert {each.topic for each in observer.heard} == {f"almena/1/{DEVICE}/up/event/cam/count"}
+        assert not one.status.no_subscribers
+
+
+def test_no_subscriber_is_shown(tmp_path: Path, producers: list[Producer]) -> None:
+    with Mosquitto(tmp_path / "broker") as broker, uplink(write_settings(tmp_path, broker.port, version="5", delivery="broker")) as one:
+        producers.append(Producer(one.settings))
+        producers[0].add(1)
+        wait_until(lambda: one.status.no_subscribers, 10, "the warning")
+        assert "Nobody has subscribed" in one.status.text
+        with peer(broker.port, "almena/1/+/up/#"):
+            producers[0].add(1)
+            wait_until(lambda: not one.status.no_subscribers, 10, "the warning to go")
+
+
+def test_delivery_none_keeps_history_and_sends_nothing(tmp_path: Path, producers: list[Producer]) -> None:
+    with (
+        Mosquitto(tmp_path / "broker") as broker,
+        peer(broker.port, "#") as observer,
+        uplink(write_settings(tmp_path, broker.port, delivery="none")) as one,
+    ):
+        producers.append(Producer(one.settings))
+        producers[0].add(50)
+        wait_until(lambda: producers[0].pending() == 0, 10, "the events to become history")
+        assert len(one.outbox.history(limit=1000)) == 50
+        assert one.status.state == "off"
+    assert not observer.heard
+
+
+@pytest.mark.parametrize(("persistence", "kill"), [(True, True), (False, False)])
+def test_broker_restarts_while_events_flow(tmp_path: Path, version: str, persistence: bool, kill: bool, producers: list[Producer]) -> None:
+    with (
+        Mosquitto(tmp_path / "broker", persistence=persistence) as broker,
+        Hub(tmp_path, broker.port, version) as hub,
+        uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one,
+    ):
+        producers.append(Producer(one.settings))
+        producers[0].add(100)
+        wait_until(lambda: hub.count() > 20, 15, "the first events")
+        producers[0].add(200)
+        broker.restart(kill=kill)
+        producers[0].add(100)
+        stored_once(hub, producers[0])
+        assert one.outbox.stats()["event"]["lost"] == 0
+
+
+def test_broker_gone_while_events_come(tmp_path: Path, version: str, producers: list[Producer]) -> None:
+    broker = Mosquitto(tmp_path / "broker")
+    with uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one:
+        producers.append(Producer(one.settings))
+        producers[0].add(1500, batch=100)
+        wait_until(lambda: one.status.trouble is not None, 10, "the outage to be shown")
+        with broker, Hub(tmp_path, broker.port, version) as hub:
+            stored_once(hub, producers[0])
+
+
+def test_only_acknowledged_ranges_are_settled(tmp_path: Path, version: str, producers: list[Producer]) -> None:
+    with (
+        Mosquitto(tmp_path / "broker") as broker,
+        peer(broker.port, EVENTS, version=version) as hub,
+        uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one,
+    ):
+        producers.append(Producer(one.settings))
+        producers[0].add(20)
+        wait_until(lambda: len(hub.heard) >= 20, 10, "the events")
+        spool = hub.heard[0].data["id"].split("/")[1]
+        hub.say(ACK, {"v": 1, "spool": "0" * 16, "upto": 20})
+        hub.say(ACK, b"not an acknowledgement")
+        hub.say(ACK, {"v": 1, "spool": spool, "upto": 3, "ranges": [[7, 9], [20, 20]]})
+        wait_until(lambda: producers[0].pending() == 13, 10, "seven rows to be settled")
+        left = [row.seq for row in producers[0].outbox.pending("event", 100)]
+        assert left == [4, 5, 6, *range(10, 20)]
+        seen = len(hub.heard)
+        wait_until(lambda: len(hub.heard) >= seen + 13, 15, "the others to be sent again")
+        assert {each.data["data"]["n"] + 1 for each in hub.heard[seen:]} <= set(left)
+        hub.say(ACK, {"v": 1, "spool": spool, "upto": 20})
+        wait_until(lambda: producers[0].pending() == 0, 10, "the rest to be settled")
+        assert one.outbox.stats()["event"]["settled"] == 20
+
+
+def test_poison_is_declared_and_blocks_nobody(tmp_path: Path, version: str, producers: list[Producer]) -> None:
+    with (
+        Mosquitto(tmp_path / "broker") as broker,
+        Hub(tmp_path, broker.port, version) as hub,
+        uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one,
+    ):
+        producers.append(Producer(one.settings))
+        poison = event(0)
+        one.outbox.append("event", [type(poison)("cam", "face", {"type": "nonsense"}, poison.captured_at, poison.mono_ns)])
+        producers[0].add(50)
+        wait_until(lambda: hub.count() == 50, 15, "the others at the hub")
+        wait_until(lambda: one.status.dead_letters == 1, 15, "the poison to be given up")
+        assert one.status.refused == 5
+        assert hub.sql("SELECT times FROM dead_letters") == [(5,)]
+        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM rows WHERE lane = 'loss'"), 10, "the declaration")
+        data = json.loads(loss[0])["data"]
+        assert (data["lane"], data["count"], data["ranges"]) == ("event", 1, [[1, 1]])
+        assert data["reason"].startswith("refused: the hub: face")
+        books = wait_until(lambda: (found := one.outbox.stats()["event"])["pending"] == 0 and found, 10, "an empty lane")
+        assert (books["produced"], books["settled"], books["lost"]) == (51, 50, 1)
+        wait_until(lambda: hub.sql("SELECT ranges FROM spools WHERE ranges = '[[1, 51]]'"), 5, "the gap to be closed by the declaration")
+
+
+def test_larger_than_the_broker_takes(tmp_path: Path, producers: list[Producer]) -> None:
+    with (
+        Mosquitto(tmp_path / "broker", extra="max_packet_size 4000") as broker,
+        Hub(tmp_path, broker.port, "5") as hub,
+        uplink(write_settings(tmp_path, broker.port, version="5", delivery="hub")) as one,
+    ):
+        producers.append(Producer(one.settings))
+        one.outbox.append("event", [event(-1, padding="x" * 5000)])
+        producers[0].add(20)
+        wait_until(lambda: hub.count() == 20, 15, "the others at the hub")
+        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM rows WHERE lane = 'loss'"), 15, "the declaration")
+        assert json.loads(loss[0])["data"]["reason"] == "refused: larger than the broker's limit of 4000 bytes"
+        assert one.status.connects == 1
+
+
+def test_missing_rights_lose_nothing(tmp_path: Path, producers: list[Producer]) -> None:
+    rights = f"topic read #\ntopic write almena/1/{DEVICE}/status\ntopic write almena/1/hub/state\n"
+    broker = Mosquitto(tmp_path / "broker", acl=rights)
+    with broker, uplink(write_settings(tmp_path, broker.port, version="5", delivery="broker")) as one:
+        producers.append(Producer(one.settings))
+        producers[0].add(10)
+        wait_until(lambda: one.status.refused > 5, 20, "refusals")
+        assert "not authorised" in one.status.text
+        assert one.status.dead_letters == 0
+        (broker.folder / "acl").write_text("topic readwrite #\n")
+        broker.restart()
+        wait_until(lambda: producers[0].pending() == 0, 10, "the events to be settled")
+        assert one.outbox.stats()["event"]["lost"] == 0
