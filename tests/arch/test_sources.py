@@ -48,7 +48,11 @@ def unexplained_excepts(source: str) -> list[int]:
     """Lines of broad excepts that neither raise again nor say in a comment why they are broad."""
     lines = source.splitlines()
     broad = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ExceptHandler) and _is_broad(node.type)]
-    return [node.lineno for node in broad if not _raises(node) and not re.search(r"# (?:noqa: BLE001 - |(?!noqa))\w.{8,}", lines[node.lineno - 1])]
+    return [
+        node.lineno
+        for node in broad
+        if not _raises(node) and not re.search(r"# (?:noqa: BLE001 - |(?!noqa))\w.{8,}", lines[node.lineno - 1])
+    ]
 
 
 def _is_broad(kind: ast.expr | None) -> bool:
