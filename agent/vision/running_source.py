@@ -277,7 +277,8 @@ class RunningSource:
             silent = time.monotonic() - self._alive_at
             if silent > allowed and self._state != "failed" and not self._over:
                 what = "no frame" if self._open else "no connection"
-                self._count_stall()
+                if self._open:
+                    self._count_stall()
                 self._set_state("failed", "STREAM_TIMEOUT", f"{what} for {silent:.0f} s; check camera and network")
 
     def _count_stall(self) -> None:

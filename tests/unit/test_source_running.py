@@ -15,6 +15,7 @@ import pytest
 from agent.config import Config
 from agent.datatypes import Frame, Image, StreamHealth
 from agent.errors import ItemError, SourceError
+from agent.vision import running_source
 from agent.vision.base import Source
 from agent.vision.health import HealthSettings
 from agent.vision.running_source import Backoff, RunningSource
@@ -230,6 +231,22 @@ def test_a_read_that_hangs_is_noticed_and_healed(run) -> None:  # type: ignore[n
     wait_until(lambda: listener.states[-1] == ("running", ""), 5, "running again")
     assert running.health().reconnects_last_hour == 0
     end.set()
+
+
+def test_a_connection_that_hangs_is_noticed_and_is_no_stall(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(running_source, "OPEN_ALLOWANCE_S", 0.1)
+    release = threading.Event()
+
+    class Hanging(ScriptedSource):
+        def open(self) -> None:
+            super().open()
+            release.wait(30)
+
+    running, listener = run(Hanging(iter([picture(1), lost()]), iter(())), limits=HealthSettings(stale_after_s=0.2))
+    wait_until(lambda: listener.states == [("failed", "STREAM_TIMEOUT")], 5, "the watchdog")
+    assert "no connection for" in running.health().detail
+    assert running.health().stalls_last_hour == 0
+    release.set()
 
 
 def test_a_read_time_out_of_the_source_is_one_stall(run) -> None:  # type: ignore[no-untyped-def]

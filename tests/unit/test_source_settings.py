@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -216,6 +216,7 @@ def stream(parts: list[bytes], length: bool) -> bytes:
     return text
 
 
+@settings(deadline=None, max_examples=50)
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=60), length=st.booleans())
 def test_multipart_is_read_however_it_is_cut(cuts: list[int], length: bool) -> None:
     data, parser, found, start = stream(PARTS, length), MultipartParser("edge"), [], 0
