@@ -102,13 +102,21 @@ function ask(title, fields, label, submit, kind = "primary") {
 
 const confirmed = (title, text, label, action) => ask(title, [h("p", text)], label, async () => { await action(); }, "danger");
 
+let fields = 0;
+
+function field(label, input, hint) {
+  fields += 1;
+  input.setAttribute("aria-describedby", `hint-${fields}`);
+  return h("div.field", h("label", label, input), h("small", { id: `hint-${fields}` }, hint));
+}
+
 const nameField = (value = "") => h("label", "Name", h("input", { name: "name", required: true, maxlength: 100, value, autocomplete: "off" }));
 
 const recordFields = () => [
-  h("label", "Consent", h("textarea", { name: "consent", rows: 2, maxlength: 2000, placeholder: "For example: signed form of 3 May 2026, kept at reception" }),
-    h("small", "Say how the person agreed. Without consent do not enrol anybody.")),
-  h("label", "Erase by itself on", h("input", { name: "expires", type: "date", min: new Date(Date.now() + 864e5).toISOString().slice(0, 10) }),
-    h("small", "Empty: kept until you erase it.")),
+  field("Consent", h("textarea", { name: "consent", rows: 2, maxlength: 2000, placeholder: "For example: signed form of 3 May 2026, kept at reception" }),
+    "Say how the person agreed. Without consent do not enrol anybody."),
+  field("Erase by itself on", h("input", { name: "expires", type: "date", min: new Date(Date.now() + 864e5).toISOString().slice(0, 10) }),
+    "Empty: kept until you erase it."),
 ];
 
 const record = (form) => ({
@@ -126,16 +134,14 @@ class Pictures {
       [...this.input.files].forEach((file) => this.add(file));
       this.input.value = "";
     } });
-    this.field = h("div.field",
-      h("label", "Pictures", this.input),
-      h("small", "Several pictures in different light help. Each must show this person alone, sharp and facing the camera. They stay on this device, encrypted."), this.list);
+    this.field = [field("Pictures", this.input,
+      "Several pictures in different light help. Each must show this person alone, sharp and facing the camera. They stay on this device, encrypted."), this.list];
   }
 
   add(file) {
     const url = URL.createObjectURL(file);
     const verdict = h("span.verdict", "ready");
-    if (identity.pictures === 0) return initials;
-  const image = h("img", { alt: file.name ?? "Picture from the live view", src: url, onload: () => URL.revokeObjectURL(url) });
+    const image = h("img", { alt: file.name ?? "Picture from the live view", src: url, onload: () => URL.revokeObjectURL(url) });
     const item = { file, verdict, done: false };
     const line = h("li", image, h("span.file", file.name ?? "from the live view"), verdict,
       button("Remove", () => { this.items = this.items.filter((other) => other !== item); line.remove(); }));
@@ -214,7 +220,7 @@ const nameVisitor = (cluster) => ask(`Who is ${cluster.id}?`, [nameField(), reco
 function whoIsThis() {
   const input = h("input", { type: "file", accept: "image/jpeg,image/png", required: true });
   const answer = h("ul.answers", { "aria-live": "polite" });
-  ask("Who is this?", [h("label", "Picture", input, h("small", "It is looked at on this device and not kept.")), answer], "Look", async () => {
+  ask("Who is this?", [field("Picture", input, "It is looked at on this device and not kept."), answer], "Look", async () => {
     const { result } = await upload("recognize", input.files[0]);
     answer.replaceChildren(...(result.length ? result.map(face) : [h("li", "No face was found.")]));
     return true;
