@@ -54,7 +54,7 @@ def examine(config: Path | None) -> list[Check]:
 
 def password_hash() -> str:
     """An argon2id hash of a password from the terminal (typed twice) or, without one, the first line of standard input."""
-    from argon2 import PasswordHasher
+    from agent.uplink.web.auth import hash_password as argon2id
 
     if sys.stdin.isatty():
         password = getpass.getpass("Password: ")
@@ -64,7 +64,7 @@ def password_hash() -> str:
         password = sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise typer.BadParameter("it is empty", param_hint="password")
-    return PasswordHasher().hash(password)
+    return argon2id(password)
 
 
 def _print(checks: list[Check]) -> None:
