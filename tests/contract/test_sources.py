@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent.config import Config
@@ -64,6 +65,22 @@ def test_a_source_that_is_not_there_is_a_source_error_each_time(source: Source) 
         source.close()
         assert caught.value.code.startswith("STREAM_")
         assert len(str(caught.value)) > 20
+
+
+def test_failing_again_and_again_leaks_neither_files_nor_threads(source: Source) -> None:
+    def fail() -> None:
+        with pytest.raises(SourceError):
+            source.open()
+        source.close()
+
+    for _ in range(3):
+        fail()
+    process = psutil.Process()
+    files, threads = process.num_fds(), process.num_threads()
+    for _ in range(30):
+        fail()
+    assert process.num_fds() <= files
+    assert process.num_threads() <= threads
 
 
 def test_closing_twice_or_before_opening_does_no_harm(source: Source) -> None:

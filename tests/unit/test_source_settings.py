@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import pytest
 from hypothesis import given, settings
@@ -88,6 +90,44 @@ def test_tls_is_verified_unless_the_settings_say_otherwise(tmp_path: Path) -> No
         rtsp(url="rtsps://cam/x", ca_file=tmp_path / "ca.pem").ssl_context()
     assert caught.value.code == "STREAM_TLS_CERTIFICATE"
     assert rtsp(url="rtsps://cam/x").ca_bundle().is_file()
+
+
+class Packet:
+    """A packet of an FFmpeg demuxer; a bad one cannot be decoded."""
+
+    def __init__(self, picture: str = "") -> None:
+        self.picture = picture
+
+    def decode(self) -> list[str]:
+        if not self.picture:
+            raise av.error.InvalidDataError(1, "bad")
+        return [self.picture]
+
+
+class Container:
+    def __init__(self, packets: list[Packet]) -> None:
+        self.packets = packets
+
+    def demux(self, stream: object) -> list[Packet]:
+        return self.packets
+
+
+def test_bad_packets_are_left_out_until_there_are_a_hundred_in_a_row() -> None:
+    source = RtspSource(rtsp(url="rtsp://cam/x"), "door")
+    bad = [Packet() for _ in range(99)]
+    source._container = Container([*bad, Packet("one"), *bad, Packet("two"), *bad, Packet(), Packet("never")])
+    pictures = source._decode(None)
+    assert [next(pictures), next(pictures)] == ["one", "two"]
+    with pytest.raises(SourceError, match="100 packets in a row") as caught:
+        next(pictures)
+    assert caught.value.code == "STREAM_DAMAGED"
+
+
+def test_without_its_library_rtsp_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(SourceError, match=r"pip install 'almena\[rtsp\]'") as caught:
+        RtspSource(rtsp(url="rtsp://cam/x"), "door").open()
+    assert caught.value.code == "STREAM_LIBRARY_MISSING"
 
 
 def test_a_camera_is_named_by_index_path_or_stable_name() -> None:
