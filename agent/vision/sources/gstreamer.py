@@ -16,9 +16,9 @@ from agent.vision.sources.live import LiveConfig, LiveSource
 class CsiSettings(Config):
     """A CSI camera on a Jetson."""
 
-    sensor_id: int = Field(0, ge=0)
-    width: int = Field(1280, ge=16, le=16384)
-    height: int = Field(720, ge=16, le=16384)
+    sensor_id: int = Field(0, ge=0, description="Number of the CSI port.")
+    width: int = Field(1280, ge=16, le=16384, description="In pixels.")
+    height: int = Field(720, ge=16, le=16384, description="In pixels.")
     rate: int = Field(30, ge=1, le=1000, description="Frames a second.")
 
     @property

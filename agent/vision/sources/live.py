@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from pydantic import Field
+
 from agent.config import Config
 from agent.datatypes import Frame, Image
 from agent.vision.base import Source
@@ -14,7 +16,7 @@ from agent.vision.health import HealthSettings
 class LiveConfig(Config):
     """Settings of every live source."""
 
-    health: HealthSettings = HealthSettings()
+    health: HealthSettings = Field(HealthSettings(), description="When the stream counts as broken although it is connected.")
 
 
 class LiveSource(Source):

@@ -21,9 +21,9 @@ class NetworkConfig(LiveConfig):
     schemes: ClassVar[tuple[str, ...]] = ()
 
     url: str = Field(description="The address. A user name and password in it are never shown again.", repr=False)
-    username: str | None = None
+    username: str | None = Field(None, description="User name at the camera.")
     password: SecretStr | None = Field(None, description="Better: password_file.")
-    password_file: ExistingFile | None = None
+    password_file: ExistingFile | None = Field(None, description="A file that holds nothing but the password.")
     ca_file: ExistingFile | None = Field(None, description="CA certificates in PEM for TLS; default: the system's.")
     tls_verify: bool = Field(True, description="`false` accepts any certificate, so anyone in the network can pose as the camera.")
     timeout_s: float = Field(10.0, gt=0, le=300, description="Limit for connecting and for each read.")

@@ -24,8 +24,8 @@ class V4l2Config(LiveConfig):
 
     type: Literal["v4l2"] = "v4l2"
     device: int | str = Field(0, description="Index, path, or name in /dev/v4l/by-id, which stays the same when cameras are replugged.")
-    width: int = Field(1280, ge=16, le=16384)
-    height: int = Field(720, ge=16, le=16384)
+    width: int = Field(1280, ge=16, le=16384, description="In pixels.")
+    height: int = Field(720, ge=16, le=16384, description="In pixels.")
     rate: float = Field(30.0, gt=0, le=1000, description="Frames a second.")
     mjpeg: bool = Field(True, description="Take JPEG from the camera: uncompressed video of this size rarely fits through USB.")
 
