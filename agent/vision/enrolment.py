@@ -70,7 +70,8 @@ class EnrolmentError(AlmenaError):
     """No picture could be taken; `refused` says why for each."""
 
     def __init__(self, refused: Sequence[Refusal]) -> None:
-        super().__init__("no picture could be used: " + "; ".join(f"picture {one.index + 1}: {one.message}" for one in refused))
+        reasons = "; ".join(f"picture {one.index + 1}: {one.message}" for one in refused)
+        super().__init__(f"no picture could be used: {reasons or 'none was given'}")
         self.refused = tuple(refused)
 
 

@@ -131,11 +131,12 @@ class Decision:
 @dataclass(slots=True)
 class Judge:
     """Decides about one track. The first answer needs `least_views` agreeing views or one very good view far from the border;
-    another answer than the standing one needs `to_turn` assessments in a row."""
+    another answer than the standing one needs `to_turn` assessments in a row. Qualities below `poor`: faces under about 40 pixels."""
 
     point: OperatingPoint
     least_views: int = 3
     very_good: float = 0.6
+    poor: float = 0.1
     to_turn: int = 3
     decision: Decision = Decision()
     _against: int = 0
@@ -163,19 +164,26 @@ class Judge:
         return changed
 
     def _fresh(self, ranking: Ranking, views: int, quality: float) -> Decision:
-        """What the evidence says by itself."""
+        """What the evidence says by itself. Poor views, in which many people look alike, name only whom they show clearly."""
         point, distance, second = self.point, ranking.distance, ranking.second_best
-        enough = views >= self.least_views
-        very_good = quality >= self.very_good
+        poor, very_good, enough = quality < self.poor, quality >= self.very_good, views >= self.least_views
+        undecided = Decision("undecided", None, None, distance, second)
         if distance is None:
-            return Decision("unknown" if enough or very_good else "undecided")
+            return Decision("unknown") if not poor and (enough or very_good) else undecided
         if distance > point.identify:
-            clear = enough or (very_good and distance > point.verify)
-            return Decision("unknown" if clear else "undecided", None, None, distance, second)
-        distinct = second is None or second - distance >= point.margin
-        if distinct and (enough or (very_good and distance <= point.strong)):
-            return Decision("known", ranking.identity, ranking.name, distance, second)
-        return Decision("undecided", None, None, distance, second)
+            clear = not poor and (enough or (very_good and distance > point.verify))
+            return Decision("unknown", None, None, distance, second) if clear else undecided
+        strong = distance <= point.strong
+        if not (enough or (very_good and strong)) or (poor and not strong) or not self._distinct(distance, second):
+            return undecided
+        return Decision("known", ranking.identity, ranking.name, distance, second)
+
+    def _distinct(self, distance: float, second: float | None) -> bool:
+        """Whether the second best is far enough behind. Towards the border the distance asked for triples: a stranger who happens to be
+        that near to somebody is about as near to somebody else."""
+        point = self.point
+        doubt = min(max((distance - point.strong) / max(point.identify - point.strong, 1e-6), 0.0), 1.0)
+        return second is None or second - distance >= point.margin * (1 + 2 * doubt)
 
     @staticmethod
     def _kept(standing: Decision, ranking: Ranking) -> Decision:

@@ -61,6 +61,19 @@ def test_two_identities_too_close_to_each_other_give_no_name() -> None:
     assert judged(NEAR, *[(0.20, 0.5)] * 5).decision.name == "Anna"
 
 
+def test_near_the_border_the_second_best_must_be_further_behind() -> None:
+    candidates = Candidates(1, ("p-anna", "p-bert"), ("Anna", "Bert"), np.array([0, 1]), np.stack([at(0), at(1.14)]))
+    assert judged(candidates, *[(0.54, 0.5)] * 3).decision.kind == "undecided"
+    assert judged(candidates, *[(0.50, 0.5)] * 3).decision.name == "Anna"
+
+
+def test_poor_views_name_only_whom_they_show_clearly() -> None:
+    assert judged(FAR, *[(0.5, 0.05)] * 5).decision.kind == "undecided"
+    assert judged(FAR, *[(0.58, 0.05)] * 5).decision.kind == "undecided"
+    assert judged(FAR, *[(0.4, 0.05)] * 5).decision.name == "Anna"
+    assert judged(Candidates.none(), *[(0.4, 0.05)] * 5).decision.kind == "undecided"
+
+
 def test_an_empty_gallery_knows_nobody() -> None:
     decision = judged(Candidates.none(), *[(0.1, 0.5)] * 3).decision
     assert (decision.kind, decision.distance) == ("unknown", None)
