@@ -1,0 +1,137 @@
+"""Commands and desired state over a real mosquitto: carried out once, audited, answered the same however often they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.uplink.app import Uplink
+from tests.fakes.fleet import DEVICE, VERSIONS, Peer, peer, write_settings
+from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.uplinks import uplink
+from tests.waiting import wait_until
+
+HERE = f"almena/1/{DEVICE}"
+
+
+@dataclass
+class Scene:
+    """A device that is connected, and a hub that listens."""
+
+    device: Uplink
+    hub: Peer
+    path: Path
+    port: int
+
+    def command(self, word: str, identity: str, **more: Any) -> None:
+        """Send a command."""
+        payload = {"v": 1, "id": identity, "name": word, "reply_to": f"{HERE}/up/reply/{identity}", "expires_at": time.time() + 60, **more}
+        self.hub.say(f"{HERE}/down/command/{word}", payload)
+
+    def replies(self, identity: str, count: int = 1) -> list[Any]:
+        """Wait for replies."""
+        topic = f"up/reply/{identity}"
+        wait_until(lambda: len(self.hub.on(topic)) >= count, 10, f"a reply to {identity}")
+        return [each.data for each in self.hub.on(topic)]
+
+    def audited(self, identity: str) -> list[str]:
+        """Outcomes in the audit lane."""
+        found = [row["data"] for row in self.device.outbox.history(lane="audit", newest_first=False)]
+        return [data["outcome"] for data in found if data["detail"].get("id") == identity]
+
+
+@pytest.fixture(params=VERSIONS)
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """At both versions."""
+    with Mosquitto(tmp_path / "broker") as broker:
+        path = write_settings(tmp_path, broker.port, version=request.param)
+        with peer(broker.port, f"{HERE}/status", f"{HERE}/up/#", version=request.param) as hub, uplink(path) as device:
+            wait_until(lambda: hub.on("up/reported"), 10, "the reported state")
+            yield Scene(device, hub, path, broker.port)
+
+
+def test_status_is_answered_and_audited(scene: Scene) -> None:
+    scene.command("status", "c-1")
+    (reply,) = scene.replies("c-1")
+    assert reply["ok"]
+    assert reply["result"]["uplink"]["state"] == "connected"
+    assert "does not answer" in reply["result"]["streams"]["error"]
+    assert scene.audited("c-1") == ["accepted", "done"]
+    assert wait_until(lambda: scene.hub.on("up/audit"), 10, "the audit at the hub")
+
+
+def test_repeat_gets_the_stored_reply(scene: Scene) -> None:
+    scene.command("status", "c-2")
+    scene.command("status", "c-2")
+    first, second = scene.replies("c-2", 2)
+    assert first == second
+    assert scene.audited("c-2") == ["accepted", "done"]
+    scene.device.stop()
+    with uplink(scene.path) as again:
+        wait_until(lambda: again.status.connected, 10, "the next session")
+        scene.command("status", "c-2")
+        assert scene.replies("c-2", 3)[2] == first
+
+
+def test_rebirth(scene: Scene) -> None:
+    births = len(wait_until(lambda: scene.hub.on("status"), 5, "the birth"))
+    scene.command("rebirth", "c-3")
+    wait_until(lambda: len(scene.hub.on("status")) > births, 10, "another birth")
+    sessions = {each.data["session"] for each in scene.hub.on("status")}
+    assert len(sessions) == 1
+    assert scene.replies("c-3")[0]["ok"]
+
+
+def test_unknown_command(scene: Scene) -> None:
+    scene.command("format-disk", "c-4")
+    (reply,) = scene.replies("c-4")
+    assert (reply["ok"], reply["code"]) == (False, "unknown-command")
+    assert "rebirth, reload, status" in reply["detail"]
+    assert scene.audited("c-4") == []
+
+
+def test_expired_command_is_not_carried_out(scene: Scene) -> None:
+    scene.command("status", "c-5", expires_at=time.time() - 1)
+    assert scene.replies("c-5")[0]["code"] == "expired"
+    assert scene.audited("c-5") == []
+
+
+def test_failure_of_vision_is_told(scene: Scene) -> None:
+    scene.command("reload", "c-6")
+    (reply,) = scene.replies("c-6")
+    assert (reply["ok"], reply["code"]) == (False, "failed")
+    assert "vision process does not answer" in reply["detail"]
+    assert scene.audited("c-6") == ["accepted", "failed"]
+
+
+def test_topic_and_payload_must_agree(scene: Scene) -> None:
+    scene.command("status", "c-7", name="rebirth")
+    assert scene.replies("c-7")[0]["code"] == "bad-command"
+
+
+def test_replies_go_nowhere_else(scene: Scene) -> None:
+    scene.command("status", "c-8", reply_to=f"{HERE}/up/event/cam/count")
+    assert scene.replies("c-8")[0]["ok"]
+    assert not scene.hub.on("up/event/cam/count")
+
+
+def test_rubbish_does_not_stop_the_next_command(scene: Scene) -> None:
+    scene.hub.say(f"{HERE}/down/command/status", b"\xff{")
+    scene.hub.say(f"{HERE}/down/desired", b"[]")
+    scene.command("status", "c-9")
+    assert scene.replies("c-9")[0]["ok"]
+
+
+def test_desired_state_is_kept_and_answered(scene: Scene) -> None:
+    scene.hub.say(f"{HERE}/down/desired", {"v": 1, "revision": 7, "state": {"streams": []}}, retain=True)
+    answer = wait_until(lambda: [each.data for each in scene.hub.on("up/reported") if each.data["errors"]], 10, "the answer")[0]
+    assert answer["revision"] is None
+    assert "revision 7 is not in force" in answer["errors"][0]
+    assert answer["state"]["settings"]
+    with peer(scene.port, f"{HERE}/up/reported", name="late") as late:
+        assert wait_until(lambda: late.on("up/reported"), 5, "the retained report")[0].retained
