@@ -119,7 +119,7 @@ def embedder_judge(card: ModelCard, decoder: EmbeddingDecoder, models_dir: Path)
 
 
 def _template(engine: Engine, decoder: EmbeddingDecoder, chip: Image) -> F32:
-    vectors = decoder.decode(engine.infer({IMAGE: chip[None]}))
+    vectors = decoder.decode(engine.infer({IMAGE: np.repeat(chip[None], engine.inputs[0].shape[0] or 1, 0)}))
     return np.asarray(vectors[0], np.float32)
 
 

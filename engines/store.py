@@ -100,16 +100,28 @@ class EngineStore:
 
         Raises EngineError where it cannot be built, or where an expressly named precision is less accurate than allowed.
         """
-        path = self.directory / f"{self._stem(identity)}.json"
-        passport = self._read(path) if path.exists() else None
-        if passport is not None and passport.identity == identity and self._sound(passport):
+        path, passport = self._kept(identity)
+        if passport is not None:
             try:
                 return backend.load(build(passport.precision), self.directory / passport.file), passport
             except EngineError as error:
                 log.warning("%s", error)
-        if passport is not None:
-            log.info("engine %s is stale or damaged and is built anew", path.stem)
         return self._make(backend, identity, build, judge, path)
+
+    def prepare(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> None:
+        """Build the engine of that identity unless a sound one is kept, so that a later `open` only loads. Raises as `open` does."""
+        path, passport = self._kept(identity)
+        if passport is None:
+            self._make(backend, identity, build, judge, path)[0].close()
+
+    def _kept(self, identity: Identity) -> tuple[Path, Passport | None]:
+        """Where the passport of that identity belongs, and the passport if it and its engine are sound."""
+        path = self.directory / f"{self._stem(identity)}.json"
+        passport = self._read(path) if path.exists() else None
+        if passport is not None and not (passport.identity == identity and self._sound(passport)):
+            log.info("engine %s is stale or damaged and is built anew", path.stem)
+            passport = None
+        return path, passport
 
     @staticmethod
     def _stem(identity: Identity) -> str:

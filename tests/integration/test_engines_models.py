@@ -93,6 +93,17 @@ def test_the_same_person_is_near_and_another_is_far(detector: FaceDetector, embe
     assert np.linalg.norm(first - mirrored) < verify < np.linalg.norm(first - other)
 
 
+def test_many_faces_at_once_get_the_templates_of_one_at_a_time(embedder: FaceEmbedder, images: dict[str, Image]) -> None:
+    image = np.asarray(cv2.resize(images["grace-hopper"], (150, 150)), np.uint8)
+    chips = np.stack([np.roll(image, 9 * index, 1) for index in range(9)])
+    single = np.concatenate([embedder.embed(chips[index : index + 1]).vectors for index in range(9)])
+    allowed = embedder.card.allowance.distance or 0.0
+    for count in (2, 3, 4, 5, 7, 9):
+        together = embedder.embed(chips[:count]).vectors
+        assert together.shape == (count, 128)
+        assert np.linalg.norm(together - single[:count], axis=1).max() < allowed
+
+
 def test_no_chips_are_no_templates(embedder: FaceEmbedder) -> None:
     assert embedder.embed(np.zeros((0, 150, 150, 3), np.uint8)).vectors.shape == (0, 128)
 
