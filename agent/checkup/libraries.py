@@ -49,8 +49,14 @@ def openvino() -> Check:
     if isinstance(module, Exception):
         return Check("openvino", "warn", str(module), "pip install 'almena[openvino]': on Intel processors it is the fastest.")
     core = module.Core()
-    devices = [f"{name} ({', '.join(core.get_property(name, 'OPTIMIZATION_CAPABILITIES'))})" for name in core.available_devices]
-    return Check("openvino", "ok", f"{module.__version__.split('-')[0]}, {'; '.join(devices)}")
+    version = module.__version__.split("-")[0]
+    try:
+        devices = [f"{name} ({', '.join(core.get_property(name, 'OPTIMIZATION_CAPABILITIES'))})" for name in core.available_devices]
+    except RuntimeError as error:
+        return Check(
+            "openvino", "warn", f"{version}: a device cannot be asked: {error}", "Update its driver, or set engines.backend: onnxruntime."
+        )
+    return Check("openvino", "ok", f"{version}, {'; '.join(devices)}")
 
 
 def others() -> Check:
@@ -86,5 +92,5 @@ def _import(name: str) -> Any:
     """The module, or why it cannot be loaded."""
     try:
         return import_module(name)
-    except (ImportError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a foreign library raises while it loads becomes the finding
         return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agent import wire
-from agent.datatypes import StreamHealth
-from agent.outbox import Outbox
+from agent.datatypes import Event, StreamHealth
+from agent.outbox import Outbox, OutboxError
 from agent.settings import Settings
 from agent.uplink.status import UplinkStatus
 from agent.uplink.telemetry import TelemetryLoop
@@ -84,3 +84,24 @@ def test_a_device_that_sees(settings: Settings, outbox: Outbox, tmp_path: Path) 
     assert sample["system"]["processes"]["vision"]["rss_bytes"] > 10e6
     assert sample["mqtt"]["delivery"] == "hub"
     assert "jetson.gpu_percent" in sample["missing"]
+
+
+def test_a_sample_that_cannot_be_stored_is_not_the_last(
+    settings: Settings, outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, failures = outbox.append, iter((OutboxError("the disk is full"), RuntimeError("a bug")))
+
+    def append(lane: str, events: Sequence[Event]) -> list[int]:
+        if error := next(failures, None):
+            raise error
+        return store(lane, events)
+
+    monkeypatch.setattr(outbox, "append", append)
+    loop = TelemetryLoop(settings, outbox, UplinkStatus(), JetsonCollector(tmp_path))
+    loop.start()
+    try:
+        wait_until(lambda: _samples(outbox), 15, "a sample after two failures")
+    finally:
+        loop.stop()
+    assert "a telemetry sample could not be stored: the disk is full" in caplog.text
+    assert "a bug" in caplog.text
