@@ -69,7 +69,7 @@ def test_streams_annotations_engines_metrics(client: httpx.Client) -> None:
     assert (stream["stream"], stream["state"], stream["quality"]) == ("door", "running", "excellent")
     (seen,) = client.get("/streams/door/annotations").json()
     assert (seen["label"], seen["known"]) == ("Zoë Ångström", True)
-    assert {engine["model"] for engine in client.get("/engines").json()} == {"centerface", "dlib-resnet"}
+    assert {engine["model"] for engine in client.get("/engines").json()} == {"centerface@09189deaaf86", "dlib-resnet@55533b28a958"}
     assert client.get("/metrics").json()["door"]["infer_p50_seconds"] == 0.012
     for path in ("/streams/nowhere/annotations", "/streams/nowhere/snapshot.jpg", "/streams/nowhere/live.mjpg", "/nothing"):
         problem(client.get(path), 404)

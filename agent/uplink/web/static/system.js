@@ -1,7 +1,7 @@
 // How the device is doing: streams, engines, outbox, host.
 
 import { get } from "./api.js";
-import { ago, byId, bytes, clock, h, span } from "./dom.js";
+import { ago, byId, bytes, clock, count, h, span } from "./dom.js";
 import { STATE } from "./live.js";
 
 const REFRESH_MS = 3000;
@@ -48,17 +48,42 @@ function streams(list) {
     ]));
 }
 
-const LABELS = { model: "Model", backend: "Backend", precision: "Precision", why: "Why", reason: "Why", parity: "Parity", device: "Device", latency: "Latency", throughput: "Throughput" };
-
 function engines(list) {
   if (list.length === 0) return h("p.empty", "No engine is loaded yet.");
-  return list.map((engine) => h("article.card", h("h3", engine.model ?? engine.name ?? "engine"),
-    h("p.chips", [engine.backend, engine.precision].filter(Boolean).map((text) => h("span.pill.plain", text))), facts(engine, ["model", "backend", "precision"])));
+  return list.map(engine);
 }
 
-function facts(record, without = []) {
-  const rows = Object.entries(record).filter(([key, value]) => !without.includes(key) && value !== null && value !== "");
-  return h("dl", rows.map(([key, value]) => [h("dt", LABELS[key] ?? words(key)), h("dd", text(key, value))]));
+function engine({ model, backend, precision, why, identity = {}, parity, refused = {}, speed, memory_mb: memory, built_at: built }) {
+  const [name, version] = model.split("@");
+  const rows = {
+    Why: why || (parity ? `${precision} agrees with FP32 as closely as the model's card asks` : "the reference precision"),
+    Parity: parity ? agreement(parity) : null,
+    Refused: Object.entries(refused).map(([other, found]) => `${other}: ${found.why}`).join("; "),
+    Latency: speed && `${milliseconds(speed.p50_ms)} (90 %: ${milliseconds(speed.p90_ms)}, 99 %: ${milliseconds(speed.p99_ms)})`,
+    Throughput: speed && `${speed.per_second.toFixed(0)} per second, ${speed.parallel} at once`,
+    Memory: memory && `${memory.toFixed(0)} MB`,
+    Runtime: identity.backend_version?.split("-")[0],
+    Device: identity.device?.split(",")[0],
+    Built: built && new Date(built).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }),
+    Model: version,
+  };
+  return h("article.card", h("h3", name), h("p.chips", [backend, precision].map((text) => h("span.pill.plain", text))), facts(rows));
+}
+
+const milliseconds = (value) => `${value.toFixed(1)} ms`;
+
+function agreement({ count: pictures, score, overlap, distance }) {
+  const parts = [
+    score !== null && `scores within ${score.toFixed(3)}`,
+    overlap !== null && `boxes overlap by ${(overlap * 100).toFixed(1)} %`,
+    distance !== null && `templates within ${distance.toFixed(3)}`,
+  ].filter(Boolean);
+  return `${parts.join(", ")} of FP32 on ${count(pictures, "picture")}`;
+}
+
+function facts(record) {
+  const rows = Object.entries(record).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return h("dl", rows.map(([key, value]) => [h("dt", words(key)), h("dd", text(key, value))]));
 }
 
 const words = (key) => key.replace(/_(bytes|percent|s|c)$/, "").replaceAll("_", " ").replace(/\bcpu\b/, "CPU").replace(/^rss$/, "memory").replace(/^./, (first) => first.toUpperCase());
