@@ -359,5 +359,18 @@ def test_stop_wakes_a_source_that_is_pushed_back(run) -> None:  # type: ignore[n
     assert source.closed == 1
 
 
+def test_a_read_that_hangs_for_ever_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(running_source, "STOP_TIMEOUT_S", 0.2)
+    release = threading.Event()
+    source = ScriptedSource(held(release))
+    running = RunningSource(source, Listener(), limits=CALM)
+    running.start()
+    wait_until(lambda: source.opened, 5, "the opening")
+    running.stop()
+    assert "the source does not answer" in caplog.text
+    release.set()
+    wait_until(lambda: source.closed, 5, "the thread's end")
+
+
 def test_stop_before_start_does_no_harm() -> None:
     RunningSource(ScriptedSource(), Listener()).stop()
