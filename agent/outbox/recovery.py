@@ -124,23 +124,30 @@ def _unrecorded(connection: sqlite3.Connection, state: LaneState, mark: Mark) ->
 
 
 def _reconcile_lane(ledger: Ledger, connection: sqlite3.Connection, state: LaneState, mark: Mark, reason: str) -> int:
+    """Start a new spool. A number above the mirror's floor that no row has is declared, though its row may have been settled out of
+    order: the hub counts a number that it has stored as stored."""
     known = connection.execute("SELECT seq, state FROM rows WHERE lane=?", (state.lane,)).fetchall()
     pending = [seq for seq, row_state in known if row_state == PENDING]
     produced = max(mark.produced, state.produced)
-    missing = max(0, produced - max(mark.settled, state.settled) - max(mark.lost, state.lost) - len(pending))
+    settled = max(mark.settled, state.settled)
     old_spool = mark.spool or state.spool
     state.spool = new_spool()
     state.seq = max(state.seq, mark.seq, *(seq for seq, _ in known), 0)
     state.lost = max(mark.lost, state.lost)
     state.acknowledged = max(mark.acknowledged, state.acknowledged)
     state.booked = max(mark.booked, state.booked)
+    gaps = ranges.without(max(mark.floor, state.floor) + 1, state.seq, (seq for seq, _ in known))
+    missing = ranges.size(gaps)
     if state.lane == "loss":
-        state.lost += missing  # declared anew, see _unrecorded
+        missing = max(0, produced - settled - state.lost - len(pending))
+        state.lost += missing  # what they told is declared anew, see _unrecorded
     else:
-        gaps = ranges.without(max(mark.floor, state.floor) + 1, state.seq, (seq for seq, _ in known))
-        ledger.lose(state, old_spool, reason, gaps[: losses.MAX_RANGES], missing)
-    state.settled = max(0, produced - state.lost - len(pending))
-    state.produced = state.settled + state.lost + len(pending)
+        for start in range(0, len(gaps), losses.MAX_RANGES):
+            ledger.lose(state, old_spool, reason, gaps[start : start + losses.MAX_RANGES])
+    produced = max(produced, len(pending))
+    state.lost = min(state.lost, produced - len(pending))
+    state.settled = produced - state.lost - len(pending)
+    state.produced = produced
     state.floor = min(pending) - 1 if pending else state.seq
     for name, condition in (("pending_bytes", "state = 0"), ("history_bytes", "state > 0")):
         total = connection.execute(f"SELECT TOTAL(size) FROM rows WHERE lane=? AND {condition}", (state.lane,)).fetchone()[0]

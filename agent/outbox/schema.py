@@ -10,6 +10,8 @@ from pathlib import Path
 
 BUSY_S = 10.0
 FORMAT = 1
+LOG_PAGES = 200
+"""The log is written back at this many pages, so that it (and what that adds to the database) stays below the reserve."""
 
 _TABLES = """
 CREATE TABLE lanes(
@@ -46,7 +48,8 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
         connection.execute(f"PRAGMA synchronous={synchronous}")
         connection.execute("PRAGMA secure_delete=ON")
         connection.execute("PRAGMA cell_size_check=ON")
-        connection.execute("PRAGMA journal_size_limit=4194304")
+        connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
+        connection.execute("PRAGMA journal_size_limit=0")
     except sqlite3.Error:
         connection.close()
         raise
@@ -82,6 +85,11 @@ def is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return "full" in str(error)
+
+
+def write_back(connection: sqlite3.Connection) -> None:
+    """Empty the log into the database."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 @contextmanager

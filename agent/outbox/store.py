@@ -64,7 +64,7 @@ class Store:
         self._reader: sqlite3.Connection
         try:
             with self._gate.alone(), self._read_lock:
-                self._open()
+                self._open_with_reserve()
         except BaseException:
             self._mirror.close()
             self._gate.close()
@@ -156,7 +156,7 @@ class Store:
             self.write(lambda ledger, batch=batch: [ledger.rewrite(n, payload) for n, payload in batch])  # type: ignore[misc]
             count, after = count + len(batch), batch[-1][0]
         with self._gate.shared():
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            schema.write_back(self._writer)
         return count
 
     def _append_all(self, together: Sequence[_Append]) -> None:
@@ -192,6 +192,7 @@ class Store:
         if full and self._reserve.release():
             try:
                 self.write(self._book_failed)
+                schema.write_back(self._writer)
             except (sqlite3.Error, OSError) as second:
                 logger.error("%s: the loss is counted and will be declared later: %s", self.path, second)
 
@@ -254,6 +255,15 @@ class Store:
         for connection in (self._reader, self._writer):
             with suppress(sqlite3.Error):
                 connection.close()
+
+    def _open_with_reserve(self) -> None:
+        """Opening takes some space too."""
+        try:
+            self._open()
+        except sqlite3.OperationalError as error:
+            if not (schema.is_full(error) and self._reserve.release()):
+                raise
+            self._open()
 
     def _open(self, damage: sqlite3.Error | None = None) -> None:
         """Open or make the database. The caller is alone at the gate."""

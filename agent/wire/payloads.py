@@ -99,7 +99,7 @@ class Loss(Payload):
     """Events that will not arrive, and why.
 
     `ranges` are the numbers they had in `spool` (pairs, both ends included); events that never got a number are counted alone.
-    A number in `ranges` that the hub has stored all the same counts as stored.
+    A number counts once however often it is declared, and as stored if the hub has stored it all the same.
     """
 
     lane: str
