@@ -67,7 +67,8 @@ class Gallery:
     """Identities and clusters for one embedder.
 
     Several threads may use it; other processes may change the file, which `refresh` notices. `candidates` is replaced as a whole, so
-    that reading it needs no lock. `on_erase` is called with the id of an identity that expired here, so that history can follow.
+    that reading it needs no lock. `on_erase` is called with the id of an identity that expired, or that another process erased, so that
+    the history of events can follow.
     """
 
     def __init__(self, store: Store, settings: GallerySettings, model: str | None, point: OperatingPoint | None) -> None:
@@ -77,6 +78,7 @@ class Gallery:
         self._store = store
         self._foreign = store.foreign_version()
         self._version = 0
+        self._receipts = len(self.receipts())
         self._next_refresh = 0.0
         self._next_expiry: float | None = None
         self.clusters = Clusters(store, settings.clusters, model, point.cluster if point else 0.0)
@@ -213,7 +215,19 @@ class Gallery:
             self._foreign = foreign
             self.clusters.reload()
             self._load()
+            self._follow_erasures()
         self.expire(now)
+
+    def _follow_erasures(self) -> None:
+        """Events may have been told here between the erasure in another process and now."""
+        receipts = self.receipts()
+        for receipt in receipts[self._receipts :]:
+            self._erased(receipt)
+        self._receipts = len(receipts)
+
+    def _erased(self, receipt: Receipt) -> None:
+        if self.on_erase:
+            self.on_erase(receipt.identity)
 
     def expire(self, now: float | None = None) -> list[Receipt]:
         """Erase identities and clusters whose time is over."""
@@ -225,8 +239,7 @@ class Gallery:
         receipts = [self.erase(identity, "expired") for identity in gone]
         for receipt in receipts:
             log.info("identity %s expired and was erased", receipt.identity)
-            if self.on_erase:
-                self.on_erase(receipt.identity)
+            self._erased(receipt)
         return receipts
 
     def close(self) -> None:

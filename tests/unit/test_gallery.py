@@ -139,19 +139,31 @@ def test_an_expired_identity_no_longer_matches_and_is_erased(tmp_path: Path) -> 
     gallery.close()
 
 
-def test_another_process_is_noticed(tmp_path: Path) -> None:
-    ours = opened(tmp_path)
-    assert ours.candidates.ids == ()
-    before = ours.candidates.version
-    script = (
-        "import sys; sys.path[:0] = sys.argv[2:]; from pathlib import Path; from test_gallery import *\n"
-        "g = opened(Path(sys.argv[1])); g.add('Anna', [picture(1)]); g.close()"
-    )
+def elsewhere(folder: Path, action: str) -> None:
+    """Run `action` on the gallery `g` in another process."""
+    script = "import sys; sys.path[:0] = sys.argv[2:]; from pathlib import Path; from test_gallery import *\n"
     here = Path(__file__).parent
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), str(here), str(here.parents[1])], check=True)
+    script += f"g = opened(Path(sys.argv[1])); {action}; g.close()"
+    subprocess.run([sys.executable, "-c", script, str(folder), str(here), str(here.parents[1])], check=True)
+
+
+def test_another_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.vision.gallery.REFRESH_S", 0.0)
+    ours = opened(tmp_path)
+    erased: list[str] = []
+    ours.on_erase = erased.append
+    before = ours.candidates.version
+    elsewhere(tmp_path, "g.add('Anna', [picture(1)])")
     ours.refresh()
     assert ours.candidates.rank(face(1)).name == "Anna"
     assert ours.candidates.version > before
+    [anna] = ours.identities()
+    elsewhere(tmp_path, "g.erase(g.find('Anna').id)")
+    ours.refresh()
+    assert ours.candidates.ids == ()
+    assert erased == [anna.id]
+    ours.refresh()
+    assert erased == [anna.id]
     ours.close()
 
 

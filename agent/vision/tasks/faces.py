@@ -127,7 +127,10 @@ class FacesTask(Task):
 
     def flush(self, captured_at: float, mono_ns: int, reason: str) -> list[Event]:
         """End every open track."""
-        events = [self._event(self._people[track.id].data("end", reason), captured_at, mono_ns) for track in self._tracker.flush()]
+        people = [self._people[track.id] for track in self._tracker.flush()]
+        for person in people:
+            person.assess(self._kit.gallery.candidates)
+        events = [self._event(person.data("end", reason), captured_at, mono_ns) for person in people]
         self._people.clear()
         self._settled, self.annotations, self._at = Settled.of([]), (), -np.inf
         return events
@@ -205,6 +208,7 @@ class FacesTask(Task):
             person = self._people.pop(track.id)
             if person.cluster:
                 self._guarded(self._kit.gallery.clusters.touch, person.cluster)
+            person.assess(self._kit.gallery.candidates)
             tell(person, "end", "left")
         new = {track.id for track in step.confirmed}
         for person in visible:
