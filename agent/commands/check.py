@@ -33,5 +33,9 @@ def check(
     print(f"{config} is right: device {settings.device.name}, {len(settings.streams)} stream(s)")
     for stream in settings.streams:
         print(f"  {stream.name}: {stream.source.type} -> {', '.join(task.type for task in stream.tasks) or 'no task'}")
-    where = f"{settings.mqtt.host}:{settings.mqtt.port}, settled by {settings.mqtt.delivery}" if settings.mqtt else "no broker, results stay on the device"
+    where = (
+        f"{settings.mqtt.host}:{settings.mqtt.port}, settled by {settings.mqtt.delivery}"
+        if settings.mqtt
+        else "no broker, results stay on the device"
+    )
     print(f"  events: {where}")

@@ -112,10 +112,9 @@ class Store:
             self._recover(error)
             return self._read_once(work)
 
-    def version(self) -> tuple[int, int]:
-        """Changes when somebody commits."""
-        with self._read_lock:
-            return self._inode, self._reader.execute("PRAGMA data_version").fetchone()[0]
+    def version(self) -> bytes:
+        """Changes when anybody commits."""
+        return self._mirror.version()
 
     def tidy(self) -> None:
         """What must be done from time to time: age limits, failed appends into the books, loss records into rows."""

@@ -33,6 +33,9 @@ HUB_WINDOW = 1000
 WATCH_S = 0.5
 NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
+Settled = dict[tuple[str, str], list[int]]
+"""Lane and spool to the numbers that are to be settled at the end of the round."""
+
 NOT_THE_ROWS_FAULT = {0x87: "not authorised; check the broker's access rules", 0x91: "packet id in use", 0x97: "quota exceeded"}
 """PUBACK reasons that say nothing against the row itself (MQTT 5, clause 3.4.2.1): it is kept and tried for ever."""
 
@@ -139,7 +142,7 @@ class Sender:
                 self._stop.wait(1.0)
 
     def _round(self) -> None:
-        settled: dict[tuple[str, str], list[int]] = defaultdict(list)
+        settled: Settled = defaultdict(list)
         for note in self._notes():
             self._handle(note, settled)
         for (lane, spool), seqs in settled.items():
@@ -168,7 +171,7 @@ class Sender:
     def _limit(self) -> int:
         return min(self._inflight, self._link.room_for_rows) if self._link else 0
 
-    def _handle(self, note: tuple[Any, ...], settled: dict[tuple[str, str], list[int]]) -> None:
+    def _handle(self, note: tuple[Any, ...], settled: Settled) -> None:
         kind, *rest = note
         if kind == "wake":
             self._woken.clear()
@@ -181,7 +184,7 @@ class Sender:
         elif kind == "puback" and rest[0] is self._link:
             self._on_puback(rest[1], rest[2], settled)
         elif kind == "ack":
-            self._on_ack(rest[0])
+            self._on_ack(rest[0], settled)
         elif kind == "hub":
             self._on_hub(rest[0])
 
@@ -239,7 +242,7 @@ class Sender:
             self._wire[link.publish(topic, parcel.row.payload)] = (lane, parcel)
             self._status.published += 1
 
-    def _on_puback(self, mid: int, reason: int, settled: dict[tuple[str, str], list[int]]) -> None:
+    def _on_puback(self, mid: int, reason: int, settled: Settled) -> None:
         if reason in NOT_THE_ROWS_FAULT:
             self._status.refused += 1
             self._status.row_trouble = f"{NOT_THE_ROWS_FAULT[reason]} (reason code 0x{reason:02x})"
@@ -274,7 +277,7 @@ class Sender:
         else:
             self._windows[lane].schedule(parcel, time.monotonic() + self._again.delay(parcel.refusals))
 
-    def _on_ack(self, payload: bytes) -> None:
+    def _on_ack(self, payload: bytes, settled: Settled) -> None:
         """The hub has stored, or refused, rows of one spool."""
         if not self._hub:
             return
@@ -288,7 +291,7 @@ class Sender:
             stored = [parcel for parcel in window.covered(ack.spool, ack.upto, ack.ranges) if parcel.row.seq not in refusals]
             if stored:
                 self._status.row_trouble = ""
-                self._status.settled += self._outbox.settle(lane, ack.spool, ranges=_ranges(parcel.row.seq for parcel in stored))
+                settled[lane, ack.spool] += [parcel.row.seq for parcel in stored]
             for parcel in stored:
                 window.remove(parcel)
             for seq, reason in refusals.items():
