@@ -76,8 +76,10 @@ def prepare(folder: Path, source: str) -> Path:
         "web": {"port": free_port(8642)},
     }
     settings.write_text(HEADER + yaml.safe_dump(content, sort_keys=False))
-    if not (folder / "state" / "gallery").exists():
+    enrolled = folder / "state" / "enrolled"
+    if not enrolled.exists():
         _enrol(settings, folder / "models")
+        enrolled.touch()
     return settings
 
 
