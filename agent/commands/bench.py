@@ -179,7 +179,8 @@ def _peak_mb(pid: int) -> float:
 def _table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['frames']} frames, {result['detections']} faces, {result['tracks']} tracks, {result['embeddings']} embeddings",
-        f"{result['frames_per_second']:.1f} frames/s; bare decoder and engines {result['bare_per_second']:.1f}; ratio {result['ratio']:.3f}",
+        f"{result['frames_per_second']:.1f} frames/s; decoder and engines alone {result['bare_per_second']:.1f}",
+        f"ratio {result['ratio']:.3f}",
     ]
     for stage, times in result["latency_seconds"].items():
         lines.append(f"{stage:>8}: " + "  ".join(f"{name} {1000 * value:6.2f} ms" for name, value in times.items()))
