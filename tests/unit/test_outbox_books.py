@@ -46,21 +46,22 @@ class Books(RuleBasedStateMachine):
         self.appended: dict[str, set[int]] = {lane: set() for lane in LANES}
         self.lost: dict[str, set[int]] = {lane: set() for lane in LANES}
         self.lost_unnumbered = dict.fromkeys(LANES, 0)
-        self.refused_unnumbered = 0
+        self.refused = 0
         self.boots = 1
 
     def open(self) -> Outbox:
         return Outbox.open(self.live, "dev", SETTINGS, self.clock)
 
     def teardown(self) -> None:
-        """The hub takes what there is, and can account for every number."""
-        for _ in range(100):
+        """The hub takes what there is, and can account for every number (a lost loss record is declared anew without its numbers)."""
+        for _ in range(10):
             self.deliver_losses()
         assert self.outbox.pending("loss", 1) == []
         for lane in LANES:
             pending = {row.seq for row in self.outbox.pending(lane, 10_000)}
             stored = {int(one.split("/")[2]) for one in self.stored[lane]}
-            assert self.appended[lane] <= stored | pending | self.lost[lane], lane
+            unseen = self.appended[lane] - stored - pending - self.lost[lane]
+            assert len(unseen) <= self.lost_unnumbered[lane], (lane, unseen)
         self.outbox.close()
         shutil.rmtree(self.folder)
 
@@ -72,7 +73,7 @@ class Books(RuleBasedStateMachine):
             numbers = self.outbox.append(lane, events)
         except OutboxFullError:
             assert lane == "audit"
-            self.refused_unnumbered += count
+            self.refused += count
         else:
             assert len(set(numbers)) == count
             assert not self.appended[lane] & set(numbers)
@@ -87,9 +88,10 @@ class Books(RuleBasedStateMachine):
     @rule(lane=st.sampled_from(LANES), choice=st.randoms(use_true_random=False))
     def deliver(self, lane: str, choice: st.DataObject) -> None:
         rows = self.outbox.pending(lane, 50)
-        for row in choice.sample(rows, len(rows) // 2 + len(rows) % 2):  # type: ignore[attr-defined]
-            self.stored[lane].add(json.loads(row.payload)["id"])
-            self.outbox.settle(lane, row.spool, ranges=[(row.seq, row.seq)])
+        chosen = choice.sample(rows, len(rows) // 2 + len(rows) % 2)  # type: ignore[attr-defined]
+        self.stored[lane] |= {json.loads(row.payload)["id"] for row in chosen}
+        for spool in {row.spool for row in chosen}:
+            self.outbox.settle(lane, spool, ranges=[(row.seq, row.seq) for row in chosen if row.spool == spool])
 
     @rule(lane=st.sampled_from(LANES))
     def refuse(self, lane: str) -> None:
@@ -180,4 +182,4 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+TestBooks.settings = settings(max_examples=8, stateful_step_count=15, deadline=None)
