@@ -29,7 +29,7 @@ TURNS = ("audit", "loss", "clock", "event", "event", "event", "event", "telemetr
 """Who may send next: rare and important lanes never wait behind a backlog of events, and telemetry takes a fifth of it."""
 
 LANES = tuple(dict.fromkeys(TURNS))
-HUB_WINDOW = 1000
+WINDOW = 1000
 WATCH_S = 0.5
 NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
@@ -115,7 +115,7 @@ class Sender:
 
     def _forget(self) -> None:
         """Read everything that is unsettled from the outbox again."""
-        self._windows = {lane: Window(HUB_WINDOW if self._hub else self._inflight) for lane in LANES}
+        self._windows = {lane: Window(WINDOW) for lane in LANES}
         self._wire: dict[int, tuple[str, Parcel]] = {}
         self._cursor = dict.fromkeys(LANES, 0)
         self._unread = set(LANES)
@@ -142,14 +142,16 @@ class Sender:
                 self._stop.wait(1.0)
 
     def _round(self) -> None:
+        """Publish before settling: the broker works while the disk does, and more acknowledgements gather for the next commit."""
         settled: Settled = defaultdict(list)
         for note in self._notes():
             self._handle(note, settled)
+        self._publish()
         for (lane, spool), seqs in settled.items():
             self._status.settled += self._outbox.settle(lane, spool, ranges=_ranges(seqs))
         if self._link is not None:
             self._fill()
-            self._publish(self._link)
+        self._publish()
         self._status.in_flight = len(self._wire)
         self._last_round = time.monotonic()
 
@@ -224,7 +226,10 @@ class Sender:
             self._cursor[lane] = rows[-1].seq
         return rows
 
-    def _publish(self, link: Link) -> None:
+    def _publish(self) -> None:
+        link = self._link
+        if link is None:
+            return
         now = time.monotonic()
         misses = 0
         while len(self._wire) < self._limit and misses < len(TURNS):
