@@ -18,7 +18,9 @@ from agent.errors import AlmenaError
 
 log = logging.getLogger(__name__)
 
-STARTS_WITHIN_S = 10.0
+ENDS_WITHIN_S = 10.0
+MAX_CONNECTIONS = 100
+"""Beyond these a caller gets 503 at once."""
 
 
 class Problem(HTTPException):
@@ -75,7 +77,7 @@ class ThreadedServer:
     def __init__(self, app: ASGIApp, listener: socket.socket, name: str, **options: Any) -> None:
         config = uvicorn.Config(
             app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-            log_level="warning", timeout_graceful_shutdown=2, **options,
+            log_level="warning", timeout_graceful_shutdown=2, limit_concurrency=MAX_CONNECTIONS, **options,
         )  # fmt: skip
         config.load()
         self._server = uvicorn.Server(config)
@@ -96,7 +98,7 @@ class ThreadedServer:
     def stop(self) -> None:
         """Close the socket, give running requests two seconds, and end the thread."""
         self._server.should_exit = True
-        self._thread.join(STARTS_WITHIN_S)
+        self._thread.join(ENDS_WITHIN_S)
         self._listener.close()
         if self._thread.is_alive():
-            log.error("%s did not end within %g s", self._name, STARTS_WITHIN_S)
+            log.error("%s did not end within %g s", self._name, ENDS_WITHIN_S)

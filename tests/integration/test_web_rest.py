@@ -224,3 +224,15 @@ def test_everything_is_described_and_nothing_comes_from_elsewhere(shared: SmallS
         assert "://" not in text, file.name
         assert "innerHTML" not in text, file.name
         assert len(text.splitlines()) < 400, file.name
+
+
+def test_the_page_stops_soon_while_somebody_looks(tmp_path: Path) -> None:
+    with SmallSite(tmp_path) as site:
+        with site.client.stream("GET", "/api/1/events/live") as events, site.client.stream("GET", "/api/1/streams/door/live.mjpg") as live:
+            assert b"ready" in next(events.iter_raw())
+            assert next(live.iter_raw())
+            began = time.monotonic()
+            site.server.stop()
+            assert time.monotonic() - began < 3.0
+        with pytest.raises(httpx.ConnectError):
+            site.client.get("/healthz")

@@ -20,11 +20,15 @@ STATIC = Path(__file__).with_name("static")
 
 
 def login_router(settings: WebSettings, login: Login) -> APIRouter:
-    """Routes under /api/1 that begin and end a session."""
-    router = APIRouter(prefix="/api/1", tags=["login"])
+    """The login form, and routes under /api/1 that begin and end a session."""
+    router = APIRouter(tags=["login"])
     cookie = cookie_name(settings)
 
-    @router.post("/login", status_code=204, responses={401: {"model": ProblemDocument}, 429: {"model": ProblemDocument}})
+    @router.get("/login", include_in_schema=False)
+    def login_form() -> Response:
+        return _page("login.html")
+
+    @router.post("/api/1/login", status_code=204, responses={401: {"model": ProblemDocument}, 429: {"model": ProblemDocument}})
     async def log_in(credentials: Credentials, request: Request) -> Response:
         """Begin a session; its token comes as a cookie. After five wrong passwords an address has to wait."""
         address = request.client.host if request.client else ""
@@ -39,7 +43,7 @@ def login_router(settings: WebSettings, login: Login) -> APIRouter:
         )
         return answer
 
-    @router.post("/logout", status_code=204)
+    @router.post("/api/1/logout", status_code=204)
     async def log_out(request: Request) -> Response:
         """End the session."""
         token = session_token(request.headers, cookie)
@@ -53,26 +57,23 @@ def login_router(settings: WebSettings, login: Login) -> APIRouter:
 
 
 def page_router() -> APIRouter:
-    """The page itself, the login form, and the description of the REST interface."""
+    """The page itself, and the description of the REST interface."""
     router = APIRouter(include_in_schema=False)
-
-    def page(name: str) -> Response:
-        return FileResponse(STATIC / name, media_type="text/html; charset=utf-8")
 
     @router.get("/")
     def index() -> Response:
-        return page("index.html")
-
-    @router.get("/login")
-    def login_form() -> Response:
-        return page("login.html")
+        return _page("index.html")
 
     @router.get("/api")
     def reference() -> Response:
-        return page("reference.html")
+        return _page("reference.html")
 
     @router.get("/favicon.ico")
     def icon() -> Response:
         return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
 
     return router
+
+
+def _page(name: str) -> Response:
+    return FileResponse(STATIC / name, media_type="text/html; charset=utf-8")
