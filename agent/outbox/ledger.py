@@ -7,7 +7,8 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from agent.datatypes import Event
@@ -24,6 +25,7 @@ _OVERHEAD = 200
 """Bytes of a row beside its payload, indexes included (measured, rounded up)."""
 _AT_ONCE = 500
 _COLUMNS = ", ".join(field.name for field in fields(LaneState))
+_values = attrgetter(*(field.name for field in fields(LaneState)))
 
 
 class Ledger:
@@ -43,7 +45,7 @@ class Ledger:
         """Write the books back."""
         self._db.executemany(
             f"INSERT OR REPLACE INTO lanes({_COLUMNS}) VALUES({','.join('?' * len(fields(LaneState)))})",
-            [astuple(state) for state in self.states.values()],
+            [_values(state) for state in self.states.values()],
         )
 
     def append(self, lane: str, events: Sequence[Event]) -> list[int]:
