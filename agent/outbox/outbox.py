@@ -22,8 +22,7 @@ from agent.settings import MEBIBYTE, LaneSettings, OutboxSettings
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.1
-_SCAN_AT_ONCE = 500
+POLL_S = 0.2
 _TELEMETRY_LOSSES = 1 << 40
 
 
