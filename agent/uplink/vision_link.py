@@ -31,9 +31,6 @@ class VisionLink:
         """Status and JSON of the answer. Raises VisionError."""
         return self._ask("POST", path)
 
-    def close(self) -> None:
-        """Nothing is kept open between questions."""
-
     def _ask(self, method: str, path: str) -> tuple[int, Any]:
         connection = _UnixConnection(self._path)
         try:

@@ -1,0 +1,26 @@
+"""Clock records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.outbox import Outbox
+from agent.settings import OutboxSettings
+from agent.uplink.clock_watch import ClockWatch
+from tests.fakes.clock import FakeClock
+
+pytestmark = pytest.mark.unit
+
+
+def test_one_record_each_time_the_clock_becomes_synchronised(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with Outbox.open(tmp_path, "dev-1", OutboxSettings()) as outbox:
+        watch = ClockWatch(outbox, clock)
+        for synced, records in ((False, 0), (True, 1), (True, 1), (False, 1), (True, 2)):
+            clock.synced = synced
+            watch.look()
+            rows = outbox.history(lane="clock")
+            assert len(rows) == records
+        assert rows[0]["data"] == {"mono_ns": 10_000_000_000, "wall": 1.7e9}
