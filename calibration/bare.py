@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -20,12 +21,13 @@ from engines.fetch import ensure
 from engines.model import EngineOptions, choose_backend
 
 POLICIES: tuple[Literal["throughput", "latency"], ...] = ("throughput", "latency")
-Loop = Callable[[float], float]
-"""Runs for that many seconds and gives inferences per second."""
+TRIALS, TRIAL_S = 3, 0.7
+Loop = Callable[[int], float]
+"""Infers at least so many pictures and gives the seconds that one took."""
 
 
-def decode_rate(clip: Path) -> tuple[int, float]:
-    """Decode the whole clip with OpenCV alone: frames, and frames per second."""
+def decode_seconds(clip: Path) -> tuple[int, float]:
+    """Decode the whole clip with OpenCV alone: frames, and seconds."""
     import cv2
 
     capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG)
@@ -34,11 +36,11 @@ def decode_rate(clip: Path) -> tuple[int, float]:
         frames += 1
     elapsed = time.perf_counter() - start
     capture.release()
-    return frames, frames / elapsed
+    return frames, elapsed
 
 
 class BareEngine:
-    """One model at one precision, built in every way that this runtime offers for throughput; `rate` is that of the best."""
+    """One model at one precision, built in every way that its runtime offers for throughput; the best of them counts."""
 
     def __init__(
         self, card: ModelCard, options: EngineOptions, precision: str, size: tuple[int, int], batches: tuple[int, ...] = (1,)
@@ -56,12 +58,15 @@ class BareEngine:
                 self._loops[f"{policy}, batch {batch}"] = _loop(backend, order, file, picture)
         self._best = ""
 
-    def rate(self, seconds: float) -> float:
-        """Pictures per second over `seconds`; the first call tries every way for a third of that each and keeps the best."""
+    def seconds(self, count: int) -> float:
+        """Seconds for `count` pictures, one after another as fast as the best way goes; the first call finds that way."""
         if not self._best:
-            rates = {name: loop(max(0.3, seconds / 3)) for name, loop in self._loops.items()}
-            self._best = max(rates, key=lambda name: rates[name])
-        return self._loops[self._best](seconds)
+            times: dict[str, list[float]] = {name: [] for name in self._loops}
+            for _ in range(TRIALS):
+                for name, loop in self._loops.items():
+                    times[name].append(loop(max(8, round(TRIAL_S / loop(8)))))
+            self._best = min(times, key=lambda name: median(times[name]))
+        return self._loops[self._best](count) * count if count else 0.0
 
     @property
     def way(self) -> str:
@@ -85,16 +90,14 @@ def _openvino(order: Build, file: Path, picture: NDArray[np.uint8]) -> Loop:
     requests = ov.AsyncInferQueue(compiled)
     tensor = ov.Tensor(picture, shared_memory=True)
 
-    def run(seconds: float) -> float:
-        for _ in range(len(requests)):
+    def run(count: int) -> float:
+        calls, start = -(-count // len(picture)), time.perf_counter()
+        for _ in range(calls):
             requests.start_async({0: tensor})
         requests.wait_all()
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            requests.start_async({0: tensor})
-            count += 1
-        requests.wait_all()
-        return count * len(picture) / (time.perf_counter() - start)
+        return (time.perf_counter() - start) / (calls * len(picture))
+
+    run(len(requests) * len(picture))
 
     return run
 
@@ -108,18 +111,15 @@ def _onnxruntime(order: Build, file: Path, picture: NDArray[np.uint8]) -> Loop:
     options.intra_op_num_threads = threads // callers
     session = ort.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
 
-    def call_until(end: float) -> int:
-        count = 0
-        while time.perf_counter() < end:
-            session.run(None, {IMAGE: picture})
-            count += 1
-        return count
-
-    def run(seconds: float) -> float:
+    def call(_: int) -> None:
         session.run(None, {IMAGE: picture})
-        start = time.perf_counter()
+
+    def run(count: int) -> float:
+        calls, start = -(-count // len(picture)), time.perf_counter()
         with ThreadPoolExecutor(callers) as pool:
-            count = sum(pool.map(call_until, [start + seconds] * callers))
-        return count * len(picture) / (time.perf_counter() - start)
+            list(pool.map(call, range(calls)))
+        return (time.perf_counter() - start) / (calls * len(picture))
+
+    run(callers)
 
     return run

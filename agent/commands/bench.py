@@ -72,25 +72,29 @@ class StreamBench:
         self._config.write_text(yaml.safe_dump(settings))
 
     def run(self, repeats: int) -> dict[str, Any]:
-        """The figures, medians over the turns; each pipeline turn is judged by the bare figures of its own turn."""
-        from calibration.bare import decode_rate
-
-        self._pipeline()
-        bare = self._bare_engines()
-        turns = []
+        """The figures, medians over the turns. A turn of the pipeline is judged by the bare turns before and after it."""
+        first = self._pipeline()
+        engines = self._bare_engines()
+        bare, turns = [self._bare(engines, first["embeddings"])], []
         for _ in range(repeats):
-            frames, decode = decode_rate(self._clip)
-            detect, embed = (engine.rate(1.5) for engine in bare)
-            figures = self._pipeline()
-            figures["frames_per_second"] = figures["frames"] / figures["seconds"]
-            bare_s = frames / decode + frames / detect + figures["embeddings"] / embed
-            figures |= {"bare_per_second": frames / bare_s, "bare_parts": {"decode": decode, "detect": detect, "embed": embed}}
-            figures["ratio"] = figures["frames_per_second"] / figures["bare_per_second"]
-            turns.append(figures)
-        ways = {"detector": bare[0].way, "embedder": bare[1].way}
-        for engine in bare:
+            turns.append(self._pipeline())
+            bare.append(self._bare(engines, turns[-1]["embeddings"]))
+        for turn, before, after in zip(turns, bare, bare[1:], strict=False):
+            turn["frames_per_second"] = turn["frames"] / turn["seconds"]
+            turn["bare_per_second"] = 2 * turn["frames"] / (sum(before.values()) + sum(after.values()))
+            turn["ratio"] = turn["frames_per_second"] / turn["bare_per_second"]
+        parts = {f"{name}_seconds": median(turn[name] for turn in bare) for name in bare[0]}
+        ways = {"detector": engines[0].way, "embedder": engines[1].way}
+        for engine in engines:
             engine.close()
-        return self._summary(turns) | {"bare_ways": ways}
+        return self._summary(turns) | {"bare": parts | ways}
+
+    def _bare(self, engines: tuple[Any, Any], embeddings: int) -> dict[str, float]:
+        """Seconds that the clip takes decoder, detector and embedder, each alone."""
+        from calibration.bare import decode_seconds
+
+        frames, decode = decode_seconds(self._clip)
+        return {"decode": decode, "detect": engines[0].seconds(frames), "embed": engines[1].seconds(embeddings)}
 
     def _bare_engines(self) -> tuple[Any, Any]:
         from agent import settings as settings_module
@@ -150,7 +154,7 @@ class StreamBench:
     def _summary(self, turns: list[dict[str, Any]]) -> dict[str, Any]:
         middle = sorted(turns, key=lambda turn: float(turn["ratio"]))[len(turns) // 2]
         return {
-            **{key: middle[key] for key in ("frames", "detections", "tracks", "embeddings", "latency_seconds", "bare_parts")},
+            **{key: middle[key] for key in ("frames", "detections", "tracks", "embeddings", "latency_seconds")},
             "frames_per_second": median(turn["frames_per_second"] for turn in turns),
             "bare_per_second": median(turn["bare_per_second"] for turn in turns),
             "ratio": median(turn["ratio"] for turn in turns),

@@ -55,6 +55,9 @@ class Task(ABC):
 
     Config: ClassVar[type[Config]]
 
+    parallel: int = 1
+    """How many calls of `infer` at once are best."""
+
     annotations: tuple[Annotation, ...] = ()
     """What the last update saw, for the live picture."""
 

@@ -42,9 +42,9 @@ class Pipeline:
         tasks: tuple[Task, ...],
         outbox: Outbox,
         viewer: Viewer,
-        workers: int,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        workers = max((task.parallel for task in tasks), default=1)
         self.stream = source.stream
         self.tasks = tasks
         self.times = StageTimes(("decode", "infer", "update", "publish", "total"))
@@ -53,7 +53,7 @@ class Pipeline:
         self._on_progress = on_progress
         self._source = RunningSource(source, self._on_state, on_read=self._on_read)
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{self.stream}")
-        self._in_flight = threading.Semaphore(workers + 1)
+        self._in_flight = threading.Semaphore(2 * workers + 2 if source.finite else workers + 1)
         self._ordered: queue.SimpleQueue[tuple[Frame, Future[list[Any]]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lost = threading.Event()

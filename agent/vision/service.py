@@ -28,14 +28,13 @@ RETRY_S = (2.0, 5.0, 15.0, 60.0)
 class Stream:
     """One configured stream: starts its pipeline, and tries again for ever when its models cannot be loaded."""
 
-    def __init__(self, config: StreamSettings, settings: Settings, outbox: Outbox, workers: int) -> None:
+    def __init__(self, config: StreamSettings, settings: Settings, outbox: Outbox) -> None:
         self.config = config
         self.preview = Preview(config.name, settings.web.preview_per_second, settings.web.preview_width)
         self.pipeline: Pipeline | None = None
         self.progress_ns = time.monotonic_ns()
         self._settings = settings
         self._outbox = outbox
-        self._workers = workers
         self._health = StreamHealth(config.name, "connecting")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._bring_up, name=f"start-{config.name}")
@@ -79,7 +78,7 @@ class Stream:
         kinds = [(resolve(TASKS, task.type, "task"), task) for task in self.config.tasks]
         tasks = tuple(kind(task, self.config.name, self._settings) for kind, task in kinds)
         source = resolve(SOURCES, self.config.source.type, "source")(self.config.source, self.config.name)
-        pipeline = Pipeline(source, tasks, self._outbox, self.preview, self._workers, self._progress)
+        pipeline = Pipeline(source, tasks, self._outbox, self.preview, self._progress)
         if not self._stopping.is_set():
             pipeline.start()
             self.pipeline = pipeline
@@ -98,9 +97,8 @@ class Stream:
 class Vision:
     """Owns the streams. `path` is the settings file, read again by `reload`."""
 
-    def __init__(self, path: Path, workers: int = 2) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._workers = workers
         self._lock = threading.Lock()
         self.settings = settings_module.load(path)
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
@@ -172,7 +170,7 @@ class Vision:
         return list({(passport["model"], passport["backend"], passport["precision"]): passport for passport in found}.values())
 
     def _start_streams(self) -> None:
-        self._streams = {config.name: Stream(config, self.settings, self.outbox, self._workers) for config in self.settings.streams}
+        self._streams = {config.name: Stream(config, self.settings, self.outbox) for config in self.settings.streams}
         for stream in self._streams.values():
             stream.start()
 

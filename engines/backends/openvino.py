@@ -97,14 +97,17 @@ class OpenVinoBackend(Backend):
 
 
 class OpenVinoEngine(Engine):
-    """A pool of inference requests, one for each call at once; further callers wait. The GIL is released while one runs."""
+    """A pool of inference requests, one for each call at once; further callers wait. The GIL is released while one runs.
+
+    There is one request more than the device has streams, so that the next picture waits there while Python deals with the last.
+    """
 
     backend = "openvino"
 
     def __init__(self, build: Build, compiled: Any) -> None:
         self.name = build.name
         self.precision = _NAMES.get(str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()), "unknown")
-        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._closing = threading.Lock()

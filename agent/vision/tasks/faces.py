@@ -79,6 +79,7 @@ class FacesTask(Task):
         self._config = config
         self._stream = stream
         self._kit = FaceKit.open(settings, config.detector, config.embedder)
+        self.parallel = self._kit.detector.engine.parallel
         self._point = replace(self._kit.point, identify=config.identify or self._kit.point.identify)
         self._high = config.score or self._kit.score
         self._model = f"{self._kit.detector.card.model_id} {self._kit.embedder.model_id}"
