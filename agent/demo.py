@@ -6,9 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +19,51 @@ UNKNOWN = "grace-hopper"
 HEADER = "# Written by `almena demo` at each start. Copy it and change the copy: almena run --config COPY\n"
 
 
-@dataclass(frozen=True)
-class Assets:
-    """Files of the demo."""
-
-    known: Path
-    clip: Path
-
-
 def default_folder() -> Path:
     """Where the demo keeps its files: $XDG_DATA_HOME/almena, by default ~/.local/share/almena."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "almena"
 
 
-def prepare_assets(folder: Path) -> Assets:
-    """Fetch models and portraits and compose the clip, each only if it is not there, with progress on the terminal."""
+def fetch_models(models: Path) -> list[Path]:
+    """The default models, and the two portraits (known, unknown), in the folder `models`; fetched if they are not there.
+
+    Says so on stderr. Returns the portraits' paths. Raises EngineError.
+    """
+    from agent.commands.models import progress_bars
     from engines.card import card
     from engines.fetch import assets, ensure, ensure_asset
 
-    models = folder / "models"
-    clip = folder / "sample.mp4"
-    portraits = [models / assets()[name].filename for name in (KNOWN[1], UNKNOWN)]
-    wanted = [models / card(name).filename for name in MODELS] + portraits
-    if not all(path.exists() for path in wanted):
-        print("Fetching models and portraits (once, about 120 MB; each is checked against its SHA-256):")
-        with _bars() as progress:
+    portraits = {name: models / assets()[name].filename for name in (KNOWN[1], UNKNOWN)}
+    if not all(path.exists() for path in (*portraits.values(), *(models / card(name).filename for name in MODELS))):
+        print("Fetching models and portraits (once, about 120 MB; each is checked against its SHA-256):", file=sys.stderr)
+        with progress_bars() as progress:
             for name in MODELS:
                 ensure(card(name), models, progress)
-            for name in (KNOWN[1], UNKNOWN):
+            for name in portraits:
                 ensure_asset(name, models, progress)
-    if not clip.exists():
-        from agent.sample_clip import compose
+    return list(portraits.values())
 
-        with _bars() as progress:
-            compose(portraits[0], portraits[1], clip, lambda share: progress("composing the sample clip", round(share * 1000), 1000))
-    return Assets(portraits[0], clip)
+
+def sample_clip(folder: Path, models: Path) -> Path:
+    """The sample clip in `folder`, composed if it is not there. Raises EngineError, OSError."""
+    portraits = fetch_models(models)
+    clip = folder / "sample.mp4"
+    if not clip.exists():
+        from rich.console import Console
+        from rich.progress import track
+
+        from agent.sample_clip import FRAMES, compose
+
+        folder.mkdir(parents=True, exist_ok=True)
+        frames = compose(portraits[0], portraits[1], clip)
+        for _ in track(frames, "Composing the sample clip", FRAMES, console=Console(stderr=True)):
+            pass
+    return clip
 
 
 def prepare(folder: Path, source: str) -> Path:
     """Everything for a start; the settings file. `source` is auto, webcam or clip. Raises AlmenaError, EngineError."""
-    clip = prepare_assets(folder).clip
+    clip = sample_clip(folder, folder / "models")
     settings = folder / "demo.yaml"
     camera = _webcam() if source in ("auto", "webcam") else None
     if source == "webcam" and camera is None:
@@ -126,24 +128,6 @@ def _webcam() -> str | None:
             source.close()
         return str(device)
     return None
-
-
-@contextmanager
-def _bars() -> Iterator[Any]:
-    """A progress callback `(what, done, total)` that draws bars."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("  {task.description:28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn()
-    ) as bars:
-        known: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int | None) -> None:
-            if what not in known:
-                known[what] = bars.add_task(what, total=total)
-            bars.update(known[what], completed=done, total=total)
-
-        yield progress
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ Portraits: Eileen Collins (NASA) and Grace Hopper (US Navy); see `engines/catalo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +17,57 @@ from agent.datatypes import Image
 
 WIDTH, HEIGHT, RATE = 640, 360, 25
 SECONDS = 40
+FRAMES = SECONDS * RATE
 
 Outline = tuple[tuple[int, int], ...]
 COLLINS: tuple[Outline, Outline] = (
-    ((150, 200), (140, 110), (170, 30), (250, 10), (310, 50), (315, 120), (300, 190), (320, 280), (365, 330), (375, 511), (40, 511), (45, 320), (110, 210)),
-    ((185, 170), (185, 90), (230, 50), (280, 90), (280, 165), (255, 205), (280, 300), (330, 370), (330, 505), (90, 505), (90, 340), (140, 250), (200, 200)),
+    (
+        (150, 200),
+        (140, 110),
+        (170, 30),
+        (250, 10),
+        (310, 50),
+        (315, 120),
+        (300, 190),
+        (320, 280),
+        (365, 330),
+        (375, 511),
+        (40, 511),
+        (45, 320),
+        (110, 210),
+    ),
+    (
+        (185, 170),
+        (185, 90),
+        (230, 50),
+        (280, 90),
+        (280, 165),
+        (255, 205),
+        (280, 300),
+        (330, 370),
+        (330, 505),
+        (90, 505),
+        (90, 340),
+        (140, 250),
+        (200, 200),
+    ),
 )
 HOPPER: tuple[Outline, Outline] = (
     ((150, 120), (165, 15), (370, 15), (385, 120), (380, 280), (480, 350), (505, 599), (40, 599), (55, 400), (150, 350), (170, 280)),
-    ((185, 110), (200, 40), (320, 40), (350, 110), (345, 250), (330, 330), (440, 400), (470, 590), (80, 590), (90, 420), (200, 350), (205, 240)),
+    (
+        (185, 110),
+        (200, 40),
+        (320, 40),
+        (350, 110),
+        (345, 250),
+        (330, 330),
+        (440, 400),
+        (470, 590),
+        (80, 590),
+        (90, 420),
+        (200, 350),
+        (205, 240),
+    ),
 )
 """Around each person, outside and inside of the edge, in pixels of the portrait."""
 
@@ -94,7 +136,7 @@ def frames(known: Image, unknown: Image) -> Iterator[Image]:
     people = {"known": cut_out(known, COLLINS), "unknown": cut_out(unknown, HOPPER)}
     background, noise = room(), np.random.default_rng(7)
     grain = [noise.normal(0, 2.0, (HEIGHT, WIDTH, 1)).astype(np.float32) for _ in range(8)]
-    for number in range(SECONDS * RATE):
+    for number in range(FRAMES):
         moment = number / RATE
         canvas = background.copy()
         for walk in SCRIPT:
@@ -105,17 +147,17 @@ def frames(known: Image, unknown: Image) -> Iterator[Image]:
         yield np.clip(canvas + grain[number % len(grain)], 0, 255).astype(np.uint8)
 
 
-def compose(known: Path, unknown: Path, clip: Path, progress: Callable[[float], None] = lambda _: None) -> None:
-    """Write the clip as MP4; complete or not at all. Raises OSError where OpenCV cannot write it."""
+def compose(known: Path, unknown: Path, clip: Path) -> Iterator[None]:
+    """Write the clip as MP4, complete or not at all; yields after each of its frames. Raises OSError where OpenCV cannot write it."""
     pictures = [_picture(path) for path in (known, unknown)]
     partial = clip.with_name(f".{clip.stem}.partial.mp4")
     writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), RATE, (WIDTH, HEIGHT))
     if not writer.isOpened():
         raise OSError(f"OpenCV cannot write {partial}: is the folder writable, and was OpenCV built with FFmpeg?")
     try:
-        for number, picture in enumerate(frames(pictures[0], pictures[1])):
+        for picture in frames(pictures[0], pictures[1]):
             writer.write(picture)
-            progress((number + 1) / (SECONDS * RATE))
+            yield
     finally:
         writer.release()
     partial.replace(clip)

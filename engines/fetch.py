@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import subprocess
 import sys
 import tarfile
@@ -23,6 +24,8 @@ from engines.card import HttpsSource, LocalSource, ModelCard, PackageSource, Sha
 from engines.errors import FetchError, WrongHashError
 from engines.files import BLOCK, replacing, require_hash
 from engines.registry import unknown
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is fetched, bytes so far and bytes in all (None: not known)."""
@@ -73,6 +76,7 @@ def _ensure(name: str, source: Source, expected: str, target: Path, progress: Pr
     if target.exists():
         require_hash(target, expected)
         return target
+    log.info("%s is not in %s and is fetched", name, target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _opened(name, source, target, progress) as (stream, total), replacing(target) as temporary:
         try:

@@ -18,7 +18,7 @@ import yaml
 from agent.errors import AlmenaError
 from engines.card import card
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 STAGES = ("decode", "infer", "update", "publish", "total")
 LONGEST_S = 1800.0
@@ -41,13 +41,14 @@ def stream(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """The whole agent on a video file as fast as it goes, against decoder and engines each alone."""
-    from agent.demo import default_folder, prepare_assets
+    from agent.demo import default_folder, fetch_models, sample_clip
 
     if task != "faces":
         raise typer.BadParameter("there is only: faces", param_hint="--task")
     folder = models or default_folder() / "models"
+    fetch_models(folder)
     if sample:
-        source = prepare_assets(default_folder()).clip
+        source = sample_clip(default_folder(), folder)
     if source is None:
         raise typer.BadParameter("give a video file, or --sample", param_hint="--source")
     with tempfile.TemporaryDirectory(prefix="almena-bench-") as scratch:
