@@ -51,15 +51,16 @@ def stream(
         source = sample_clip(default_folder(), folder)
     if source is None:
         raise typer.BadParameter("give a video file, or --sample", param_hint="--source")
+    engines = default_folder() / "state" / "engines"
     with tempfile.TemporaryDirectory(prefix="almena-bench-") as scratch:
-        result = StreamBench(source.resolve(), Path(scratch), folder.resolve(), backend, precision).run(repeats)
+        result = StreamBench(source.resolve(), Path(scratch), folder.resolve(), engines, backend, precision).run(repeats)
     print(json.dumps(result, indent=2) if as_json else _table(result))
 
 
 class StreamBench:
     """Runs the agent's two processes on a clip, in turn with the bare decoder and engines."""
 
-    def __init__(self, clip: Path, scratch: Path, models: Path, backend: str, precision: str) -> None:
+    def __init__(self, clip: Path, scratch: Path, models: Path, engines: Path, backend: str, precision: str) -> None:
         self._clip = clip
         self._scratch = scratch
         self._config = scratch / "bench.yaml"
@@ -71,6 +72,9 @@ class StreamBench:
             "streams": [{"name": "bench", "source": {"type": "video", "path": str(clip), "pace": "fast"}, "tasks": [{"type": "faces"}]}],
         }
         self._config.write_text(yaml.safe_dump(settings))
+        engines.mkdir(parents=True, exist_ok=True)
+        (scratch / "state").mkdir()
+        (scratch / "state" / "engines").symlink_to(engines.resolve())
 
     def run(self, repeats: int) -> dict[str, Any]:
         """The figures, medians over the turns. A turn of the pipeline is judged by the bare turns before and after it."""
