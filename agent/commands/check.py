@@ -11,7 +11,7 @@ import typer
 from agent import settings as settings_module
 from agent.errors import SettingsError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 from agent.commands.run import run_agent
 from agent.demo import default_folder
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 class SourceChoice(str, Enum):

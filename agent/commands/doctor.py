@@ -14,7 +14,7 @@ import typer
 from agent.checkup import Check
 from agent.settings import Settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 DEFAULT = Path("almena.yaml")

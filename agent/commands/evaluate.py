@@ -17,7 +17,7 @@ from agent.settings import Settings
 if TYPE_CHECKING:
     from calibration.verification import Verification
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

@@ -20,7 +20,7 @@ from agent.errors import AlmenaError
 from agent.outbox import Outbox
 from agent.sentences import sentence
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 LANES = {"audit": "audit", "clock": "clock", "telemetry": "telemetry"}

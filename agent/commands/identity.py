@@ -16,7 +16,9 @@ from rich.progress import track
 from rich.table import Table
 
 from agent import settings as settings_module
+from agent.audit import Entry, audited
 from agent.errors import AlmenaError
+from agent.outbox import Outbox
 from agent.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from agent.vision.face_kit import FaceKit
     from agent.vision.gallery import Gallery, Identity
 
-app = typer.Typer(no_args_is_help=True, help="Enrol, show, rename and erase the persons who may be recognised.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Enrol, show, rename and erase the persons who may be recognised.")
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -46,8 +48,10 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Enrol a person from pictures. Pictures that cannot be used are named with the reason."""
-    with _kit(settings_module.load(config)) as kit:
+    settings = settings_module.load(config)
+    with _kit(settings) as kit, _audited(settings, "identity add") as entry:
         report = _enrol(kit, name, files, consent, _seconds(expires))
+        entry.detail["id"] = report.identity.id
     if as_json:
         _print_json(_enrolled(report, files))
     else:
@@ -69,11 +73,15 @@ def import_folder(
     if not people:
         raise typer.BadParameter(f"{folder} holds no folders; make one per person", param_hint="FOLDER")
     results: list[dict[str, Any]] = []
-    with _kit(settings_module.load(config)) as kit:
+    settings = settings_module.load(config)
+    with _kit(settings) as kit:
         for person in track(people, "Enrolling", console=Console(stderr=True), disable=as_json):
             files = sorted(path for path in person.iterdir() if path.suffix.lower() in PICTURES)
             try:
-                results.append(_enrolled(_enrol(kit, person.name, files, consent, _seconds(expires)), files))
+                with _audited(settings, "identity add") as entry:
+                    report = _enrol(kit, person.name, files, consent, _seconds(expires))
+                    entry.detail["id"] = report.identity.id
+                results.append(_enrolled(report, files))
             except AlmenaError as error:
                 results.append({"name": person.name, "error": str(error)})
     failed = [result for result in results if "error" in result]
@@ -120,8 +128,11 @@ def show(name: Name, config: Config = ALMENA_YAML, as_json: AsJson = False) -> N
 @app.command()
 def rename(name: Name, new_name: Annotated[str, typer.Argument(help="The new name.")], config: Config = ALMENA_YAML) -> None:
     """Give an identity another name."""
-    with _gallery(settings_module.load(config)) as gallery:
-        identity = gallery.change(gallery.find(name).id, name=new_name)
+    settings = settings_module.load(config)
+    with _gallery(settings) as gallery:
+        known = gallery.find(name)
+        with _audited(settings, "identity change", id=known.id, fields=["name"]):
+            identity = gallery.change(known.id, name=new_name)
     print(f"{identity.id} is now called {identity.name}")
 
 
@@ -133,16 +144,15 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Erase a person: templates, pictures, matching clusters, and the name in this device's event history."""
-    from agent.outbox import Outbox
-
     settings = settings_module.load(config)
     with _gallery(settings) as gallery:
         identity = gallery.find(name)
         if not yes:
             typer.confirm(f"Erase {identity.name} with {identity.pictures} pictures for ever?", abort=True)
-        receipt = gallery.erase(identity.id)
-    with closing(Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox)) as outbox:
-        events = outbox.erase(identity.id)
+        with _outbox(settings) as outbox, audited(outbox, "cli", "identity erase", id=identity.id) as entry:
+            receipt = gallery.erase(identity.id)
+            events = outbox.erase(identity.id)
+            entry.detail["receipt"] = receipt.id
     if as_json:
         _print_json(asdict(receipt) | {"events": events})
     else:
@@ -177,9 +187,24 @@ def name_cluster(
     as_json: AsJson = False,
 ) -> None:
     """Make an identity of an unknown person."""
-    with _gallery(settings_module.load(config)) as gallery:
+    settings = settings_module.load(config)
+    with _gallery(settings) as gallery, _audited(settings, "cluster name") as entry:
         identity = gallery.name_cluster(cluster, name, consent, _seconds(expires))
+        entry.detail.update(id=cluster, became=identity.id)
     _print_json(asdict(identity)) if as_json else print(f"{cluster} is now {identity.name} ({identity.id})")
+
+
+@contextmanager
+def _outbox(settings: Settings) -> Iterator[Outbox]:
+    with closing(Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox)) as outbox:
+        yield outbox
+
+
+@contextmanager
+def _audited(settings: Settings, action: str, **detail: Any) -> Iterator[Entry]:
+    """Nothing is changed if it cannot be recorded: OutboxError."""
+    with _outbox(settings) as outbox, audited(outbox, "cli", action, **detail) as entry:
+        yield entry
 
 
 @contextmanager

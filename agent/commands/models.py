@@ -22,7 +22,7 @@ from engines.errors import EngineError, UnknownNameError
 from engines.registry import unknown
 from engines.store import EngineStore
 
-app = typer.Typer(no_args_is_help=True, help="Model cards, fetched files and built engines.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Model cards, fetched files and built engines.")
 
 DEFAULTS = ("centerface", "dlib-resnet", "astronaut", "grace-hopper")
 """The default face models and the portraits that parity checks and the demo use."""

@@ -17,7 +17,7 @@ from agent.sentences import sentence
 from agent.settings import Settings
 from agent.supervisor import Child, Supervisor
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent import wire
-from agent.datatypes import Event
+from agent.audit import record
 from agent.errors import AlmenaError
 from agent.outbox import Outbox, OutboxError
 from agent.uplink.journal import Journal
@@ -144,8 +144,7 @@ class Commands:
         return reply
 
     def _audit(self, command: wire.Command, outcome: str) -> None:
-        data = wire.Audit(action=f"command {command.name}", actor="hub", outcome=outcome, detail={"id": command.id})
-        self._outbox.append("audit", [Event("", "audit", data.model_dump(), time.time(), time.monotonic_ns())])
+        record(self._outbox, "hub", f"command {command.name}", outcome, {"id": command.id})
 
     def _on_desired(self, payload: bytes) -> None:
         """Keep it and answer. An empty payload takes it back."""

@@ -47,7 +47,9 @@ class Faces(Protocol):
 
     def pictures(self, identity: str) -> Sequence[bytes]: ...
 
-    def rename(self, identity: str, name: str) -> Mapping[str, Any]: ...
+    def change(self, identity: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Other values for any of `name`, `consent`, `expires_at`."""
+        ...
 
     def erase(self, identity: str) -> None: ...
 
@@ -120,7 +122,7 @@ class _Api:
             Route("/reload", self.reload, methods=post),
             Route("/identities", self.identities, methods=get),
             Route("/identities", self.create_identity, methods=post),
-            Route("/identities/{identity}", self.rename_identity, methods=["PATCH"]),
+            Route("/identities/{identity}", self.change_identity, methods=["PATCH"]),
             Route("/identities/{identity}", self.erase_identity, methods=erase),
             Route("/identities/{identity}/images", self.add_image, methods=post),
             Route("/identities/{identity}/images/{index:int}", self.image, methods=get),
@@ -188,10 +190,10 @@ class _Api:
         name, consent, expires_at = _person(await _json(request))
         return JSONResponse(await run_in_threadpool(self._vision.faces.create, name, consent, expires_at), 201)
 
-    async def rename_identity(self, request: Request) -> Response:
-        name, _, _ = _person(await _json(request))
+    async def change_identity(self, request: Request) -> Response:
+        changes = _changes(await _json(request))
         identity = request.path_params["identity"]
-        return JSONResponse(await run_in_threadpool(_known, identity, "identity", lambda key: self._vision.faces.rename(key, name)))
+        return JSONResponse(await run_in_threadpool(_known, identity, "identity", lambda key: self._vision.faces.change(key, changes)))
 
     def image(self, request: Request) -> Response:
         pictures = _known(request.path_params["identity"], "identity", self._vision.faces.pictures)
@@ -263,10 +265,23 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 def _person(value: dict[str, Any]) -> tuple[str, str, float | None]:
-    name = value.get("name")
-    if not isinstance(name, str) or not name.strip():
+    changes = _changes({"name": None, "consent": "", "expires_at": None} | value)
+    return changes["name"], changes["consent"], changes["expires_at"]
+
+
+def _changes(value: dict[str, Any]) -> dict[str, Any]:
+    """The record's fields that `value` has, checked. Raises Problem."""
+    found: dict[str, Any] = {key: value[key] for key in ("name", "consent", "expires_at") if key in value}
+    if "name" in found and not (isinstance(found["name"], str) and found["name"].strip()):
         raise Problem(422, "A name is needed", "set `name` to a text that is not empty")
-    return name.strip(), value.get("consent") or "", value.get("expires_at")
+    if "name" in found:
+        found["name"] = found["name"].strip()
+    if not isinstance(found.get("consent", ""), str):
+        raise Problem(422, "The consent note is no text", "set `consent` to a text")
+    expires_at = found.get("expires_at")
+    if expires_at is not None and not (isinstance(expires_at, int | float) and expires_at > time.time()):
+        raise Problem(422, "The expiry is not in the future", "set `expires_at` to a Unix time in seconds that is yet to come, or to null")
+    return found
 
 
 def _bind(path: Path) -> socket.socket:

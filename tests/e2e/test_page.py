@@ -119,12 +119,12 @@ def test_markup_in_a_name_stays_text_everywhere(page: Page, site: SmallSite) -> 
     expect(page.locator("#events li").filter(has_text=f"{ATTACK} arrived at door")).to_be_visible()
     page.get_by_role("tab", name="People").click()
     expect(page.get_by_role("heading", name=ATTACK)).to_have_count(2)
-    page.get_by_role("button", name="Rename").click()
-    expect(page.get_by_role("dialog")).to_contain_text(f"Rename {ATTACK}")
+    page.get_by_role("button", name="Edit").click()
+    expect(page.get_by_role("dialog")).to_contain_text(f"Edit {ATTACK}")
     assert page.locator("img[src='x']").count() == 0
 
 
-def test_a_person_is_added_renamed_and_erased(page: Page, site: SmallSite) -> None:
+def test_a_person_is_added_edited_and_erased(page: Page, site: SmallSite) -> None:
     wait_until(lambda: site.vision.preview("door").snapshot(), 5, "a frame")
     good = {"name": "ada.jpg", "mimeType": "image/jpeg", "buffer": site.vision.preview("door").snapshot()}
     bad = {"name": "wall.jpg", "mimeType": "image/jpeg", "buffer": b"too small"}
@@ -150,10 +150,19 @@ def test_a_person_is_added_renamed_and_erased(page: Page, site: SmallSite) -> No
     card = page.locator("#identities article")
     expect(card).to_contain_text("1 picture · until 3 May 2099")
     expect(card).to_contain_text("Consent: signed form")
-    card.get_by_role("button", name="Rename").click()
+    (before,) = (dict(record) for record in site.vision.faces.records.values())
+    card.get_by_role("button", name="Edit").click()
+    expect(page.get_by_role("dialog").get_by_label("Erase by itself on")).to_have_value("2099-05-03")
     page.get_by_role("dialog").get_by_label("Name").fill("Countess Lovelace")
-    page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
     expect(card.get_by_role("heading")).to_have_text("Countess Lovelace")
+    assert list(site.vision.faces.records.values()) == [{**before, "name": "Countess Lovelace"}]
+    card.get_by_role("button", name="Edit").click()
+    page.get_by_role("dialog").get_by_label("Consent").fill("withdrawn")
+    page.get_by_role("dialog").get_by_label("Erase by itself on").fill("")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(card).to_contain_text("1 picture · does not expire")
+    expect(card).to_contain_text("Consent: withdrawn")
     card.get_by_role("button", name="Erase").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     assert len(site.vision.faces.records) == 1

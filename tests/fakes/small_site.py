@@ -10,7 +10,7 @@ from types import TracebackType
 import httpx
 
 from agent.outbox import Outbox
-from agent.settings import DeviceSettings, Settings, WebSettings
+from agent.settings import DeviceSettings, OutboxSettings, Settings, WebSettings
 from agent.uplink.web.app import WebServer, serve
 from agent.uplink.web.context import WebContext
 from agent.vision.control import ControlServer
@@ -21,11 +21,15 @@ from tests.fakes.small_vision import SmallVision
 class SmallSite(AbstractContextManager["SmallSite"]):
     """Serves on a free loopback port while it is entered. `stop_vision` and `start_vision` end and restart the vision process."""
 
-    def __init__(self, state_dir: Path, web: WebSettings | None = None, streams: tuple[str, ...] = ("door",)) -> None:
+    def __init__(
+        self, state_dir: Path, web: WebSettings | None = None, streams: tuple[str, ...] = ("door",), outbox: OutboxSettings | None = None
+    ) -> None:
         self._streams = streams
         self._stack = ExitStack()
         self._vision_stack = ExitStack()
-        self.settings = Settings(state_dir=state_dir, device=DeviceSettings(name="entrance"), web=web or WebSettings(port=0))
+        self.settings = Settings(
+            state_dir=state_dir, device=DeviceSettings(name="entrance"), web=web or WebSettings(port=0), outbox=outbox or OutboxSettings()
+        )
         self.status = SmallStatus()
         self.vision: SmallVision
         self.outbox: Outbox

@@ -59,8 +59,8 @@ class SmallPeople:
     def pictures(self, identity: str) -> Sequence[bytes]:
         return self.images[identity]
 
-    def rename(self, identity: str, name: str) -> Mapping[str, Any]:
-        self.records[identity]["name"] = name
+    def change(self, identity: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.records[identity].update(changes)
         return self.records[identity]
 
     def erase(self, identity: str) -> None:

@@ -171,6 +171,28 @@ def test_live_events_arrive_within_a_second_and_resume_without_a_gap(site: Small
     assert [name for _, name, _ in listen(first[0][0], 2)] == ["two", "three"]
 
 
+def test_many_live_events_at_once_all_arrive_in_order(site: SmallSite) -> None:
+    site.outbox.append("event", [face(name=f"early {number}") for number in range(700)])
+    first = site.outbox.history(after_seq=0, limit=1)[0]["id"]
+    names = []
+    with site.client.stream("GET", "/api/1/events/live", headers={"Last-Event-ID": first}) as answer:
+        for line in answer.iter_lines():
+            if line.startswith('data: {"v"'):
+                names.append(json.loads(line[6:])["data"]["name"])
+            if len(names) == 699 and names[-1] == "early 699":
+                site.outbox.append("event", [face(name=f"late {number}") for number in range(1500)])
+            if len(names) == 699 + 1500:
+                break
+    assert names == [f"early {number}" for number in range(1, 700)] + [f"late {number}" for number in range(1500)]
+
+
+def test_an_id_of_an_earlier_outbox_brings_everything_and_rubbish_nothing(site: SmallSite) -> None:
+    site.outbox.append("event", [face(name="one")])
+    with site.client.stream("GET", "/api/1/events/live", headers={"Last-Event-ID": "entrance/0123456789abcdef/99"}) as answer:
+        assert any('"one"' in line for line in answer.iter_lines())
+    problem(site.client.get("/api/1/events/live", headers={"Last-Event-ID": "rubbish"}), 422)
+
+
 def test_metrics_are_what_prometheus_reads(shared: SmallSite) -> None:
     answer = shared.client.get("/metrics")
     samples = {

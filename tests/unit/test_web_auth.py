@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def login(clock: Clock) -> Login:
-    return Login(LoginSettings(username="admin", password_hash=HASH), clock)
+    return Login(LoginSettings(username="admin", password_hash=HASH), lambda _: None, clock)
 
 
 def test_right_and_wrong_passwords(login: Login) -> None:
@@ -41,7 +41,7 @@ def test_right_and_wrong_passwords(login: Login) -> None:
 
 
 def test_a_hash_that_is_none_lets_nobody_in(clock: Clock) -> None:
-    broken = Login(LoginSettings(password_hash="$argon2id$rubbish"), clock)
+    broken = Login(LoginSettings(password_hash="$argon2id$rubbish"), lambda _: None, clock)
     assert not broken.check("admin", PASSWORD, "192.0.2.1")
 
 

@@ -20,8 +20,8 @@ from agent.errors import AlmenaError
 from agent.serving import HANDLERS, ThreadedServer, problem_response
 from agent.settings import WebSettings
 from agent.uplink.web.auth import Login
+from agent.uplink.web.changes import recorded
 from agent.uplink.web.context import WebContext
-from agent.uplink.web.feed import EventFeed
 from agent.uplink.web.guard import Guard
 from agent.uplink.web.routes_events import events_router
 from agent.uplink.web.routes_faces import faces_router
@@ -66,14 +66,12 @@ def serve(context: WebContext) -> WebServer:
 def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
     """The guarded application. Answers that do not end by themselves end once `stopping()` is true."""
     settings = context.settings.web
-    login = Login(settings.login) if settings.login else None
+    login = Login(settings.login, recorded(context.outbox)) if settings.login else None
     vision = VisionClient(context.settings.control_socket)
-    feed = EventFeed(context.outbox)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        await feed.close()
         await vision.close()
 
     app = FastAPI(
@@ -82,8 +80,10 @@ def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False
         "With a login set, send HTTP Basic credentials or the session cookie.",
         exception_handlers={**HANDLERS, RequestValidationError: _on_invalid},
     )  # fmt: skip
-    for router in (page_router(), faces_router(vision), events_router(context.outbox, feed, stopping), state_router(context, vision)):
-        app.include_router(router)
+    app.include_router(page_router())
+    app.include_router(faces_router(context.outbox, vision))
+    app.include_router(events_router(context.outbox, stopping))
+    app.include_router(state_router(context, vision))
     app.include_router(probes_router(context, vision))
     if login:
         app.include_router(login_router(settings, login))

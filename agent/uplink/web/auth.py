@@ -64,10 +64,14 @@ class _Session:
 
 
 class Login:
-    """Checks passwords and keeps sessions. Safe to call from several threads; one password is checked at a time."""
+    """Checks passwords and keeps sessions. Safe to call from several threads; one password is checked at a time.
 
-    def __init__(self, settings: LoginSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    `record` gets `done` for each session and `refused` for each wrong password.
+    """
+
+    def __init__(self, settings: LoginSettings, record: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._record = record
         self._clock = clock
         self._hasher = PasswordHasher()
         self._one = threading.Lock()
@@ -89,6 +93,7 @@ class Login:
                 self.limit.succeeded(address)
             else:
                 self.limit.failed(address)
+                self._record("refused")
             return right
 
     def check_basic(self, header: str, address: str) -> bool:
@@ -102,6 +107,7 @@ class Login:
 
     def open(self) -> str:
         """Begin a session and return its token, of which only a hash is kept."""
+        self._record("done")
         token = secrets.token_urlsafe(32)
         now = self._clock()
         with self._lock:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agent.audit import AuditLane
 from agent.settings import Settings
 
 
-class History(Protocol):
-    """The side of the outbox that the page reads."""
+class History(AuditLane, Protocol):
+    """The side of the outbox that the page reads, and where it records changes."""
 
     def history(
         self,
@@ -21,12 +22,13 @@ class History(Protocol):
         kind: str | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        after_seq: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Decoded envelopes, settled ones too, by the time of capture (`until` is excluded)."""
+        """Decoded envelopes, settled ones too, by the time of capture (`until` is excluded); with `after_seq` by number, oldest first."""
         ...
 
     def stats(self) -> Mapping[str, Any]:
-        """Per lane: pending, bytes, oldest_age_s, produced, settled, lost, dead, alarm …"""
+        """Per lane: seq, pending, bytes, oldest_age_s, produced, settled, lost, dead, alarm …"""
         ...
 
 

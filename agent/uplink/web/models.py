@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 PersonName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Consent = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
@@ -24,10 +24,18 @@ class NewIdentity(Request):
     expires_at: float | None = Field(None, description="Unix time in seconds at which the identity is erased by itself.")
 
 
-class NewName(Request):
-    """Another name for an identity."""
+class ChangedIdentity(Request):
+    """Other values; what is left out stays."""
 
-    name: PersonName
+    name: PersonName = Field(default_factory=str)
+    consent: Consent = Field(default_factory=str)
+    expires_at: float | None = Field(None, description="Unix time in seconds at which the identity is erased by itself; null: never.")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> ChangedIdentity:
+        if not self.model_fields_set:
+            raise ValueError("give name, consent or expires_at")
+        return self
 
 
 class Credentials(Request):

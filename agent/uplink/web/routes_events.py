@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from agent.serving import Problem
 from agent.uplink.web.context import History
-from agent.uplink.web.feed import EventFeed
+from agent.uplink.web.feed import follow
 from agent.uplink.web.models import EventPage
 
 CSV_PAGE = 500
@@ -29,7 +29,7 @@ Stream = Annotated[str | None, Query(description="Only this stream.")]
 Kind = Annotated[str | None, Query(description="Only this kind, for example `face`.")]
 
 
-def events_router(outbox: History, feed: EventFeed, stopping: Callable[[], bool]) -> APIRouter:
+def events_router(outbox: History, stopping: Callable[[], bool]) -> APIRouter:
     """Routes under /api/1 that read the local history."""
     router = APIRouter(prefix="/api/1", tags=["events"])
 
@@ -65,9 +65,10 @@ def events_router(outbox: History, feed: EventFeed, stopping: Callable[[], bool]
     @router.get("/events/live", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
     async def live(last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Events as they happen, as Server-Sent Events whose ids are the events' ids. `ready` comes first: from then on none is missed."""
+        after = None if last_event_id is None else _number(last_event_id)
 
         async def lines() -> AsyncIterator[str]:
-            listening = feed.listen(last_event_id)
+            listening = follow(outbox, after)
             quiet = "retry: 1000\nevent: ready\ndata: {}\n\n"
             try:
                 async for event in listening:
@@ -81,6 +82,13 @@ def events_router(outbox: History, feed: EventFeed, stopping: Callable[[], bool]
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     return router
+
+
+def _number(event: str) -> int:
+    number = event.rpartition("/")[2]
+    if not number.isdecimal():
+        raise Problem(422, "The last event's id is not one of ours", "send the id of an event unchanged as Last-Event-ID, or none")
+    return int(number)
 
 
 def _page(

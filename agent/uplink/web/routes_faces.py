@@ -11,9 +11,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
+from agent.audit import AuditLane
 from agent.serving import Problem
+from agent.uplink.web.changes import changed
 from agent.uplink.web.guard import MAX_IMAGE_BYTES
-from agent.uplink.web.models import NewIdentity, NewName, ProblemDocument
+from agent.uplink.web.models import ChangedIdentity, NewIdentity, ProblemDocument
 from agent.uplink.web.vision import VisionClient
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -52,9 +54,12 @@ async def picture(request: Request) -> bytes:
         await form.close()
 
 
-def faces_router(vision: VisionClient) -> APIRouter:
-    """Routes under /api/1 that manage who is known."""
-    router = APIRouter(prefix="/api/1", tags=["faces"])
+def faces_router(outbox: AuditLane, vision: VisionClient) -> APIRouter:
+    """Routes under /api/1 that manage who is known. Every change is audited."""
+    router = APIRouter(prefix="/api/1", tags=["faces"], responses={503: {"model": ProblemDocument}, 507: {"model": ProblemDocument}})
+
+    async def change(request: Request, action: str, path: str, **options: Any) -> Response:
+        return await changed(outbox, request, action, lambda: vision.forward(request.method, path, **options))
 
     @router.get("/identities")
     async def identities() -> Response:
@@ -62,25 +67,27 @@ def faces_router(vision: VisionClient) -> APIRouter:
         return await vision.forward("GET", "/identities")
 
     @router.post("/identities", status_code=201)
-    async def create_identity(person: NewIdentity) -> Response:
+    async def create_identity(person: NewIdentity, request: Request) -> Response:
         """A new person. Add pictures next."""
-        return await vision.forward("POST", "/identities", json=person.model_dump())
+        return await change(request, "identity add", "/identities", json=person.model_dump())
 
     @router.patch("/identities/{identity}", responses=NOT_FOUND)
-    async def rename_identity(identity: str, change: NewName) -> Response:
-        """Give a person another name."""
-        return await vision.forward("PATCH", f"/identities/{quote(identity, '')}", json=change.model_dump())
+    async def change_identity(identity: str, changes: ChangedIdentity, request: Request) -> Response:
+        """Another name, consent note or expiry."""
+        body = changes.model_dump(exclude_unset=True)
+        path = f"/identities/{quote(identity, '')}"
+        return await changed(outbox, request, "identity change", lambda: vision.forward("PATCH", path, json=body), fields=sorted(body))
 
     @router.delete("/identities/{identity}", status_code=204, responses=NOT_FOUND)
-    async def erase_identity(identity: str) -> Response:
+    async def erase_identity(identity: str, request: Request) -> Response:
         """Erase a person: templates, pictures, clusters and local history."""
-        return await vision.forward("DELETE", f"/identities/{quote(identity, '')}")
+        return await change(request, "identity erase", f"/identities/{quote(identity, '')}")
 
     @router.post("/identities/{identity}/images", status_code=201, openapi_extra=PICTURE, responses={**NOT_FOUND, **NOT_TAKEN})
     async def add_image(identity: str, request: Request) -> Response:
         """Add one picture that shows exactly this person's face."""
         body = await picture(request)
-        return await vision.forward("POST", f"/identities/{quote(identity, '')}/images", content=body)
+        return await change(request, "identity add picture", f"/identities/{quote(identity, '')}/images", content=body)
 
     @router.get("/identities/{identity}/images/{index}", response_class=Response, responses=JPEG)
     async def image(identity: str, index: int) -> Response:
@@ -93,14 +100,14 @@ def faces_router(vision: VisionClient) -> APIRouter:
         return await vision.forward("GET", "/clusters")
 
     @router.post("/clusters/{cluster}/name", status_code=201, responses=NOT_FOUND)
-    async def name_cluster(cluster: str, person: NewIdentity) -> Response:
+    async def name_cluster(cluster: str, person: NewIdentity, request: Request) -> Response:
         """Make an unknown person an identity."""
-        return await vision.forward("POST", f"/clusters/{quote(cluster, '')}/name", json=person.model_dump())
+        return await change(request, "cluster name", f"/clusters/{quote(cluster, '')}/name", json=person.model_dump())
 
     @router.delete("/clusters/{cluster}", status_code=204, responses=NOT_FOUND)
-    async def erase_cluster(cluster: str) -> Response:
+    async def erase_cluster(cluster: str, request: Request) -> Response:
         """Forget an unknown person."""
-        return await vision.forward("DELETE", f"/clusters/{quote(cluster, '')}")
+        return await change(request, "cluster erase", f"/clusters/{quote(cluster, '')}")
 
     @router.post("/recognize", openapi_extra=PICTURE)
     async def recognise(request: Request) -> Response:

@@ -37,10 +37,9 @@ def login_router(settings: WebSettings, login: Login) -> APIRouter:
             raise too_many(wait)
         if not await run_in_threadpool(login.check, credentials.username, credentials.password, address):
             raise Problem(401, "Wrong user or password")
+        token = await run_in_threadpool(login.open)
         answer = Response(status_code=204)
-        answer.set_cookie(
-            cookie, login.open(), max_age=math.floor(SESSION_S), httponly=True, samesite="strict", secure=settings.tls is not None
-        )
+        answer.set_cookie(cookie, token, max_age=math.floor(SESSION_S), httponly=True, samesite="strict", secure=settings.tls is not None)
         return answer
 
     @router.post("/api/1/logout", status_code=204)

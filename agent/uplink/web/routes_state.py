@@ -9,11 +9,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agent import __version__
 from agent.errors import AlmenaError
 from agent.serving import Problem
+from agent.uplink.web.changes import changed
 from agent.uplink.web.context import WebContext
 from agent.uplink.web.models import Connection, Health, ProblemDocument
 from agent.uplink.web.prometheus import Snapshot
@@ -79,9 +81,9 @@ def state_router(context: WebContext, vision: VisionClient) -> APIRouter:
         return JSONResponse(dict(context.telemetry()))
 
     @router.post("/config/reload", responses={201: {"description": "The settings had changed."}, 422: {"model": ProblemDocument}})
-    async def reload() -> Response:
+    async def reload(request: Request) -> Response:
         """Read the settings file again. A file with errors changes nothing, and the answer says where they are."""
-        return await vision.forward("POST", "/reload")
+        return await changed(context.outbox, request, "settings reload", lambda: vision.forward("POST", "/reload"))
 
     return router
 

@@ -70,8 +70,12 @@ function follow(cursor) {
   byId("events-empty").hidden = shown.size > 0;
 }
 
+const number = (event) => Number(event.id.split("/").pop());
+
+// A fresh event finds its place by number: after a break, those that were missed come late. Older ones than are listed can be loaded.
 function add(event, fresh) {
-  if (shown.has(event.id)) return;
+  const last = byId("events").lastElementChild;
+  if (shown.has(event.id) || (fresh && last && number(event) < Number(last.dataset.number))) return;
   shown.add(event.id);
   offer(byId("filter-stream"), event.stream);
   offer(byId("filter-kind"), event.kind);
@@ -79,7 +83,7 @@ function add(event, fresh) {
   const item = row(event);
   if (fresh) {
     item.classList.add("fresh");
-    list.prepend(item);
+    list.insertBefore(item, [...list.children].find((other) => Number(other.dataset.number) < number(event)) ?? null);
     byId("events-empty").hidden = true;
     while (list.children.length > SHOWN) list.lastElementChild.remove();
   } else {
@@ -93,7 +97,7 @@ function offer(select, value) {
 
 function row(event) {
   const { text, who, kind } = sentence(event);
-  return h(`li.${kind}`,
+  return h(`li.${kind}`, { "data-number": number(event) },
     h("span.dot", { "aria-hidden": "true" }),
     h("div", h("p", who && h("strong", who), who && " ", text), h("p.meta", h("time", { title: event.clock === "synced" ? "" : "The device's clock was not synchronised" }, clock(event.captured_at)), facts(event))));
 }

@@ -1,4 +1,4 @@
-// Who is known: enrolment, renaming, erasure; unknown visitors and naming them.
+// Who is known: enrolment, changes, erasure; unknown visitors and naming them.
 
 import { call, erase, get, patch, post, upload } from "./api.js";
 import { ago, byId, count, day, h } from "./dom.js";
@@ -58,7 +58,7 @@ function person(identity) {
       identity.needs_pictures && h("p.warning", "Cannot be recognised: add pictures for the model in use."),
       h("div.actions",
         button("Add pictures", () => addPictures(identity)),
-        button("Rename", () => rename(identity)),
+        button("Edit", () => edit(identity)),
         button("Erase", () => eraseIdentity(identity), "danger"))));
 }
 
@@ -112,10 +112,12 @@ function field(label, input, hint) {
 
 const nameField = (value = "") => h("label", "Name", h("input", { name: "name", required: true, maxlength: 100, value, autocomplete: "off" }));
 
-const recordFields = () => [
-  field("Consent", h("textarea", { name: "consent", rows: 2, maxlength: 2000, placeholder: "For example: signed form of 3 May 2026, kept at reception" }),
+const localDay = (date) => new Date(date - date.getTimezoneOffset() * 60000).toISOString().slice(0, 10);
+
+const recordFields = ({ consent = "", expires_at: expires = null } = {}) => [
+  field("Consent", h("textarea", { name: "consent", rows: 2, maxlength: 2000, placeholder: "For example: signed form of 3 May 2026, kept at reception" }, consent),
     "Say how the person agreed. Without consent do not enrol anybody."),
-  field("Erase by itself on", h("input", { name: "expires", type: "date", min: new Date(Date.now() + 864e5).toISOString().slice(0, 10) }),
+  field("Erase by itself on", h("input", { name: "expires", type: "date", min: localDay(new Date(Date.now() + 864e5)), value: expires && localDay(new Date(expires * 1000)) }),
     "Empty: kept until you erase it."),
 ];
 
@@ -207,8 +209,14 @@ function addPictures(identity) {
   });
 }
 
-const rename = (identity) => ask(`Rename ${identity.name}`, [nameField(identity.name)], "Rename",
-  async (form) => { await patch(`identities/${encodeURIComponent(identity.id)}`, { name: form.elements.name.value }); });
+// Sends only what was changed: a day on the form is coarser than the moment on record.
+function edit(identity) {
+  const dialog = ask(`Edit ${identity.name}`, [nameField(identity.name), recordFields(identity)], "Save", async (form) => {
+    const changes = Object.fromEntries(Object.entries(record(form)).filter(([key, value]) => value !== before[key]));
+    if (Object.keys(changes).length) await patch(`identities/${encodeURIComponent(identity.id)}`, changes);
+  });
+  const before = record(dialog.querySelector("form"));
+}
 
 const eraseIdentity = (identity) => confirmed(`Erase ${identity.name}?`,
   "Name, pictures, templates and this person's events on this device are erased for good. This cannot be undone.", "Erase",
