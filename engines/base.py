@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Tensor = NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,10 @@ class Engine(ABC):
 
         The arrays returned are the caller's own.
         """
+        return self.read(tensors, lambda outputs: {name: tensor.copy() for name, tensor in outputs.items()})
+
+    def read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
+        """Run once as `infer` does, and give what `reader` makes of the outputs. They are not copied: `reader` may keep nothing of them."""
         specs = {spec.name: spec for spec in self.inputs}
         if tensors.keys() != specs.keys():
             raise EngineError(f"{self.name}: inputs must be {sorted(specs)}, not {sorted(tensors)}")
@@ -64,14 +69,19 @@ class Engine(ABC):
                 raise EngineError(
                     f"{self.name}: input {name!r} must be {specs[name].dtype} {specs[name].shape}, not {tensor.dtype} {tensor.shape}"
                 )
-        results = self._infer(tensors)
-        for name, tensor in results.items():
-            if not math.isfinite(float(tensor.sum(dtype=np.float32))):
-                raise EngineError(f"{self.name}: output {name!r} holds NaN or infinity at {self.precision}; try `engines.precision: fp32`")
-        return results
+
+        def checked(outputs: Mapping[str, Tensor]) -> T:
+            for name, tensor in outputs.items():
+                if not math.isfinite(tensor.sum()) and not np.isfinite(tensor).all():
+                    raise EngineError(
+                        f"{self.name}: output {name!r} holds NaN or infinity at {self.precision}; try `engines.precision: fp32`"
+                    )
+            return reader(outputs)
+
+        return self._read(tensors, checked)
 
     @abstractmethod
-    def _infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+    def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T: ...
 
     def close(self) -> None:
         """Free what the runtime holds. Calling it twice does no harm."""

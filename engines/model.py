@@ -70,7 +70,7 @@ class FaceDetector:
             raise EngineError(f"{self.card.name}: a picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
         engine, decoder = self._for(best_size(image.shape[1], image.shape[0], self.card.input.sizes))
         canvas, placed = letterbox(image, decoder.width, decoder.height, self.card.input.pad)
-        found = decoder.decode(engine.infer({IMAGE: canvas[None]}), self.threshold or 0.0)
+        found = engine.read({IMAGE: canvas[None]}, lambda outputs: decoder.decode(outputs, self.threshold or 0.0))
         if not len(found):
             return found
         boxes = placed.to_picture(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from engines.backends.base import IMAGE, Backend, Build
-from engines.base import Engine, EngineError, Tensor, TensorSpec
+from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.errors import ModelFileError
 
 _PROVIDER = "CPUExecutionProvider"
@@ -92,7 +92,7 @@ class OnnxRuntimeEngine(Engine):
         self._names = [spec.name for spec in self.outputs]
         self._session: ort.InferenceSession | None = session
 
-    def _infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
         session = self._session
         if session is None:
             raise EngineError(f"{self.name}: the engine is closed")
@@ -100,7 +100,7 @@ class OnnxRuntimeEngine(Engine):
             results = session.run(self._names, {IMAGE: np.ascontiguousarray(tensors[IMAGE])})
         except _FAILURES as error:
             raise EngineError(f"{self.name}: ONNX Runtime failed: {' '.join(str(error).split())[:400]}") from error
-        return dict(zip(self._names, results, strict=True))
+        return reader(dict(zip(self._names, results, strict=True)))
 
     def close(self) -> None:
         """Let the session go; calls under way end first."""

@@ -6,7 +6,7 @@ import io
 import os
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import openvino as ov
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from engines.backends.base import IMAGE, Backend, Build
-from engines.base import Engine, EngineError, Tensor, TensorSpec
+from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.errors import ModelFileError
 
 _DEVICE = "CPU"
@@ -99,7 +99,7 @@ class OpenVinoBackend(Backend):
 class OpenVinoEngine(Engine):
     """A pool of inference requests, one for each call at once; further callers wait. The GIL is released while one runs.
 
-    There is one request more than the device has streams, so that the next picture waits there while Python deals with the last.
+    For throughput there is one request more than the device has streams: the next picture waits there while Python deals with the last.
     """
 
     backend = "openvino"
@@ -107,7 +107,7 @@ class OpenVinoEngine(Engine):
     def __init__(self, build: Build, compiled: Any) -> None:
         self.name = build.name
         self.precision = _NAMES.get(str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()), "unknown")
-        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
+        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + (build.policy == "throughput")
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._closing = threading.Lock()
@@ -116,17 +116,24 @@ class OpenVinoEngine(Engine):
         for _ in range(self.parallel):
             self._idle.put(compiled.create_infer_request())
 
-    def _infer(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
         request = self._idle.get()
         try:
             if request is None:
                 raise EngineError(f"{self.name}: the engine is closed")
-            request.infer({0: ov.Tensor(np.ascontiguousarray(tensors[IMAGE]), shared_memory=True)})
-            return {spec.name: request.get_output_tensor(index).data.copy() for index, spec in enumerate(self.outputs)}
-        except RuntimeError as error:
-            raise EngineError(f"{self.name}: OpenVINO failed: {_first_lines(error)}") from error
+            return reader(self._outputs(request, np.ascontiguousarray(tensors[IMAGE])))
         finally:
             self._idle.put(request)
+
+    def _outputs(self, request: Any, image: Tensor) -> dict[str, Tensor]:
+        """Run. The outputs are the request's memory (`request.infer` would copy them)."""
+        try:
+            request.set_input_tensor(0, ov.Tensor(image, shared_memory=True))
+            request.start_async()
+            request.wait()
+            return {spec.name: request.get_output_tensor(index).data for index, spec in enumerate(self.outputs)}
+        except RuntimeError as error:
+            raise EngineError(f"{self.name}: OpenVINO failed: {_first_lines(error)}") from error
 
     def close(self) -> None:
         """Free the requests; those under way end first."""
