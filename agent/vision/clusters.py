@@ -67,7 +67,7 @@ class Clusters:
             return None
         now = time.time() if now is None else now
         with self._store.lock:
-            nearest = self._nearest(vector)
+            nearest = self._nearest(vector, self._own())
             if nearest is None:
                 cluster = Cluster(f"u-{secrets.token_hex(3)}", self._model, vector[None], 1, now, now)
                 while cluster.id in self._clusters:
@@ -77,6 +77,25 @@ class Clusters:
             self._save(cluster)
             self._limit()
             return cluster.id
+
+    def follow(self, cluster: str, before: Vector, vector: Vector, now: float | None = None) -> str | None:
+        """The id that `cluster` has from now on: a track that gave it `before` gives the better template `vector` instead.
+
+        If that shows the person of another cluster, the two become one under the older id. An id that is gone is assigned anew.
+        """
+        now = time.time() if now is None else now
+        with self._store.lock:
+            known = self._clusters.get(cluster)
+            if known is None or known.model != self._model:
+                return self.assign(vector, now)
+            kept = known.vectors[np.any(known.vectors != before, axis=1)]
+            merged = _with_view(replace(known, vectors=kept, seen_at=now), vector, self._radius / 2)
+            other = self._nearest(vector, [one for one in self._own() if one.id != cluster])
+            if other is not None:
+                merged = _merged(merged, other, self._radius / 2)
+                self.erase(cluster if merged.id == other.id else other.id)
+            self._save(merged)
+            return merged.id
 
     def touch(self, cluster: str, now: float | None = None) -> None:
         """The person is still here."""
@@ -112,8 +131,10 @@ class Clusters:
             self.erase(cluster)
         return len(old)
 
-    def _nearest(self, vector: Vector) -> Cluster | None:
-        own = [cluster for cluster in self._clusters.values() if cluster.model == self._model]
+    def _own(self) -> list[Cluster]:
+        return [cluster for cluster in self._clusters.values() if cluster.model == self._model]
+
+    def _nearest(self, vector: Vector, own: list[Cluster]) -> Cluster | None:
         if not own:
             return None
         sizes = [len(cluster.vectors) for cluster in own]
@@ -138,9 +159,17 @@ class Clusters:
 
 
 def _with_view(cluster: Cluster, vector: Vector, novel: float) -> Cluster:
-    if len(cluster.vectors) >= VIEWS or float(_distances(cluster.vectors, vector[None]).min()) < novel:
+    near = float(_distances(cluster.vectors, vector[None]).min(initial=np.inf))
+    if len(cluster.vectors) >= VIEWS or near < novel:
         return cluster
     return replace(cluster, vectors=np.concatenate([cluster.vectors, vector[None]]))
+
+
+def _merged(first: Cluster, second: Cluster, novel: float) -> Cluster:
+    older, younger = sorted((first, second), key=lambda cluster: cluster.created_at)
+    for vector in younger.vectors:
+        older = _with_view(older, vector, novel)
+    return replace(older, sightings=first.sightings + second.sightings, seen_at=max(first.seen_at, second.seen_at))
 
 
 def _distances(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:

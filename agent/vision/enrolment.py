@@ -25,8 +25,8 @@ Reason = Literal["not-a-picture", "no-face", "several-faces", "too-small", "blur
 
 LEAST_SIDE = 48.0
 """Pixels of the shorter side of a face."""
-RIVAL = 0.6
-"""Another face of this many times the largest face's side makes it unclear who is meant."""
+RIVAL = 0.35
+"""Another face of this many times the largest face's side makes it unclear who is meant; smaller ones are the background's."""
 LEAST_SHARP = 12.0
 """Variance of the Laplacian of the aligned chip."""
 MOST_TURNED = 0.32
@@ -139,7 +139,7 @@ class Enrolment:
         rivals = int(np.sum(sides >= RIVAL * sides[best])) - 1
         chip = self._embedder.chip(image, faces.landmarks[best])
         if strict and rivals > 0:
-            raise _Unfit("several-faces", f"{rivals + 1} faces of similar size: crop the picture to the person who is meant")
+            raise _Unfit("several-faces", f"{rivals + 1} faces are in the picture: crop it to the person who is meant")
         if strict:
             _require_quality(float(sides[best]), faces.landmarks[best], chip)
         return Picture(keepsake(image, faces.boxes[best]), self._embedder.embed(chip[None]).vectors[0])

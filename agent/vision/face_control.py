@@ -68,9 +68,9 @@ class FaceControl:
         _known(lambda: self.kit.gallery.get(identity))
         return self.kit.gallery.pictures(identity)
 
-    def rename(self, identity: str, name: str) -> dict[str, Any]:
-        """Another name."""
-        changed: Identity = _known(lambda: self.kit.gallery.change(identity, name=name))
+    def change(self, identity: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Other values for any of name, consent and expires_at (Unix seconds; None: never)."""
+        changed: Identity = _known(lambda: self.kit.gallery.change(identity, **changes))
         return asdict(changed)
 
     def erase(self, identity: str) -> None:

@@ -30,7 +30,7 @@ class OperatingPoint:
 
     @staticmethod
     def of(verify: float, identify: float) -> OperatingPoint:
-        """From a card's thresholds; the others follow from `verify`, in the proportions that were measured with the default embedder."""
+        """From a card's thresholds; the others follow from `verify`, in proportions that were tried with the default embedder only."""
         return OperatingPoint(verify, identify, 0.07 * verify, 0.75 * verify, 0.83 * verify, 1.25 * verify)
 
 
@@ -193,11 +193,15 @@ class Judge:
         return standing
 
 
-def geometry(boxes: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How good (N,) faces are for recognition by size and pose alone, 0..1. landmarks: (N, 5, 2).
+CUT_OFF = 0.3
+"""What a face at the edge of the picture counts for: part of it is missing, and the landmarks are squeezed into what is left."""
+
+
+def geometry(boxes: NDArray[np.float32], landmarks: NDArray[np.float32], width: int, height: int) -> NDArray[np.float64]:
+    """How good (N,) faces of a picture are for recognition by size, pose and place alone, 0..1. landmarks: (N, 5, 2).
 
     Size counts up to 100 px, what the embedder's chip holds of a face. Pose: how far the nose tip lies off the middle between the eyes,
-    in eye distances; 0 at about a half profile.
+    in eye distances; 0 at about a half profile. Place: a face that touches the picture's edge counts for CUT_OFF.
     """
     if not len(boxes):
         return np.zeros(0)
@@ -206,7 +210,9 @@ def geometry(boxes: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDAr
     length = np.maximum(np.linalg.norm(eyes, axis=1), 1e-3)
     nose = landmarks[:, 2] - (landmarks[:, 0] + landmarks[:, 1]) / 2
     off = np.abs(np.sum(nose * eyes, axis=1)) / length**2
-    result: NDArray[np.float64] = np.clip(size / 100.0, 0.05, 1.0) * np.clip(1.0 - 2.0 * off, 0.05, 1.0)
+    touching = np.min(np.concatenate([boxes[:, :2], [width, height] - boxes[:, 2:]], axis=1), axis=1) < 0.03 * size
+    place = np.where(touching, CUT_OFF, 1.0)
+    result: NDArray[np.float64] = np.clip(size / 100.0, 0.05, 1.0) * np.clip(1.0 - 2.0 * off, 0.05, 1.0) * place
     return result
 
 

@@ -152,8 +152,14 @@ def test_small_and_turned_faces_are_poor_views() -> None:
     frontal = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], np.float32)
     turned = frontal.copy()
     turned[2, 0] = 66
-    boxes = np.array([[0, 0, 100, 120], [0, 0, 100, 120], [0, 0, 30, 36]], np.float32)
-    best, sideways, small = geometry(boxes, np.stack([frontal, turned, frontal * 0.3]))
+    boxes = np.array([[10, 10, 110, 130], [10, 10, 110, 130], [10, 10, 40, 46]], np.float32)
+    best, sideways, small = geometry(boxes, np.stack([frontal, turned, frontal * 0.3]), 640, 360)
     assert best == pytest.approx(1.0)
     assert sideways < 0.3
     assert small == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("box", [(0, 10, 100, 130), (10, 0, 110, 120), (540, 10, 640, 130), (10, 240, 110, 360)])
+def test_a_face_cut_off_by_the_edge_is_a_poor_view(box: tuple[int, int, int, int]) -> None:
+    frontal = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], np.float32)
+    assert geometry(np.array([box], np.float32), frontal[None], 640, 360)[0] == pytest.approx(0.3)

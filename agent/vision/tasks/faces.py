@@ -97,7 +97,7 @@ class FacesTask(Task):
         started = time.perf_counter()
         faces = self._kit.detector.detect(frame.image) if frame.item is None else self._kit.photograph(frame.image)
         detected = time.perf_counter()
-        views = geometry(faces.boxes, faces.landmarks)
+        views = geometry(faces.boxes, faces.landmarks, frame.image.shape[1], frame.image.shape[0])
         wanted = self._wanted(faces, views, frame)
         if not wanted:
             nothing = np.zeros(0)
@@ -130,7 +130,7 @@ class FacesTask(Task):
         """End every open track."""
         people = [self._people[track.id] for track in self._tracker.flush()]
         for person in people:
-            person.assess(self._kit.gallery.candidates)
+            self._conclude(person)
         events = [self._event(person.data("end", reason), captured_at, mono_ns) for person in people]
         self._people.clear()
         self._settled, self.annotations, self._at = Settled.of([]), (), -np.inf
@@ -207,16 +207,14 @@ class FacesTask(Task):
 
         for track in step.ended:
             person = self._people.pop(track.id)
-            if person.cluster:
-                self._guarded(self._kit.gallery.clusters.touch, person.cluster)
-            person.assess(self._kit.gallery.candidates)
+            self._conclude(person)
             tell(person, "end", "left")
         new = {track.id for track in step.confirmed}
         for person in visible:
             changed = person.assess(self._kit.gallery.candidates)
             if person.track.state != "confirmed":
                 continue
-            changed |= self._place(person)
+            changed |= person.ripe and self._place(person)
             better = person.evidence.best_quality > CLEARLY_BETTER * person.told_quality
             if person.track.id in new:
                 tell(person, "new")
@@ -227,11 +225,23 @@ class FacesTask(Task):
         return events
 
     def _place(self, person: Person) -> bool:
-        """Give an unknown person a cluster. True when there is a new one."""
-        if person.judge.decision.kind != "unknown" or person.cluster is not None or person.track.template is None:
+        """Give an unknown person a cluster; better evidence may lead to another, older one. True when it changed."""
+        clusters, before, template = self._kit.gallery.clusters, person.cluster, person.track.template
+        if person.judge.decision.kind != "unknown" or template is None or template is person.placed:
             return False
-        person.cluster = self._guarded(self._kit.gallery.clusters.assign, person.track.template)
-        return person.cluster is not None
+        if before is None or person.placed is None:
+            cluster = self._guarded(clusters.assign, template)
+        else:
+            cluster = self._guarded(clusters.follow, before, person.placed, template)
+        person.cluster, person.placed = cluster or before, template
+        return person.cluster != before
+
+    def _conclude(self, person: Person) -> None:
+        """All evidence is there."""
+        person.assess(self._kit.gallery.candidates)
+        self._place(person)
+        if person.cluster:
+            self._guarded(self._kit.gallery.clusters.touch, person.cluster)
 
     def _forget_tentative(self) -> None:
         for id_ in [id_ for id_, person in self._people.items() if person.track.state == "removed"]:

@@ -16,13 +16,15 @@ Kind = Literal["new", "update", "end"]
 
 FIRST_VIEWS = ((3, 0.08), (6, 0.3))
 """(views, seconds): up to so many views, the next embedding is due after so long."""
+RIPE_QUALITY = 0.3
 CLEARLY_BETTER = 1.3
 """A view by so much better than the best one is embedded before its time."""
 
 
 @dataclass(slots=True)
 class Person:
-    """One track's face. Times are Unix seconds, but `due_at` and `told_at`, which are of the tracker's clock."""
+    """One track's face. Times are Unix seconds, but `due_at` and `told_at`, which are of the tracker's clock.
+    `placed` is the template for which `cluster` was given."""
 
     track: Track
     judge: Judge
@@ -32,6 +34,7 @@ class Person:
     candidates: int = -1
     geometry: float = 0.0
     cluster: str | None = None
+    placed: Vector | None = None
     frames: int = 0
     due_at: float = 0.0
     told_at: float = 0.0
@@ -61,6 +64,11 @@ class Person:
             return False
         self.candidates = candidates.version
         return self.judge.assess(self.evidence, candidates)
+
+    @property
+    def ripe(self) -> bool:
+        """Whether the evidence is good enough for a pseudonym that is to last."""
+        return self.evidence.best_quality >= RIPE_QUALITY or self.evidence.seen >= FIRST_VIEWS[-1][0]
 
     def data(self, kind: Kind, reason: str | None = None) -> dict[str, Any]:
         """The event's data."""
