@@ -59,13 +59,17 @@ class DetectionDecoder(ABC):
 
 def suppress(boxes: F32, iou: float) -> NDArray[np.intp]:
     """Greedy non-maximum suppression: indices of the boxes (N, 4), best first, that overlap no better kept one by more than `iou`."""
-    overlap = overlaps(boxes, boxes) > iou
-    dropped = np.zeros(len(boxes), bool)
-    kept = []
-    for index in range(len(boxes)):
-        if not dropped[index]:
+    kept: list[int] = []
+    standing: list[tuple[float, float, float, float, float]] = []
+    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        area = (x2 - x1) * (y2 - y1)
+        for left, top, right, bottom, other in standing:
+            width, height = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
+            if width > 0 and height > 0 and width * height > iou * (area + other - width * height):
+                break
+        else:
             kept.append(index)
-            dropped |= overlap[index]
+            standing.append((x1, y1, x2, y2, area))
     return np.array(kept, np.intp)
 
 

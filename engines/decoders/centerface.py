@@ -33,17 +33,15 @@ class CenterFaceDecoder(DetectionDecoder):
 
     def cells(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> tuple[F32, F32]:
         """Size 4·exp(scale); centre 4·(cell + offset + 0.5); landmarks relative to the box; all outputs are y before x."""
-        rows, columns = np.divmod(cells, self.width // self.params.stride)
         stride = np.float32(self.params.stride)
-        size = stride * np.exp(self._at(outputs[self.params.scale], cells)[::-1])
-        centre = stride * (
-            self._at(outputs[self.params.offset], cells)[::-1] + np.stack([columns, rows]).astype(np.float32) + np.float32(0.5)
-        )
-        corner = centre - size / 2
-        marks = self._at(outputs[self.params.landmarks], cells).reshape(5, 2, -1)[:, ::-1] * size + corner
-        return np.concatenate([corner, corner + size]).T.astype(np.float32), marks.transpose(2, 0, 1).astype(np.float32)
+        place = np.array(np.divmod(cells, self.width // self.params.stride), np.float32)
+        size = stride * np.exp(self._at(outputs[self.params.scale], cells))
+        corner = stride * (self._at(outputs[self.params.offset], cells) + place + np.float32(0.5)) - size / 2
+        marks = self._at(outputs[self.params.landmarks], cells).reshape(5, 2, -1) * size + corner
+        boxes = np.concatenate([corner[::-1], (corner + size)[::-1]]).T
+        return np.asarray(boxes, np.float32), np.asarray(marks.transpose(2, 0, 1)[..., ::-1], np.float32)
 
     @staticmethod
     def _at(tensor: NDArray[Any], cells: NDArray[np.intp]) -> F32:
         """(1, K, R, C) at flat cells: (K, N)."""
-        return np.asarray(tensor.reshape(tensor.shape[1], -1)[:, cells], np.float32)
+        return np.asarray(tensor.reshape(tensor.shape[1], -1).take(cells, 1), np.float32)
