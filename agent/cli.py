@@ -65,7 +65,7 @@ def main() -> None:
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except (AlmenaError, EngineError) as error:
+    except (AlmenaError, EngineError, OSError) as error:
         print(f"almena: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -85,7 +85,10 @@ class TlsSettings(Config):
 class MqttSettings(Config):
     """The broker. Without this section results are kept on the device only."""
 
-    embedded_broker: bool = Field(False, description="`almena run` starts a small broker of its own on loopback at `port`; it keeps nothing, so it is for trying things out.")
+    embedded_broker: bool = Field(
+        False,
+        description="`almena run` starts a small broker of its own on loopback at `port`; it keeps nothing, so it is for trying things out.",
+    )
     host: str = Field("127.0.0.1", description="Host name or address of the broker.")
     port: int = Field(1883, ge=1, le=65535)
     version: Literal["auto", "5", "3.1.1"] = Field(
@@ -93,7 +96,7 @@ class MqttSettings(Config):
     )
     delivery: Literal["hub", "broker", "none"] = Field(
         "broker",
-        description="Who settles an event: the hub after its commit, the broker on receipt (a PUBACK is not storage), or nobody (local history only).",
+        description="Who settles an event: the hub after its commit, the broker on receipt (which is not storage), or nobody (history only).",
     )
     username: str | None = None
     password: SecretStr | None = Field(None, description="Better: password_file.")
@@ -168,7 +171,7 @@ class GallerySettings(Config):
 
     key_file: AnyPath | None = Field(
         None,
-        description="The key, 0600; default: <state_dir>/gallery/key, made at the first start. $CREDENTIALS_DIRECTORY/gallery.key goes first.",
+        description="The key, 0600; default: <state_dir>/gallery/key, made at first. $CREDENTIALS_DIRECTORY/gallery.key goes first.",
     )
     clusters: ClusterSettings = ClusterSettings()
 
@@ -230,10 +233,15 @@ def load(path: Path) -> Settings:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = yaml.safe_load(text)
+        repeated = _repeated_keys(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SettingsError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: a value that is neither text nor a date: {error}; put it in quotes") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: an anchor refers to itself; write the section out instead") from error
     problems: list[tuple[tuple[Any, ...], str]] = []
     if raw is None:
         raw = {}
@@ -245,7 +253,7 @@ def load(path: Path) -> Settings:
         settings = Settings.model_validate(raw, context=context)
     except ValidationError as error:
         problems += [(detail["loc"], _plain(detail)) for detail in error.errors()]
-    problems += [(place, "given twice") for place in _repeated_keys(root)]
+    problems += [(place, "given twice") for place in repeated]
     if problems or settings is None:
         raise SettingsError("\n".join(f"{path}:{_line(root, place)}: {_dotted(place)}{message}" for place, message in problems))
     return settings
