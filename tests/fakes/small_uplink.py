@@ -35,6 +35,10 @@ def telemetry() -> dict[str, Any]:
             "temperatures_c": {"cpu/0": 51.0},
             "processes": {"uplink": {"pid": 1, "rss_bytes": 90 * 2**20}},
         },
+        "jetson": {
+            "gpu_percent": 40.0, "gpu_hz": 612e6, "temperatures_c": {"tj-thermal": 48.5}, "fans_percent": {"pwmfan": 30.0},
+            "rails": {"VDD_IN": {"volts": 5.0, "amperes": 1.2, "watts": 6.0}}, "power_mode": "15W",
+        },
         "missing": {},
     }  # fmt: skip
 

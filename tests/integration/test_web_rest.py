@@ -207,6 +207,9 @@ def test_metrics_are_what_prometheus_reads(shared: SmallSite) -> None:
     assert samples[("almena_task_frames_total", ("stream", "yard"))] > 0
     assert samples[("almena_outbox_lost_total", ("lane", "event"))] == 0
     assert samples[("almena_host_memory_available_bytes",)] == 5 * 2**30
+    assert samples[("almena_jetson_gpu_ratio",)] == 0.4
+    assert samples[("almena_jetson_rail_watts", ("rail", "VDD_IN"))] == 6.0
+    assert samples[("almena_jetson_temperature_celsius", ("zone", "tj-thermal"))] == 48.5
     assert samples[("almena_process_resident_memory_bytes", ("process", "uplink"))] == 90 * 2**20
 
 

@@ -34,6 +34,7 @@ class Snapshot:
         self._lanes = lanes
         self._broker = broker
         self._system = telemetry.get("system", {})
+        self._jetson = telemetry.get("jetson", {})
 
     def collect(self) -> Iterator[Metric]:
         """Every metric family."""
@@ -45,6 +46,7 @@ class Snapshot:
         yield from _task_metrics(self._figures)
         yield from _lane_metrics(self._lanes)
         yield from _host_metrics(self._system)
+        yield from _jetson_metrics(self._jetson)
 
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""
@@ -109,6 +111,20 @@ def _host_metrics(system: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("almena_host_temperature_celsius", "Temperature.", warm)
     sizes = [({"process": name}, values["rss_bytes"]) for name, values in system.get("processes", {}).items() if "rss_bytes" in values]
     yield _gauge("almena_process_resident_memory_bytes", "Resident memory of the agent's processes.", sizes)
+
+
+def _jetson_metrics(jetson: Mapping[str, Any]) -> Iterator[Metric]:
+    """Nothing on other hosts."""
+    if "gpu_percent" in jetson:
+        yield _gauge("almena_jetson_gpu_ratio", "Use of the GPU, 0 to 1.", [({}, jetson["gpu_percent"] / 100)])
+    if "gpu_hz" in jetson:
+        yield _gauge("almena_jetson_gpu_frequency_hertz", "Clock of the GPU.", [({}, jetson["gpu_hz"])])
+    rails = [({"rail": rail}, values["watts"]) for rail, values in jetson.get("rails", {}).items()]
+    yield _gauge("almena_jetson_rail_watts", "Power of a rail.", rails)
+    zones = [({"zone": zone}, value) for zone, value in jetson.get("temperatures_c", {}).items()]
+    yield _gauge("almena_jetson_temperature_celsius", "Temperature of a zone.", zones)
+    fans = [({"fan": fan}, value / 100) for fan, value in jetson.get("fans_percent", {}).items()]
+    yield _gauge("almena_jetson_fan_ratio", "Speed of a fan, 0 to 1.", fans)
 
 
 def _gauge(name: str, text: str, values: Samples) -> Metric:

@@ -105,7 +105,7 @@ function row(event) {
 function facts({ kind, data }) {
   const parts = [];
   if (kind === "face" && data.distance !== null && data.distance !== undefined) parts.push(`distance ${data.distance.toFixed(2)} (limit ${data.threshold.toFixed(2)})`);
-  if (kind === "face" && data.score) parts.push(`face ${Math.round(data.score * 100)} %`);
+  if (kind === "face" && data.score) parts.push(`face ${Math.round(data.score * 100)}\u00a0%`);
   return parts.map((part) => ` · ${part}`);
 }
 

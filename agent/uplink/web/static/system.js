@@ -42,7 +42,7 @@ function streams(list) {
       [h(`span.pill.${STATE[s.state] || "plain"}`, s.state), s.code && h("div.meta", s.code), s.detail && h("div.meta", s.detail)],
       rate(s.captured_per_second) + (s.expected_per_second ? ` of ${rate(s.expected_per_second)}` : ""),
       rate(s.processed_per_second), rate(s.skipped_per_second),
-      [s.width ? `${s.width}×${s.height}` : "–", h("div.meta", s.quality)],
+      [s.width ? `${s.width}×${s.height}` : "–", h("div.meta", s.quality && `${s.quality} connection`)],
       s.failed, s.reconnects_last_hour, s.stalls_last_hour,
       s.last_frame_at ? ago(s.last_frame_at) : "never",
     ]));
@@ -65,7 +65,7 @@ function engine({ model, backend, precision, why, identity = {}, parity, refused
     Runtime: identity.backend_version?.split("-")[0],
     Device: identity.device?.split(",")[0],
     Built: built && new Date(built).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }),
-    Model: version,
+    Version: version,
   };
   return h("article.card", h("h3", name), h("p.chips", [backend, precision].map((text) => h("span.pill.plain", text))), facts(rows));
 }
