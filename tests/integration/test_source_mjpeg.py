@@ -57,6 +57,7 @@ class Camera(BaseHTTPRequestHandler):
             "/corrupt": lambda: self._stream(corrupt=True),
             "/short": lambda: self._stream(count=3),
             "/silent": lambda: self._stream(count=2, hang=True),
+            "/dripping": self._drip,
             "/page": lambda: self._answer(200, "text/html", b"<html></html>"),
             "/busy": lambda: self._answer(503, "text/plain", b"too many viewers"),
         }
@@ -94,6 +95,15 @@ class Camera(BaseHTTPRequestHandler):
                     return
             if hang:
                 self.server.closing.wait(30)
+        except OSError:
+            return
+
+    def _drip(self) -> None:
+        """One picture, then a byte now and then that never becomes another."""
+        self._stream(count=1)
+        try:
+            while not self.server.closing.wait(0.1):
+                self.wfile.write(b" ")
         except OSError:
             return
 
@@ -188,7 +198,7 @@ def test_no_server_and_no_such_host(server: Server) -> None:
     assert refused(source("http://no-such-host.invalid/video")).code == "STREAM_NOT_FOUND"
 
 
-@pytest.mark.parametrize(("path", "code"), [("/short", "STREAM_LOST"), ("/silent", "STREAM_TIMEOUT")])
+@pytest.mark.parametrize(("path", "code"), [("/short", "STREAM_LOST"), ("/silent", "STREAM_TIMEOUT"), ("/dripping", "STREAM_TIMEOUT")])
 def test_a_stream_that_ends_is_told_from_one_that_falls_silent(server: Server, path: str, code: str) -> None:
     one = source(server.url(path), timeout_s=0.5)
     one.open()

@@ -28,6 +28,10 @@ def rtsp(**settings: object) -> Any:
     return RtspSource.Config.model_validate(settings)
 
 
+def test_a_path_that_holds_parameters_is_not_shown() -> None:
+    assert rtsp(url="rtsp://cam/user=admin_password=secret_channel=1.sdp").shown == "rtsp://cam/…"
+
+
 def test_credentials_leave_the_address_and_every_text() -> None:
     config = rtsp(url="rtsp://viewer:p%40ss%2Fw%3Ard@cam.local:8554/main?token=t0ken")
     assert config.username == "viewer"

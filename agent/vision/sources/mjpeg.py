@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections import deque
 from collections.abc import Iterator
 from email.message import Message
@@ -170,7 +171,10 @@ class MjpegSource(LiveSource):
     def _next_part(self) -> bytes:
         import httpx
 
+        deadline = time.monotonic() + self.config.timeout_s
         while not self._parts:
+            if time.monotonic() > deadline:
+                raise timed_out(self.config.shown, self.config.timeout_s)
             try:
                 chunk = next(self._chunks, None)
                 if chunk is None:

@@ -63,8 +63,10 @@ class NetworkConfig(LiveConfig):
 
     @property
     def shown(self) -> str:
-        """The address for messages: no credentials, and no query, which may hold a token."""
-        return urlunsplit(urlsplit(self.url)._replace(query="", fragment=""))
+        """The address for messages: no credentials, no query, and no path that holds parameters, which may be a password or a token."""
+        parts = urlsplit(self.url)
+        path = "/…" if any(sign in parts.path for sign in "=&;") else parts.path
+        return urlunsplit(parts._replace(path=path, query="", fragment=""))
 
     def secret(self) -> str:
         """The password, wherever it is kept; "" without one. Raises SourceError if its file cannot be read."""

@@ -86,11 +86,16 @@ class RtspSource(LiveSource):
         return options
 
     def _decode(self, video: Any) -> Iterator[Any]:
-        """Pictures of `video`. A packet that cannot be decoded is dropped, 100 in a row are an error."""
+        """Pictures of `video`. A packet that cannot be decoded is dropped, 100 in a row are an error, and so is a connection that lives
+        without a picture (sound alone, say) for the time-out."""
         import av
 
-        bad = 0
-        for packet in self._container.demux(video):
+        bad, since = 0, time.monotonic()
+        for packet in self._container.demux():
+            if time.monotonic() - since > self.config.timeout_s:
+                raise timed_out(self.config.shown, self.config.timeout_s)
+            if packet.stream.index != video.index:
+                continue
             try:
                 pictures = packet.decode()
             except av.InvalidDataError:
@@ -98,9 +103,9 @@ class RtspSource(LiveSource):
                 if bad >= BAD_PACKETS:
                     raise SourceError("STREAM_DAMAGED", f"{self.config.shown}: {bad} packets in a row cannot be decoded") from None
                 continue
-            if pictures:
-                bad = 0
-            yield from pictures
+            for picture in pictures:
+                yield picture
+                bad, since = 0, time.monotonic()
 
     def _explain(self, error: Any, took_s: float) -> SourceError:
         """What an FFmpeg error means. Its own text holds the address with the password, so it goes no further."""
