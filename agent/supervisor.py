@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -61,12 +60,13 @@ class Child:
         log.error("%s %s; it is started again in %.0f s", self.name, how, self.wait_s)
         self.process, self.due = None, now + self.wait_s
 
-    def stop(self, deadline: float) -> None:
-        """Wait for it until `deadline` (monotonic seconds), then kill it."""
+    def stop(self, within_s: float) -> None:
+        """SIGTERM, and SIGKILL if that has not ended it in time."""
         if self.process is None:
             return
+        self.process.terminate()
         try:
-            self.process.wait(max(0.1, deadline - time.monotonic()))
+            self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             log.error("%s did not stop in time and is killed", self.name)
             self.process.kill()
@@ -74,11 +74,13 @@ class Child:
 
 
 class Supervisor:
-    """Starts children in order, looks after them, stops them in the reverse order of the flow."""
+    """Starts children in order, looks after them, stops them in the reverse order, each within `stop_s` seconds."""
 
-    def __init__(self, children: list[Child], on_tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, children: list[Child], on_tick: Callable[[], None] = lambda: None, stop_s: float = STOP_S) -> None:
         self.children = children
         self._on_tick = on_tick
+        self._stop_s = stop_s
+        self._tick_problem = ""
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -89,7 +91,7 @@ class Supervisor:
             while not self._stopping.is_set():
                 for child in self.children:
                     child.look()
-                self._on_tick()
+                self._tick()
                 self._stopping.wait(0.1)
         finally:
             self._stop()
@@ -98,10 +100,17 @@ class Supervisor:
         """Make `run` return."""
         self._stopping.set()
 
+    def _tick(self) -> None:
+        try:
+            self._on_tick()
+            self._tick_problem = ""
+        except Exception as error:  # noqa: BLE001 - a supervisor: the processes are kept alive whatever becomes of what is printed
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self._tick_problem:
+                log.error("what happens cannot be printed: %s", problem)
+            self._tick_problem = problem
+
     def _stop(self) -> None:
         """Vision first, so that its last events still find the uplink, which finds the broker."""
-        deadline = time.monotonic() + STOP_S
         for child in reversed(self.children):
-            if child.process is not None and child.process.poll() is None:
-                os.kill(child.process.pid, signal.SIGTERM)
-            child.stop(deadline)
+            child.stop(self._stop_s)

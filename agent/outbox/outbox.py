@@ -78,17 +78,17 @@ class Outbox:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def append(self, lane: str, events: Sequence[Event]) -> list[int]:
+    def append(self, lane: str, events: Sequence[Event], *, kept: bool = False) -> list[int]:
         """Store events in one transaction; returns their numbers. When it returns they are durable (telemetry: survives a crash of the
         process, not of the machine).
 
         An event whose key was appended before is not stored again and gets its old number. One that has no JSON form or is too large
         takes a number and is declared as lost at once. Raises OutboxFullError or OutboxError; then all are counted, and declared as lost
-        as soon as writing works.
+        as soon as writing works, unless they are `kept`: then the caller has them still and brings them again.
         """
         if not events:
             return []
-        numbers = self._store(lane).append(lane, events)
+        numbers = self._store(lane).append(lane, events, kept=kept)
         with self._news:
             self._news.notify_all()
         return numbers

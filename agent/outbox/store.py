@@ -32,6 +32,7 @@ class _Append:
 
     lane: str
     events: Sequence[Event]
+    kept: bool = False
     done: bool = False
     numbers: list[int] = field(default_factory=list)
     error: OutboxError | None = None
@@ -78,9 +79,10 @@ class Store:
             self._mirror.close()
         self._gate.close()
 
-    def append(self, lane: str, events: Sequence[Event]) -> list[int]:
-        """Store events; threads that come at the same time share a commit. Raises OutboxError after counting the failure."""
-        mine = _Append(lane, events)
+    def append(self, lane: str, events: Sequence[Event], *, kept: bool = False) -> list[int]:
+        """Store events; threads that come at the same time share a commit. Raises OutboxError, after counting the failure if the caller
+        has not `kept` the events."""
+        mine = _Append(lane, events, kept)
         with self._waiting_lock:
             self._waiting.append(mine)
         with self._gate.threads:
@@ -175,7 +177,8 @@ class Store:
             try:
                 one.numbers = ledger.append(one.lane, one.events)
             except OutboxFullError as error:
-                ledger.refuse_append(one.lane, len(one.events), "lane full")
+                if not one.kept:
+                    ledger.refuse_append(one.lane, len(one.events), "lane full")
                 one.error = error
 
     def _fail(self, together: Sequence[_Append], error: Exception) -> None:
@@ -183,8 +186,10 @@ class Store:
         full = schema.is_full(error)
         kind = OutboxFullError if full else OutboxError
         for one in together:
-            one.error = kind(f"{self.path}: {len(one.events)} events could not be stored and will be declared as lost: {error}")
-            self._uncounted[one.lane] = self._uncounted.get(one.lane, 0) + len(one.events)
+            fate = "are kept by who brought them" if one.kept else "will be declared as lost"
+            one.error = kind(f"{self.path}: {len(one.events)} events could not be stored and {fate}: {error}")
+            if not one.kept:
+                self._uncounted[one.lane] = self._uncounted.get(one.lane, 0) + len(one.events)
         logger.error("%s: events could not be stored: %s", self.path, error)
         with suppress(OSError):
             self._count_failed()

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from agent import logs
-from agent.errors import SettingsError
+from agent.errors import AlmenaError, SettingsError
 from agent.notify import notify
 from agent.vision.control import ControlServer
 from agent.vision.service import Vision
@@ -20,7 +20,7 @@ STUCK_AFTER_S = 20.0
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. 0 after a clean stop, 2 when the settings are wrong."""
+    """Run until SIGTERM or SIGINT. 0 after a clean stop, 2 when the settings are wrong, 1 when the outbox cannot be used."""
     logs.setup("vision")
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -30,6 +30,9 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    except AlmenaError as error:
+        log.error("cannot start: %s", error)
+        return 1
     control = ControlServer(vision)
     control.start()
     vision.start()

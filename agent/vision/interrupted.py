@@ -12,10 +12,13 @@ LOOK_BACK = 20_000
 
 
 def end_interrupted(outbox: Outbox) -> int:
-    """Append an `end` with reason `interrupted` for each face track of the last 20,000 face events that has none. How many there were."""
-    last: dict[tuple[str, str], dict[str, Any]] = {}
-    for envelope in outbox.history(kind="face", limit=LOOK_BACK, newest_first=True):
-        last.setdefault((envelope["stream"], envelope["data"]["track"]), envelope)
+    """Append an `end` with reason `interrupted` for each face track within the last 20,000 events that has none. How many there were.
+
+    Goes by the events' numbers, because the clock may have been stepped between them.
+    """
+    newest: int = outbox.stats()["event"]["seq"]
+    envelopes = outbox.history(kind="face", after_seq=max(0, newest - LOOK_BACK), limit=LOOK_BACK)
+    last: dict[tuple[str, str], dict[str, Any]] = {(one["stream"], one["data"]["track"]): one for one in envelopes}
     events = [
         Event(
             stream,
@@ -24,7 +27,7 @@ def end_interrupted(outbox: Outbox) -> int:
             time.time(),
             time.monotonic_ns(),
             envelope["model"],
-            key=f"interrupted:{track}",
+            key=f"interrupted:{stream}:{track}",
         )
         for (stream, track), envelope in last.items()
         if envelope["data"]["type"] != "end"

@@ -131,7 +131,7 @@ class Pipeline:
                 self._source.processed(frame)
                 self._finished, self._last_at = self._finished + 1, time.perf_counter()
                 self._on_progress()
-        self._flush("stopped" if self._stopping.is_set() else "left")
+        self._flush("stopped" if self._stopping.is_set() else "stream lost" if self._lost.is_set() else "left")
 
     def _next(self) -> tuple[Frame, Future[list[Any]]] | None:
         """The next frame in order. While there is none, open tracks end as soon as the stream is lost."""
@@ -159,10 +159,11 @@ class Pipeline:
         """Append; an item of a finite source is done only once that has worked, so it is tried until it does."""
         while events:
             try:
-                self._outbox.append("event", events)
+                self._outbox.append("event", events, kept=frame.item is not None)
                 break
             except OutboxError as error:
                 log.error("%s: events could not be stored: %s", self.stream, error)
+                self._on_progress()
                 if frame.item is None or self._stopping.wait(RETRY_S):
                     return
         if frame.item is not None:
@@ -170,21 +171,31 @@ class Pipeline:
 
     def _frame_failed(self, frame: Frame, error: Exception) -> None:
         self._failed += 1
-        reason = str(error) if isinstance(error, AlmenaError) else f"{type(error).__name__}: {error}"
         if frame.item is not None:
-            self._source.failed(frame.item, reason)
+            self._source.failed(frame.item, _reason(error))
+        self._tell_failure(error, f"frame {frame.index} failed")
+
+    def _tell_failure(self, error: Exception, what: str) -> None:
+        """Once for each reason, until a frame is processed again."""
+        reason = _reason(error)
         if reason != self._failing:
             self._failing = reason
-            log.error("%s: frame %d failed: %s", self.stream, frame.index, reason, exc_info=not isinstance(error, AlmenaError))
+            log.error("%s: %s: %s", self.stream, what, reason, exc_info=None if isinstance(error, AlmenaError) else error)
             self._report("failed", "TASK_FAILED", reason)
 
     def _flush(self, reason: str) -> None:
         now, mono_ns = time.time(), time.monotonic_ns()
-        self._append([event for task in self.tasks for event in task.flush(now, mono_ns, reason)])
+        for task in self.tasks:
+            try:
+                self._append(task.flush(now, mono_ns, reason))
+            except Exception as error:  # noqa: BLE001 - the supervisor of the stream: what one task cannot end, it tells, and the rest goes on
+                self._tell_failure(error, "open tracks could not be ended")
 
     def _on_state(self, health: StreamHealth) -> None:
         if health.state == "failed":
             self._lost.set()
+        elif health.state == "running":
+            self._lost.clear()
         self._report(health.state, health.code, health.detail)
 
     def _report(self, state: str, code: str, detail: str) -> None:
@@ -198,3 +209,7 @@ class Pipeline:
             self._outbox.append("event", events)
         except OutboxError as error:
             log.error("%s: %d events could not be stored, the outbox declares them: %s", self.stream, len(events), error)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, AlmenaError) else f"{type(error).__name__}: {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.errors import AlmenaError
 from agent.outbox import Outbox, OutboxError
 from agent.registry import SOURCES, TASKS, resolve
 from agent.settings import Settings, StreamSettings
+from agent.vision.base import Task
 from agent.vision.face_control import FaceControl
 from agent.vision.interrupted import end_interrupted
 from agent.vision.pipeline import Pipeline
@@ -65,23 +67,29 @@ class Stream:
             try:
                 self._run()
                 return
-            except (AlmenaError, EngineError, OSError) as error:
-                self._health = StreamHealth(self.config.name, "failed", "TASK_FAILED", str(error))
-                log.error("%s: cannot start: %s", self.config.name, error)
-                if attempt == 0:
-                    self._report(str(error))
-            self.progress_ns = time.monotonic_ns()
+            except Exception as error:  # a supervisor: whatever a plug-in or a library raises is told, and tried again
+                expected = isinstance(error, (AlmenaError, EngineError, OSError))
+                reason = str(error) if expected else f"{type(error).__name__}: {error}"
+                if reason != self._health.detail:
+                    log.error("%s: cannot start: %s", self.config.name, reason, exc_info=None if expected else error)
+                    self._report(reason)
+                self._health = StreamHealth(self.config.name, "failed", "TASK_FAILED", reason)
             self._stopping.wait(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1
 
     def _run(self) -> None:
-        kinds = [(resolve(TASKS, task.type, "task"), task) for task in self.config.tasks]
-        tasks = tuple(kind(task, self.config.name, self._settings) for kind, task in kinds)
-        source = resolve(SOURCES, self.config.source.type, "source")(self.config.source, self.config.name)
-        pipeline = Pipeline(source, tasks, self._outbox, self.preview, self._progress)
-        if not self._stopping.is_set():
-            pipeline.start()
-            self.pipeline = pipeline
+        with ExitStack() as loaded:
+            source = resolve(SOURCES, self.config.source.type, "source")(self.config.source, self.config.name)
+            tasks: list[Task] = []
+            for config in self.config.tasks:
+                tasks.append(resolve(TASKS, config.type, "task")(config, self.config.name, self._settings))
+                loaded.callback(tasks[-1].close)
+            pipeline = Pipeline(source, tuple(tasks), self._outbox, self.preview, self._progress)
+            if not self._stopping.is_set():
+                self._progress()
+                pipeline.start()
+                self.pipeline = pipeline
+                loaded.pop_all()
 
     def _progress(self) -> None:
         self.progress_ns = time.monotonic_ns()
@@ -107,7 +115,10 @@ class Vision:
 
     def start(self) -> None:
         """End what a crash left open, then start every stream."""
-        end_interrupted(self.outbox)
+        try:
+            end_interrupted(self.outbox)
+        except OutboxError as error:
+            log.error("tracks that were open could not be ended, the outbox declares their ends: %s", error)
         with self._lock:
             self._start_streams()
 
@@ -137,8 +148,10 @@ class Vision:
 
     @property
     def stuck_for_s(self) -> float:
-        """Seconds since the stream that is slowest to make progress made any; what the watchdog looks at."""
-        oldest = min((stream.progress_ns for stream in self._streams.values() if not stream.ended), default=time.monotonic_ns())
+        """Seconds since the running stream that is slowest to make progress made any; what the watchdog looks at. A stream whose models
+        are still being fetched or built does not count."""
+        running = [stream for stream in self._streams.values() if stream.pipeline and not stream.ended]
+        oldest = min((stream.progress_ns for stream in running), default=time.monotonic_ns())
         return (time.monotonic_ns() - oldest) / 1e9
 
     def streams(self) -> list[StreamHealth]:
