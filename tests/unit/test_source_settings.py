@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -99,8 +101,9 @@ def test_tls_is_verified_unless_the_settings_say_otherwise(tmp_path: Path) -> No
 class Packet:
     """A packet of an FFmpeg demuxer; a bad one cannot be decoded."""
 
-    def __init__(self, picture: str = "") -> None:
+    def __init__(self, picture: str = "", stream: int = 0) -> None:
         self.picture = picture
+        self.stream = SimpleNamespace(index=stream)
 
     def decode(self) -> list[str]:
         if not self.picture:
@@ -112,15 +115,23 @@ class Container:
     def __init__(self, packets: list[Packet]) -> None:
         self.packets = packets
 
-    def demux(self, stream: object) -> list[Packet]:
+    def demux(self) -> list[Packet]:
         return self.packets
+
+
+def test_sound_without_a_picture_is_a_timeout() -> None:
+    source = RtspSource(rtsp(url="rtsp://cam/x", timeout_s=0.05), "door")
+    source._container = SimpleNamespace(demux=lambda: (Packet("sound", stream=1) for _ in itertools.count()))
+    with pytest.raises(SourceError) as caught:
+        next(source._decode(SimpleNamespace(index=0)))
+    assert caught.value.code == "STREAM_TIMEOUT"
 
 
 def test_bad_packets_are_left_out_until_there_are_a_hundred_in_a_row() -> None:
     source = RtspSource(rtsp(url="rtsp://cam/x"), "door")
     bad = [Packet() for _ in range(99)]
     source._container = Container([*bad, Packet("one"), *bad, Packet("two"), *bad, Packet(), Packet("never")])
-    pictures = source._decode(None)
+    pictures = source._decode(SimpleNamespace(index=0))
     assert [next(pictures), next(pictures)] == ["one", "two"]
     with pytest.raises(SourceError, match="100 packets in a row") as caught:
         next(pictures)
