@@ -1,0 +1,119 @@
+"""The settings file: what is wrong is said with path and line, all of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent import settings
+from agent.cli import app
+from agent.errors import SettingsError
+
+pytestmark = pytest.mark.unit
+
+GOOD = """\
+device: {name: door}
+state_dir: state
+streams:
+  - name: photos
+    source:
+      type: folder
+      path: pictures
+    tasks:
+      - type: faces
+mqtt:
+  host: broker.example
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "pictures").mkdir()
+    return tmp_path / "almena.yaml"
+
+
+def wrong(path: Path, text: str) -> list[str]:
+    """The lines of the error, without the path."""
+    path.write_text(text)
+    with pytest.raises(SettingsError) as error:
+        settings.load(path)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(f"{path}:") for line in lines)
+    return [line.removeprefix(f"{path}:") for line in lines]
+
+
+def test_relative_paths_start_at_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_text(GOOD)
+    monkeypatch.chdir("/")
+    found = settings.load(path)
+    assert found.state_dir == path.parent / "state"
+    assert found.streams[0].source.path == path.parent / "pictures"
+    assert found.outbox_dir == path.parent / "state" / "outbox"
+    assert found.control_socket == path.parent / "state" / "run" / "vision.sock"
+
+
+def test_an_empty_file_is_all_defaults(path: Path) -> None:
+    path.write_text("")
+    assert settings.load(path).streams == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD + "  hosst: a\n", ["12: mqtt.hosst: unknown key"]),
+        (GOOD.replace("  path: pictures", "  path: pictures\n      wach: true"), ["8: streams[0].source.wach: unknown key"]),
+        (GOOD.replace("type: faces", "type: faces\n        sore: 1"), ["10: streams[0].tasks[0].sore: unknown key"]),
+        (GOOD + "  port: often\n", ["12: mqtt.port: Input should be a valid integer"]),
+        (GOOD + "host: a\nhost: b\n", ["12: host: unknown key", "12: host: given twice"]),
+        (GOOD + "  port: 1\n  port: 2\n", ["12: mqtt.port: given twice"]),
+        (GOOD.replace("type: folder", "type: folda"), ["6: streams[0].source.type: no source is called 'folda'. Did you mean 'folder'?"]),
+        (GOOD.replace("      type: folder\n", ""), ["5: streams[0].source: must be a mapping with `type`"]),
+        (GOOD.replace("name: photos", "nam: photos"), ["4: streams[0].name: is required", "4: streams[0].nam: unknown key"]),
+        (GOOD.replace("{name: door}", "{name: hub}"), ["1: device.name: 'hub' is reserved"]),
+        (GOOD + "  password: a\n  tls: {ca_file: nowhere.pem}\n", ["13: mqtt.tls.ca_file: "]),
+        (GOOD.replace("device: {", "device: }"), ["1: not valid YAML: "]),
+        ("a: 1\nb: [1\nc: 2\n", ["3: not valid YAML: "]),
+        ("- a\n", ["1: "]),
+        ("streams: 3\n", ["1: streams: "]),
+        ("streams:\n- 3\n", ["2: streams[0]: "]),
+        ("web:\n  host: 0.0.0.0\n", ["1: web: 0.0.0.0 can be reached from the network: set web.tls and web.login"]),
+        ("a: &a [*a]\n", [" an anchor refers to itself"]),
+        ("? [1, 2]\n: 3\n", ["1: "]),
+        ("1: 3\n", ["1: "]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong(path: Path, text: str, expected: list[str]) -> None:
+    found = wrong(path, text)
+    assert len(found) >= len(expected)
+    for start in expected:
+        assert any(line.startswith(start) for line in found), found
+
+
+def test_all_problems_at_once(path: Path) -> None:
+    found = wrong(path, GOOD.replace("type: folder", "type: folda") + "  port: x\nsurplus: 1\n")
+    assert [line.partition(":")[0] for line in found] == ["6", "12", "13"]
+
+
+def test_a_password_is_not_repeated_in_the_message(path: Path) -> None:
+    text = GOOD + "  password: [hunter2]\n"
+    assert "hunter2" not in "".join(wrong(path, text))
+
+
+def test_files_that_cannot_be_read(path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        settings.load(path)
+    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+        settings.load(path.parent)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        settings.load(path)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_commands_say_it_and_start_nothing(path: Path, command: str) -> None:
+    path.write_text(GOOD + "surplus: 1\n")
+    result = CliRunner().invoke(app, [command, "--config", str(path)])
+    assert isinstance(result.exception, SettingsError)
+    assert not (path.parent / "state").exists()
