@@ -106,7 +106,7 @@ class FaceDetector:
 class FaceEmbedder:
     """Turns aligned faces into templates. Thread-safe; `engine.parallel` calls at once are best. They are bound to `model_id`.
 
-    `engine` and `passport` are for one face at a time; three and more faces go through an engine for BATCH faces, loaded when they come.
+    `engine` and `passport` are for one face at a time; three and more faces go through an engine for BATCH faces.
     """
 
     def __init__(self, workshop: Workshop) -> None:
@@ -119,11 +119,7 @@ class FaceEmbedder:
         self._decoder: EmbeddingDecoder = kind(kind.Params(**self.card.decoder.params))
         judge = embedder_judge(self.card, self._decoder, workshop.options.models_dir)
         self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge)
-        self._workshop = workshop
-        self._judge = judge
-        self._lock = threading.Lock()
-        self._several: Engine | None = None
-        workshop.prepare(self.card.input.sizes[0], judge, BATCH)
+        self._several, _ = workshop.open(self.card.input.sizes[0], judge, BATCH)
 
     def chip(self, image: Image, landmarks: F32) -> Image:
         """The face with `landmarks` (5, 2), in pixels of `image`, as an upright (S, S, 3) chip. Raises ValueError where they coincide."""
@@ -136,7 +132,7 @@ class FaceEmbedder:
         rows = [np.zeros((0, self.engine.outputs[0].shape[-1] or 0), np.float32)]
         at = 0
         while at < len(chips):
-            engine, size = (self._for_several(), BATCH) if len(chips) - at >= BATCH - 1 else (self.engine, 1)
+            engine, size = (self._several, BATCH) if len(chips) - at >= BATCH - 1 else (self.engine, 1)
             batch = chips[at : at + size]
             full = batch if len(batch) == size else np.concatenate([batch, batch[-1:]])
             rows.append(self._decoder.decode(engine.infer({IMAGE: full}))[: len(batch)])
@@ -146,15 +142,7 @@ class FaceEmbedder:
     def close(self) -> None:
         """Free the engines."""
         self.engine.close()
-        with self._lock:
-            if self._several is not None:
-                self._several.close()
-
-    def _for_several(self) -> Engine:
-        with self._lock:
-            if self._several is None:
-                self._several, _ = self._workshop.open(self.card.input.sizes[0], self._judge, BATCH)
-            return self._several
+        self._several.close()
 
 
 class Workshop:
@@ -170,10 +158,6 @@ class Workshop:
     def open(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> tuple[Engine, Passport]:
         """The engine of input `size` (width, height) for `batch` pictures at once."""
         return self.store.open(self.backend, self._identity(size, batch), self._order(size, batch), judge)
-
-    def prepare(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> None:
-        """Have that engine built, so that `open` only loads it."""
-        self.store.prepare(self.backend, self._identity(size, batch), self._order(size, batch), judge)
 
     def _identity(self, size: tuple[int, int], batch: int) -> Identity:
         return Identity(

@@ -108,12 +108,6 @@ class EngineStore:
                 log.warning("%s", error)
         return self._make(backend, identity, build, judge, path)
 
-    def prepare(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> None:
-        """Build the engine of that identity unless a sound one is kept, so that a later `open` only loads. Raises as `open` does."""
-        path, passport = self._kept(identity)
-        if passport is None:
-            self._make(backend, identity, build, judge, path)[0].close()
-
     def _kept(self, identity: Identity) -> tuple[Path, Passport | None]:
         """Where the passport of that identity belongs, and the passport if it and its engine are sound."""
         path = self.directory / f"{self._stem(identity)}.json"

@@ -61,12 +61,11 @@ class OpenVinoBackend(Backend):
         """Import the exported model."""
         try:
             with io.BytesIO(built.read_bytes()) as stream:
-                compiled = self.core.import_model(stream, _DEVICE, self._config(build))
+                return OpenVinoEngine(build, self.core.import_model(stream, _DEVICE, self._config(build)))
         except RuntimeError as error:
             raise EngineError(
                 f"{build.name}: OpenVINO cannot load {built.name}: {_first_lines(error)}; delete it to have it rebuilt"
             ) from error
-        return OpenVinoEngine(build, compiled)
 
     def _prepared(self, model: Any, build: Build) -> Any:
         if len(model.inputs) != 1:
@@ -113,8 +112,12 @@ class OpenVinoEngine(Engine):
         self._closing = threading.Lock()
         self._closed = False
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(self.parallel):
-            self._idle.put(compiled.create_infer_request())
+        requests = [compiled.create_infer_request() for _ in range(self.parallel)]
+        for request in requests:  # a stream builds its graph at its first inference: no picture shall wait for that
+            request.start_async()
+        for request in requests:
+            request.wait()
+            self._idle.put(request)
 
     def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
         request = self._idle.get()
