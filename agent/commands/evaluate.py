@@ -38,7 +38,8 @@ def faces(
 ) -> None:
     """Tell pairs of photographs apart: same person or not, by the largest face of each.
 
-    A picture without a face answers "No" for its pairs, which stay in the count. Exit code 2 for a bad list of pairs.
+    Engines run at FP32, so that the figures are the models' own. A picture without a face answers "No" for its pairs, which stay in the
+    count. Exit code 2 for a bad list of pairs.
     """
     from calibration.verification import PairsError
 
@@ -60,7 +61,7 @@ def _verify(pairs: Path, root: Path, settings: Settings, detector_name: str, emb
 
     listed = read_pairs(pairs, root)
     with progress_bars() as fetching:
-        options = replace(engine_options(settings), progress=fetching)
+        options = replace(engine_options(settings), precision="fp32", progress=fetching)
         detector, embedder = load_detector(detector_name, options), load_embedder(embedder_name, options)
     try:
         with Progress(console=Console(stderr=True)) as bar:

@@ -31,7 +31,7 @@ class OperatingPoint:
     @staticmethod
     def of(verify: float, identify: float) -> OperatingPoint:
         """From a card's thresholds; the others follow from `verify`, in proportions that were tried with the default embedder only."""
-        return OperatingPoint(verify, identify, 0.07 * verify, 0.75 * verify, 0.83 * verify, 1.25 * verify)
+        return OperatingPoint(verify, identify, 0.05 * verify, 0.74 * verify, 0.82 * verify, 1.23 * verify)
 
 
 @dataclass(frozen=True, slots=True)
