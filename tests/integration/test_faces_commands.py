@@ -127,8 +127,14 @@ def test_an_identity_from_enrolment_to_erasure(config: Path, settings: Settings,
     assert (more["id"], more["pictures"]) == (added["id"], 2)
     refused = run(config, "erase", "Grace Hopper")
     assert refused.exit_code == 1
-    with closing(Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox)):
+    with closing(Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox)) as outbox:
         receipt = answer(run(config, "erase", "Grace Hopper", "--yes", "--json"))
+        audit = [envelope["data"] for envelope in outbox.history(lane="audit", after_seq=0)]
+    done = ["identity add", "identity change", "identity add", "identity erase"]
+    assert [(entry["action"], entry["outcome"]) for entry in audit] == [(action, how) for action in done for how in ("accepted", "done")]
+    assert {entry["actor"] for entry in audit} == {"cli"}
+    assert all(entry["detail"]["id"] == added["id"] for entry in audit[1::2])
+    assert "Grace" not in json.dumps(audit)
     assert (receipt["pictures"], receipt["identity"], receipt["events"]) == (2, added["id"], 0)
     assert answer(run(config, "list", "--json")) == []
     assert run(config, "show", "Grace Hopper").exit_code == 1
