@@ -39,6 +39,7 @@ UNDER_WAY = 1000
 """Messages that the broker may send before they are acknowledged (MQTT 5's Receive Maximum)."""
 SESSION_EXPIRY_S = 30 * 86400
 UNSUPPORTED_VERSION = 0x84
+PURGE_EVERY_S = 10.0
 LANES = ("event", "audit", "loss", "clock", "telemetry")
 _ID = re.compile(rb'"id"\s*:\s*"(?P<device>[a-z0-9-]{1,63})/(?P<spool>[0-9a-f]{16})/(?P<seq>[1-9][0-9]{0,17})"')
 
@@ -75,6 +76,8 @@ class Batch:
             self._take(wire.parse(topic), topic, payload, now)
         except wire.WireError as error:
             self._refuse(topic, payload, str(error), now)
+        except (OverflowError, ValueError):
+            self._refuse(topic, payload, "a number is out of bounds", now)
 
     def acks(self) -> list[tuple[str, wire.Ack]]:
         """Device and acknowledgement for each spool that was touched. Call after the commit."""
@@ -139,6 +142,7 @@ class Ingest:
         self._queue: queue.Queue[Message] = queue.Queue()
         self._stop = threading.Event()
         self._connection = 0
+        self._purged = float("-inf")
         self._session = secrets.token_hex(8)
         self._state_topic = wire.TOPICS["hub-state"].of()
         self._fall_back = threading.Event()
@@ -235,6 +239,9 @@ class Ingest:
             now = time.time()
             for message in messages:
                 batch.take(message.topic, message.payload, now)
+            if time.monotonic() - self._purged > PURGE_EVERY_S:
+                store.purge(now)
+                self._purged = time.monotonic()
             store.commit()
         except BaseException:
             store.rollback()

@@ -23,8 +23,10 @@ class Intervals:
         return place < len(self._lows) and self._lows[place] <= number
 
     def add(self, low: int, high: int | None = None) -> None:
-        """Take in `low` to `high`, both ends included."""
+        """Take in `low` to `high`, both ends included. Raises ValueError unless 1 <= low <= high < 2**63."""
         high = low if high is None else high
+        if not 1 <= low <= high < 1 << 63:
+            raise ValueError(f"{low} to {high} is no range of numbers")
         first = bisect_left(self._highs, low - 1)
         last = first
         while last < len(self._lows) and self._lows[last] <= high + 1:

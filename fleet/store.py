@@ -27,6 +27,12 @@ CREATE TABLE IF NOT EXISTS replies (
   device TEXT NOT NULL, id TEXT NOT NULL, payload BLOB NOT NULL, received_at REAL NOT NULL, PRIMARY KEY (device, id));
 """
 KEPT_OF_DEAD_LETTER = 64 * 1024
+KEPT_BYTES = 64 * 1024 * 1024
+"""Of dead letters, and of replies."""
+KEPT_S = 90 * 86400
+KNOWN_SPOOLS = 10_000
+"""Spools whose numbers stay in memory; every boot of a device starts a new one."""
+_OVERHEAD = 300
 
 
 class Store:
@@ -52,6 +58,8 @@ class Store:
             self._db.execute("INSERT OR REPLACE INTO spools VALUES (?, ?, ?)", (device, spool, ranges))
         self._db.execute("COMMIT")
         self._touched.clear()
+        while len(self._known) > KNOWN_SPOOLS:
+            del self._known[next(iter(self._known))]
 
     def rollback(self) -> None:
         """Forget the batch."""
@@ -60,18 +68,23 @@ class Store:
             del self._known[key]
         self._touched.clear()
 
-    def add(self, lane: str, envelope: wire.Envelope[dict[str, Any]], payload: bytes, received_at: float) -> bool:
-        """Store a row; False if it is here already. A loss record also closes the gaps that it declares."""
+    def add(self, lane: str, envelope: wire.Envelope[dict[str, Any]], payload: bytes, received_at: float) -> None:
+        """Store a row, once however often it comes. A loss record also closes the gaps that it declares.
+
+        Raises WireError if another row is here under the same number; ValueError, OverflowError for numbers that cannot be.
+        """
         device, spool, seq = envelope.device, envelope.spool, envelope.seq
+        loss = wire.Loss.model_validate(envelope.data) if lane == "loss" else None
+        declared = Intervals(loss.ranges) if loss else ()
         said = (envelope.stream, envelope.kind, envelope.captured_at, envelope.mono_ns, envelope.boot_id)
         there = self._db.execute(
             "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (device, spool, seq, lane, *said, received_at, payload)
         )
+        if there.rowcount == 0 and self._origin(device, spool, seq) != (envelope.boot_id, envelope.mono_ns, envelope.kind):
+            raise wire.WireError("another message is stored under this number; the device's outbox was rolled back")
         self._mark(device, spool, [(seq, seq)])
-        if lane == "loss":
-            loss = wire.Loss.model_validate(envelope.data)
-            self._mark(device, loss.spool, loss.ranges)
-        return there.rowcount == 1
+        if loss:
+            self._mark(device, loss.spool, declared)
 
     def ranges(self, device: str, spool: str) -> Intervals:
         """The numbers of a spool that are stored or declared as lost."""
@@ -79,6 +92,7 @@ class Store:
         if key not in self._known:
             found = self._db.execute("SELECT ranges FROM spools WHERE device = ? AND spool = ?", key).fetchone()
             self._known[key] = Intervals(tuple(pair) for pair in json.loads(found[0])) if found else Intervals()
+        self._known[key] = self._known.pop(key)
         return self._known[key]
 
     def refuse(self, topic: str, reason: str, payload: bytes, now: float) -> None:
@@ -115,9 +129,23 @@ class Store:
         """Keep the first reply to a command."""
         self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", (device, command, payload, now))
 
+    def purge(self, now: float) -> None:
+        """Forget the oldest dead letters and replies that are too old or too many; call it from time to time within a batch."""
+        for table, at in (("dead_letters", "last_at"), ("replies", "received_at")):
+            sizes = f"SELECT rowid, SUM(LENGTH(payload) + {_OVERHEAD}) OVER (ORDER BY {at} DESC, rowid) AS total FROM {table}"
+            self._db.execute(
+                f"DELETE FROM {table} WHERE {at} < ? OR rowid IN (SELECT rowid FROM ({sizes}) WHERE total > ?)", (now - KEPT_S, KEPT_BYTES)
+            )
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def _origin(self, device: str, spool: str, seq: int) -> tuple[str, int, str]:
+        """What tells a row from another under its number; its payload may have been blanked since."""
+        query = "SELECT boot_id, mono_ns, kind FROM rows WHERE device = ? AND spool = ? AND seq = ?"
+        boot_id, mono_ns, kind = self._db.execute(query, (device, spool, seq)).fetchone()
+        return boot_id, mono_ns, kind
 
     def _mark(self, device: str, spool: str, pairs: Iterable[tuple[int, int]]) -> None:
         known = self.ranges(device, spool)
