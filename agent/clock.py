@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import time
 from functools import lru_cache
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
 _SYNC_CHECK_S = 1.0
+_SYNCED_MARK = Path("/run/systemd/timesync/synchronized")
+"""Made by systemd-timesyncd when it has set the clock."""
 
 
 class _Timex(ctypes.Structure):
@@ -33,12 +38,26 @@ def _libc() -> ctypes.CDLL:
 
 
 def kernel_synchronised() -> bool:
-    """Whether the kernel says that a time service disciplines the wall clock (adjtimex(2), STA_UNSYNC clear)."""
+    """Whether the kernel says that a time service disciplines the wall clock (adjtimex(2), STA_UNSYNC clear).
+
+    Where asking is denied (in some containers, by systemd's ProtectClock) the mark of systemd-timesyncd decides.
+    """
     timex = _Timex()
     state = _libc().adjtimex(ctypes.byref(timex))
     if state < 0:
-        raise OSError(ctypes.get_errno(), f"adjtimex: {os.strerror(ctypes.get_errno())}")
+        _tell_denied(ctypes.get_errno())
+        return _SYNCED_MARK.exists()
     return state != _TIME_ERROR and not timex.status & _STA_UNSYNC
+
+
+@lru_cache(maxsize=1)
+def _tell_denied(number: int) -> None:
+    """Once per reason."""
+    logger.warning(
+        "the kernel does not tell whether the clock is right (adjtimex: %s); it counts as unsynchronised unless %s exists",
+        os.strerror(number),
+        _SYNCED_MARK,
+    )
 
 
 @lru_cache(maxsize=1)
