@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agent.errors import AlmenaError
 
@@ -15,11 +15,21 @@ MAX_PAYLOAD = 256 * 1024
 NAME = r"[a-z0-9][a-z0-9-]{0,62}"
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Spool = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-Seq = Annotated[int, Field(ge=1)]
+Seq = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Nanoseconds = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 UnixTime = Annotated[float, Field(description="Unix time in seconds, UTC.")]
 Box = Annotated[
     tuple[float, float, float, float], Field(description="x_min, y_min, x_max, y_max in pixels of the frame; the origin is top left.")
 ]
+
+
+def _ordered(pair: tuple[int, int]) -> tuple[int, int]:
+    if pair[0] > pair[1]:
+        raise ValueError("the first number of a range is above its last")
+    return pair
+
+
+Range = Annotated[tuple[Seq, Seq], AfterValidator(_ordered), Field(description="First and last number, both included.")]
 
 
 class WireError(AlmenaError):
@@ -86,6 +96,10 @@ class StreamEvent(Payload):
     detail: str = ""
 
 
+IDENTITY_ERASE = "identity erase"
+"""The action of an audit record by which, with outcome `done`, the hub erases the identity `detail.id` too."""
+
+
 class Audit(Payload):
     """Who did what."""
 
@@ -106,7 +120,7 @@ class Loss(Payload):
     spool: str
     reason: str
     count: Annotated[int, Field(ge=1)]
-    ranges: tuple[tuple[Seq, Seq], ...] = ()
+    ranges: tuple[Range, ...] = ()
     since: UnixTime
     until: UnixTime
 
@@ -114,7 +128,7 @@ class Loss(Payload):
 class ClockReading(Payload):
     """Wall and monotonic time at one moment, read when the clock became synchronised."""
 
-    mono_ns: int
+    mono_ns: Nanoseconds
     wall: UnixTime
 
 
@@ -132,11 +146,11 @@ D = TypeVar("D")
 class Envelope(Versioned, Generic[D]):
     """What the outbox stores and the hub keeps under the unique key `id`."""
 
-    id: Annotated[str, Field(description="<device>/<spool>/<seq>", pattern=f"^{NAME}/[0-9a-f]{{16}}/[1-9][0-9]*$")]
+    id: Annotated[str, Field(description="<device>/<spool>/<seq>", pattern=f"^{NAME}/[0-9a-f]{{16}}/[1-9][0-9]{{0,17}}$")]
     stream: Annotated[str, Field(pattern=f"^({NAME})?$")]
     kind: Name
     captured_at: UnixTime
-    mono_ns: int
+    mono_ns: Nanoseconds
     boot_id: str
     clock: Literal["synced", "unsynced"]
     model: str
@@ -226,7 +240,7 @@ class Ack(Versioned):
 
     spool: Spool
     upto: Annotated[int, Field(ge=0)] = 0
-    ranges: tuple[tuple[Seq, Seq], ...] = ()
+    ranges: tuple[Range, ...] = ()
     refused: tuple[Refusal, ...] = ()
 
 

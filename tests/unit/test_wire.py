@@ -97,6 +97,30 @@ def test_errors_do_not_repeat_what_was_sent() -> None:
     assert "Ada" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "payload", "said"),
+    [
+        (wire.Ack, {"spool": SPOOL, "ranges": [[7, 6]]}, "above its last"),
+        (wire.Ack, {"spool": SPOOL, "ranges": [[1, 2**63]]}, "ranges"),
+        (wire.Ack, {"spool": SPOOL, "refused": [{"seq": 2**63, "reason": "x"}]}, "refused"),
+    ],
+)
+def test_numbers_that_no_row_can_have_are_refused(model: type[wire.Versioned], payload: dict[str, Any], said: str) -> None:
+    with pytest.raises(wire.WireError, match=said):
+        wire.decode(model, json.dumps({"v": 1, **payload}).encode())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(f"{SPOOL}/7", f"{SPOOL}/1" + "0" * 18), ('"mono_ns":123', f'"mono_ns":{2**63}'), ('"ranges":[[1,3]]', '"ranges":[[3,1]]')],
+)
+def test_events_with_numbers_that_no_row_can_have_are_refused(old: str, new: str) -> None:
+    payload = encoded("loss", DATA["loss"]).decode()
+    assert old in payload
+    with pytest.raises(wire.WireError):
+        wire.decode_event(payload.replace(old, new).encode())
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
     for model in wire.PAYLOADS.values():
