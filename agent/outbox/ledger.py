@@ -14,7 +14,7 @@ from typing import Any
 from agent.datatypes import Event
 from agent.outbox import losses, ranges
 from agent.outbox.rows import DEAD, PENDING, SETTLED, LaneState, OutboxFullError, Rules, new_spool
-from agent.wire import WireError, encode_event
+from agent.wire import WireError, encode_event, lane_topic
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,10 @@ class Ledger:
         else:
             self.states[lane].history_bytes += new_size - size
 
+    def erased(self) -> None:
+        """Something was taken out of rows: copies of their payloads are void."""
+        self._db.execute("INSERT INTO erasures(erased_at) VALUES(?)", (self.wall,))
+
     def start_spool(self, lane: str) -> None:
         """Go on under a new random id; numbers go on, so that they order the whole lane."""
         self.states[lane].spool = new_spool()
@@ -178,6 +182,7 @@ class Ledger:
         return found[0] if found else None
 
     def _row(self, state: LaneState, seq: int, event: Event) -> tuple[Any, ...]:
+        lane_topic(self._rules.device, state.lane, event.stream, event.kind)  # raises for what no topic can carry
         clock = self._rules.clock
         payload = encode_event(
             event,

@@ -255,6 +255,15 @@ def test_an_event_without_a_valid_form_is_declared_and_the_rest_is_stored(opened
     assert sorted(span for record in loss_records(outbox) for span in record["ranges"]) == [[2, 2], [3, 3], [4, 4]]
 
 
+@pytest.mark.parametrize(("stream", "kind"), [("", "face"), ("cam", ""), ("cam", "Face"), ("a/b", "face"), ("+", "face")])
+def test_an_event_that_no_topic_can_carry_is_declared(opened: Opener, stream: str, kind: str) -> None:
+    outbox = opened()
+    assert outbox.append("event", [event(1), Event(stream, kind, {}, 1.0, 1), event(3)]) == [1, 2, 3]
+    assert numbers(outbox) == [1, 3]
+    (record,) = loss_records(outbox)
+    assert (record["reason"][:6], record["ranges"]) == ("unfit:", [[2, 2]])
+
+
 def test_history_is_filtered_and_ordered(opened: Opener) -> None:
     outbox = opened()
     outbox.append("event", [event(number, at=float(number)) for number in range(10)])
