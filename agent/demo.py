@@ -61,14 +61,27 @@ def sample_clip(folder: Path, models: Path) -> Path:
     return clip
 
 
-def prepare(folder: Path, source: str) -> Path:
-    """Everything for a start; the settings file. `source` is auto, webcam or clip. Raises AlmenaError, EngineError."""
-    clip = sample_clip(folder, folder / "models")
-    settings = folder / "demo.yaml"
+def prepared(folder: Path) -> bool:
+    """Whether `prepare` has nothing left to do there."""
+    return _enrolled(folder).exists() and (folder / "sample.mp4").exists()
+
+
+def prepare(folder: Path, source: str) -> None:
+    """Models, sample clip, settings, and one of the two persons enrolled. Raises AlmenaError, EngineError, OSError."""
+    sample_clip(folder, folder / "models")
+    settings = write_settings(folder, source)
+    if not _enrolled(folder).exists():
+        _enrol(settings, folder / "models")
+        _enrolled(folder).touch()
+
+
+def write_settings(folder: Path, source: str) -> Path:
+    """The settings file of a start. `source` is auto, webcam or clip. Raises AlmenaError where there is no such source."""
     camera = _webcam() if source in ("auto", "webcam") else None
     if source == "webcam" and camera is None:
         raise AlmenaError("no webcam can be opened: is one connected, and are you in the group `video`? `almena doctor` tells more")
-    frames: dict[str, Any] = {"type": "v4l2", "device": camera} if camera else {"type": "video", "path": str(clip), "loop": True}
+    clip = {"type": "video", "path": str(folder / "sample.mp4"), "loop": True}
+    frames: dict[str, Any] = {"type": "v4l2", "device": camera} if camera else clip
     content = {
         "device": {"name": "demo"},
         "state_dir": str(folder / "state"),
@@ -77,12 +90,14 @@ def prepare(folder: Path, source: str) -> Path:
         "mqtt": {"embedded_broker": True, "port": free_port(1883), "delivery": "broker"},
         "web": {"port": free_port(8642)},
     }
+    settings = folder / "demo.yaml"
     settings.write_text(HEADER + yaml.safe_dump(content, sort_keys=False))
-    enrolled = folder / "state" / "enrolled"
-    if not enrolled.exists():
-        _enrol(settings, folder / "models")
-        enrolled.touch()
     return settings
+
+
+def _enrolled(folder: Path) -> Path:
+    """Marks that the demo's identity was enrolled, so that one that was erased stays erased."""
+    return folder / "state" / "enrolled"
 
 
 def free_port(preferred: int) -> int:

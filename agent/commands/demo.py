@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from agent.commands.run import run_agent
-from agent.demo import default_folder
+from agent.demo import default_folder, prepared, write_settings
 
 app = typer.Typer(add_completion=False)
 
@@ -33,8 +33,16 @@ def demo(
     """Fetch the default models, start a broker, a camera or sample clip and the local page, and print events as they happen."""
     folder = (folder or default_folder()).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    prepared = subprocess.run([sys.executable, "-m", "agent.demo", str(folder), source.value])
-    if prepared.returncode:
-        raise typer.Exit(prepared.returncode)
+    if prepared(folder):
+        write_settings(folder, source.value)
+    else:
+        _prepare_apart(folder, source.value)
     if not prepare_only:
         run_agent(folder / "demo.yaml", quiet=False)
+
+
+def _prepare_apart(folder: Path, source: str) -> None:
+    """In a process that ends afterwards, so that the one that stays holds no engines."""
+    done = subprocess.run([sys.executable, "-m", "agent.demo", str(folder), source])
+    if done.returncode:
+        raise typer.Exit(done.returncode)
