@@ -45,7 +45,7 @@ test: setup-test
 
 soak: setup-test
 	@sh tests/system-packages.sh
-	@ALMENA_SOAK=1 $(BIN)/pytest -m soak --timeout 7200
+	@$(BIN)/pytest -m soak --timeout 7200
 
 bench: setup
 	@$(BIN)/almena bench stream --sample --json

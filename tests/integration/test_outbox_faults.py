@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from agent.datatypes import Event
 from agent.outbox import Outbox, OutboxError, OutboxFullError
 from agent.settings import OutboxSettings
+from tests.fakes import small_disk as disk
 
 ROWS = 400
 
@@ -46,15 +46,9 @@ def declared(outbox: Outbox) -> int:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB (needs root)."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
-    try:
+def small_disk() -> Iterator[Path]:
+    with disk.small_disk(8) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_costs_only_what_is_declared(small_disk: Path) -> None:
@@ -73,7 +67,7 @@ def test_a_full_disk_costs_only_what_is_declared(small_disk: Path) -> None:
         assert "full" in books["alarm"]
     with opened(small_disk / "outbox") as outbox:
         assert balanced(outbox)["event"]["lost"] == 100
-        subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+        disk.resize(small_disk, 32)
         outbox.append("event", [event(produced)])
         books = balanced(outbox)["event"]
         assert (books["produced"], books["lost"], books["alarm"]) == (produced + 1, 100, "")
@@ -84,13 +78,7 @@ def test_a_disk_filled_by_others_is_survived_again_and_again(small_disk: Path) -
     produced = lost = 0
     with opened(small_disk / "outbox") as outbox:
         for _ in range(3):
-            filler = small_disk / "filler"
-            with filler.open("wb", buffering=0) as file:
-                while True:
-                    try:
-                        file.write(bytes(4096))
-                    except OSError:
-                        break
+            filler = disk.fill(small_disk)
             while True:
                 produced += 1
                 try:

@@ -1,0 +1,88 @@
+"""Broker, hub and a whole agent for a folder of photographs, each a process that can be killed; what is stored is read by SQL alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import yaml
+
+from tests.fakes.mosquitto import Mosquitto
+
+
+class Site:
+    """Broker, hub and one agent, each a process of its own that can be killed and started again."""
+
+    def __init__(self, folder: Path, models: Path, engines: Path) -> None:
+        self.broker = Mosquitto(folder / "broker").start()
+        self.inbox, self.hub_file = folder / "inbox", folder / "hub.sqlite"
+        self.inbox.mkdir()
+        self.state = folder / "state"
+        if engines.exists():
+            shutil.copytree(engines, self.state / "engines", dirs_exist_ok=True)
+        config = folder / "almena.yaml"
+        source = {"type": "folder", "path": str(self.inbox), "watch": True}
+        settings = {
+            "device": {"name": "kill-test"},
+            "state_dir": str(self.state),
+            "engines": {"models_dir": str(models)},
+            "streams": [{"name": "photos", "source": source, "tasks": [{"type": "faces"}]}],
+            "mqtt": {"port": self.broker.port, "delivery": "hub"},
+            "web": {"enabled": False},
+            "telemetry": {"period_s": 1},
+        }
+        config.write_text(yaml.safe_dump(settings))
+        hub = ["fleet.ingest", "--store", str(self.hub_file), "--port", str(self.broker.port)]
+        self._arguments = {"vision": ["agent.vision", str(config)], "uplink": ["agent.uplink", str(config)], "hub": hub}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        for name in self._arguments:
+            self.start(name)
+
+    def start(self, name: str) -> None:
+        self._processes[name] = subprocess.Popen([sys.executable, "-m", *self._arguments[name]])
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and another start."""
+        self.running(name)
+        self._processes[name].send_signal(signal.SIGKILL)
+        self._processes[name].wait()
+        self.start(name)
+
+    def stop(self, name: str) -> None:
+        """SIGTERM; it must end in order."""
+        self._processes[name].terminate()
+        assert self._processes[name].wait(20) == 0
+
+    def running(self, name: str) -> None:
+        """It has not ended by itself."""
+        assert self._processes[name].poll() is None, f"{name} had ended by itself"
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.wait(20)
+        self.broker.stop()
+
+    def stored(self) -> list[dict[str, object]]:
+        """Every row that the hub holds, by SQL alone."""
+        if not self.hub_file.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{self.hub_file}?mode=ro", uri=True, timeout=10)) as database:
+            rows = database.execute("SELECT spool, seq, lane, payload FROM rows").fetchall()
+        return [{"spool": spool, "seq": seq, "lane": lane, **json.loads(payload)} for spool, seq, lane, payload in rows]
+
+    def faces(self) -> int:
+        """How many faces the hub holds."""
+        return sum(row["kind"] == "face" for row in self.stored())
+
+    def pending(self) -> int:
+        """Event rows that the device still holds unsettled, by SQL alone."""
+        with closing(sqlite3.connect(f"file:{self.state / 'outbox' / 'outbox.db'}?mode=ro", uri=True, timeout=10)) as database:
+            return int(database.execute("SELECT COUNT(*) FROM rows WHERE state = 0 AND lane = 'event'").fetchone()[0])
