@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+REFERENCE = 20
+"""The size of the gallery for which a card's `identify` was chosen."""
 
 Vector = NDArray[np.float32]
 """(D,) float32, as the embedder gives it; nearness is Euclidean distance."""
@@ -18,7 +22,7 @@ class OperatingPoint:
 
     verify: two photographs show one person. identify: a track is an enrolled identity; margin: and the second best identity is at
     least so much further. strong: one very good view is enough. cluster: two tracks of unknown persons are one person.
-    stranger: two views of one track cannot be one person.
+    stranger: two views of one track cannot be one person. `identify` is for a gallery of 20: see `limit`.
     """
 
     verify: float
@@ -27,11 +31,21 @@ class OperatingPoint:
     strong: float
     cluster: float
     stranger: float
+    slack: float = 0.0
 
     @staticmethod
     def of(verify: float, identify: float) -> OperatingPoint:
         """From a card's thresholds; the others follow from `verify`, in proportions that were tried with the default embedder only."""
-        return OperatingPoint(verify, identify, 0.05 * verify, 0.74 * verify, 0.82 * verify, 1.23 * verify)
+        return OperatingPoint(verify, identify, 0.05 * verify, 0.74 * verify, 0.82 * verify, 1.23 * verify, 0.05 * verify)
+
+    def limit(self, enrolled: int) -> float:
+        """`identify` for so many identities.
+
+        A stranger has one chance with each of them to be taken for somebody, so at one limit false names grow with the gallery. In trials
+        with the default embedder they grew e-fold with every 0.011 of distance; the shift of `slack` · (1 - ln(enrolled) / ln 20) keeps them
+        about level.
+        """
+        return self.identify + self.slack * (1.0 - math.log(max(enrolled, 1)) / math.log(REFERENCE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +153,15 @@ class Judge:
     poor: float = 0.1
     to_turn: int = 3
     decision: Decision = Decision()
+    limit: float = math.nan
+    """The largest distance of an identity in force at the last assessment."""
     _against: int = 0
 
     def assess(self, evidence: Evidence, candidates: Candidates) -> bool:
         """Look at the evidence again. True when the answer or the name changed."""
         vector, views = evidence.template(self.point.stranger)
         ranking = candidates.rank(vector)
+        self.limit = self.point.limit(len(candidates.ids))
         fresh = self._fresh(ranking, views, evidence.best_quality)
         standing = self.decision
         if standing.kind == "known" and standing.identity not in candidates.ids:
@@ -170,7 +187,7 @@ class Judge:
         undecided = Decision("undecided", None, None, distance, second)
         if distance is None:
             return Decision("unknown") if not poor and (enough or very_good) else undecided
-        if distance > point.identify:
+        if distance > self.limit:
             clear = not poor and (enough or (very_good and distance > point.verify))
             return Decision("unknown", None, None, distance, second) if clear else undecided
         strong = distance <= point.strong
@@ -182,7 +199,7 @@ class Judge:
         """Whether the second best is far enough behind. Towards the border the distance asked for triples: a stranger who happens to be
         that near to somebody is about as near to somebody else."""
         point = self.point
-        doubt = min(max((distance - point.strong) / max(point.identify - point.strong, 1e-6), 0.0), 1.0)
+        doubt = min(max((distance - point.strong) / max(self.limit - point.strong, 1e-6), 0.0), 1.0)
         return second is None or second - distance >= point.margin * (1 + 2 * doubt)
 
     @staticmethod

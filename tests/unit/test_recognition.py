@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ def test_one_view_is_enough_only_if_very_good_and_far_from_the_border() -> None:
 
 
 def test_beyond_the_operating_point_is_unknown_and_keeps_the_figures() -> None:
-    decision = judged(ANNA, *[(0.56, 0.3)] * 3).decision
+    decision = judged(ANNA, *[(0.59, 0.3)] * 3).decision
     assert (decision.kind, decision.identity, decision.name) == ("unknown", None, None)
     assert decision.distance == pytest.approx(0.56, abs=1e-3)
 
@@ -163,3 +165,9 @@ def test_small_and_turned_faces_are_poor_views() -> None:
 def test_a_face_cut_off_by_the_edge_is_a_poor_view(box: tuple[int, int, int, int]) -> None:
     frontal = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], np.float32)
     assert geometry(np.array([box], np.float32), frontal[None], 640, 360)[0] == pytest.approx(0.3)
+
+
+def test_the_limit_is_tighter_the_more_are_enrolled() -> None:
+    limits = [POINT.limit(enrolled) for enrolled in (0, 1, 2, 20, 400)]
+    assert limits == pytest.approx([0.58, 0.58, 0.573, 0.55, 0.52], abs=1e-3)
+    assert replace(POINT, slack=0.0).limit(1) == POINT.identify

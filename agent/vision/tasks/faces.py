@@ -10,6 +10,7 @@ import hashlib
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -49,7 +50,7 @@ class FacesConfig(Config):
     detector: str = Field(DETECTOR, description="A model card for face detection; `almena models` lists them.")
     embedder: str = Field(EMBEDDER, description="A model card for face embedding.")
     score: float | None = Field(None, gt=0, lt=1, description="Least score of a face; default: the detector card's.")
-    identify: float | None = Field(None, gt=0, description="Largest distance to an identity; default: the embedder card's.")
+    identify: float | None = Field(None, gt=0, description="Largest distance to an identity; default: by the card and their number.")
     min_face: int = Field(32, ge=16, description="Smaller faces (pixels, shorter side) are followed but not recognised.")
     confirm_hits: int = Field(3, ge=1, description="A track is told once it was seen so many times.")
     keep_lost_s: float = Field(2.0, gt=0, le=60, description="A track ends when it was not seen for so long.")
@@ -80,7 +81,7 @@ class FacesTask(Task):
         self._stream = stream
         self._kit = FaceKit.open(settings, config.detector, config.embedder)
         self.parallel = self._kit.detector.engine.parallel
-        self._point = replace(self._kit.point, identify=config.identify or self._kit.point.identify)
+        self._point = self._kit.point if config.identify is None else replace(self._kit.point, identify=config.identify, slack=0.0)
         self._high = config.score or self._kit.score
         self._model = f"{self._kit.detector.card.model_id} {self._kit.embedder.model_id}"
         rules = TrackerRules(self._high, self._point.cluster, self._point.stranger, config.keep_lost_s, confirm_hits=config.confirm_hits)
@@ -206,15 +207,16 @@ class FacesTask(Task):
             events.append(self._event(person.data(kind, reason), frame.captured_at, frame.mono_ns))
 
         for track in step.ended:
-            person = self._people.pop(track.id)
-            self._conclude(person)
-            tell(person, "end", "left")
+            self._conclude(self._people[track.id])
+            tell(self._people[track.id], "end", "left")
+        for track in step.ended:
+            del self._people[track.id]
         new = {track.id for track in step.confirmed}
         for person in visible:
             changed = person.assess(self._kit.gallery.candidates)
             if person.track.state != "confirmed":
                 continue
-            changed |= person.ripe and self._place(person)
+            changed |= person.ripe and self._place(person, visible)
             better = person.evidence.best_quality > CLEARLY_BETTER * person.told_quality
             if person.track.id in new:
                 tell(person, "new")
@@ -224,22 +226,25 @@ class FacesTask(Task):
         self._counts["tracks"] += len(new)
         return events
 
-    def _place(self, person: Person) -> bool:
-        """Give an unknown person a cluster; better evidence may lead to another, older one. True when it changed."""
+    def _place(self, person: Person, others: Iterable[Person]) -> bool:
+        """Give an unknown person a cluster; better evidence may lead to another, older one, but never to that of one of the `others` who
+        was in the same frame. True when it changed."""
         clusters, before, template = self._kit.gallery.clusters, person.cluster, person.track.template
         if person.judge.decision.kind != "unknown" or template is None or template is person.placed:
             return False
+        beside = (other for other in others if other is not person and other.seen_at == person.seen_at)
+        apart = {other.cluster for other in beside if other.cluster}
         if before is None or person.placed is None:
-            cluster = self._guarded(clusters.assign, template)
+            cluster = self._guarded(clusters.assign, template, None, apart)
         else:
-            cluster = self._guarded(clusters.follow, before, person.placed, template)
+            cluster = self._guarded(clusters.follow, before, person.placed, template, None, apart)
         person.cluster, person.placed = cluster or before, template
         return person.cluster != before
 
     def _conclude(self, person: Person) -> None:
         """All evidence is there."""
         person.assess(self._kit.gallery.candidates)
-        self._place(person)
+        self._place(person, self._people.values())
         if person.cluster:
             self._guarded(self._kit.gallery.clusters.touch, person.cluster)
 
@@ -263,7 +268,7 @@ class FacesTask(Task):
                 view, quality = float(prediction.geometry[place]), float(prediction.quality[place])
                 person.look(prediction.vectors[place], view, quality, 0.0, 0.0)
                 person.assess(self._kit.gallery.candidates)
-                self._place(person)
+                self._place(person, people)
             people.append(person)
             events.append(replace(self._event(person.data("end"), frame.captured_at, frame.mono_ns), key=f"face:{track.id}"))
         self._counts["tracks"] += len(events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ class Person:
             "name": decision.name,
             "decision": decision.kind,
             "distance": _rounded(decision.distance),
-            "threshold": self.judge.point.identify,
+            "threshold": _rounded(None if math.isnan(self.judge.limit) else self.judge.limit),
             "second_best": _rounded(decision.second_best),
             "cluster": self.cluster if decision.kind == "unknown" else None,
             "frames": self.frames,
