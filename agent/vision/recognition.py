@@ -42,8 +42,8 @@ class OperatingPoint:
         """`identify` for so many identities.
 
         A stranger has one chance with each of them to be taken for somebody, so at one limit false names grow with the gallery. In trials
-        with the default embedder they grew e-fold with every 0.011 of distance; the shift of `slack` · (1 - ln(enrolled) / ln 20) keeps them
-        about level.
+        with the default embedder they grew e-fold with every 0.011 of distance; the shift of `slack` · (1 - ln(enrolled) / ln 20) keeps
+        them about level.
         """
         return self.identify + self.slack * (1.0 - math.log(max(enrolled, 1)) / math.log(REFERENCE))
 
