@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,12 +22,14 @@ from engines.convert import converted
 from engines.decoders.base import DetectionDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.errors import MissingRuntimeError
-from engines.fetch import Progress, ensure, quiet
-from engines.parity import Judge, detector_judge, embedder_judge
+from engines.fetch import Progress, ensure, ensure_asset, quiet
+from engines.parity import Judge, detector_judge, embedder_judge, pictures, portraits
 from engines.preprocess import Image, aligned, best_size, letterbox
 from engines.registry import BACKENDS, DECODERS, resolve
 from engines.results import F32, Detections, Embeddings
 from engines.store import EngineStore, Identity, Passport
+
+log = logging.getLogger(__name__)
 
 BATCH = 4
 """Faces that an embedder's second engine takes at once: about half the time for each (bf16 with AMX), so three are worth a call of four."""
@@ -156,13 +159,30 @@ class Workshop:
         self.store = EngineStore(options.engines_dir)
 
     def open(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> tuple[Engine, Passport]:
-        """The engine of input `size` (width, height) for `batch` pictures at once."""
+        """The engine of input `size` (width, height) for `batch` pictures at once.
+
+        Whatever is not FP32 is compared with it on two portraits; where those cannot be fetched, `auto` takes FP32.
+        """
+        if self._reduces() and not self.store.has(self._identity(size, batch)):
+            self._fetch_portraits()
         return self.store.open(self.backend, self._identity(size, batch), self._order(size, batch), judge)
+
+    def _reduces(self) -> bool:
+        wish = self.options.precision
+        return wish != "fp32" and (wish != "auto" or self.backend.precisions()[0] != "fp32")
+
+    def _fetch_portraits(self) -> None:
+        try:
+            for name in portraits():
+                ensure_asset(name, self.options.models_dir, self.options.progress)
+        except EngineError as error:
+            log.warning("%s is left at FP32, because nothing else can be compared with it: %s", self.card.name, error)
 
     def _identity(self, size: tuple[int, int], batch: int) -> Identity:
         return Identity(
             model=self.card.model_id,
             recipe=self._recipe(),
+            pictures="portraits" if self._reduces() and pictures(self.options.models_dir) else "none",
             backend=self.backend.name,
             backend_version=self.backend.version(),
             device=self.backend.device(),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -40,6 +41,8 @@ class Identity(BaseModel):
     """`<card name>@<sha256[:12]>`."""
     recipe: str
     """Digest of how the model is fed and converted."""
+    pictures: Literal["portraits", "none"]
+    """What it may be compared with FP32 on; FP32 itself needs none."""
     backend: str
     backend_version: str
     device: str
@@ -94,6 +97,10 @@ class EngineStore:
         """All readable passports."""
         found = (self._read(path) for path in sorted(self.directory.glob("*.json")))
         return [passport for passport in found if passport is not None]
+
+    def has(self, identity: Identity) -> bool:
+        """Whether a sound engine of that identity is kept."""
+        return self._kept(identity)[1] is not None
 
     def open(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> tuple[Engine, Passport]:
         """The engine of that identity: loaded if it is there and sound, else built and judged. `build` makes the order for a precision.

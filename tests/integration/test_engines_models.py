@@ -51,7 +51,7 @@ def embedder(options: EngineOptions) -> Any:
 
 def test_each_portrait_has_one_face_where_the_asset_says(detector: FaceDetector, images: dict[str, Image], models_dir: Path) -> None:
     known = pictures(models_dir)
-    assert known.kind == "portraits"
+    assert known is not None
     for image, landmarks in zip(known.images, known.landmarks, strict=True):
         found = detector.detect(image)
         assert len(found) == 1
@@ -174,7 +174,9 @@ def test_the_real_dlib_file_has_29_convolutions(models_dir: Path) -> None:
 @pytest.mark.parametrize("name", ["blazeface-short", "blazeface-full"])
 def test_blazeface_finds_the_portraits(name: str, models_dir: Path, engines_dir: Path, images: dict[str, Image]) -> None:
     detector = load_detector(name, EngineOptions(models_dir, engines_dir))
-    for image, landmarks in zip(pictures(models_dir).images, pictures(models_dir).landmarks, strict=True):
+    known = pictures(models_dir)
+    assert known is not None
+    for image, landmarks in zip(known.images, known.landmarks, strict=True):
         found = detector.detect(image)
         assert len(found) == 1
         assert np.abs(found.landmarks[0] - landmarks).max() < 20

@@ -67,11 +67,11 @@ class Bench:
         self.judged += 1
         image = np.full((1, 8, 8, 3), 100, np.uint8)
         score = float(np.abs(reference.infer({IMAGE: image})["y"] - candidate.infer({IMAGE: image})["y"]).max())
-        return Parity(pictures="grey", count=1, score=score, why=f"off by {score:.2f}" if score > ALLOWED else "")
+        return Parity(pictures="portraits", count=1, score=score, why=f"off by {score:.2f}" if score > ALLOWED else "")
 
     def open(self, precision: str = "auto", **changes: Any) -> Any:
         values: dict[str, Any] = {
-            "model": "small@0", "recipe": "r", "backend": "onnxruntime", "backend_version": "1", "device": "d", "shape": (1, 8, 8),
+            "model": "small@0", "recipe": "r", "pictures": "portraits", "backend": "onnxruntime", "backend_version": "1", "device": "d", "shape": (1, 8, 8),
             "policy": "latency", "threads": 1,
         }  # fmt: skip
         return self.store.open(self.backend, Identity(precision=precision, **{**values, **changes}), self.order, self.judge)
@@ -106,8 +106,8 @@ def test_the_passport_says_what_was_measured(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "small@1"}, {"recipe": "s"}, {"backend_version": "2"}, {"device": "another"}],
-    ids=["model", "recipe", "version", "device"],
+    [{"model": "small@1"}, {"recipe": "s"}, {"backend_version": "2"}, {"device": "another"}, {"pictures": "none"}],
+    ids=["model", "recipe", "version", "device", "pictures"],
 )
 def test_a_stale_or_foreign_engine_is_rebuilt(bench: Bench, change: dict[str, str]) -> None:
     bench.open()
