@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from engines.results import Detections
 
 Image = NDArray[np.uint8]
+LARGE = 1920
+"""Side in pixels to which a photograph with room around it is shrunk for the second look: still more than the detectors' inputs."""
 SMALL = 320
-"""Side in pixels to which the second look shrinks a photograph: a face that fills it is too large for the detector's own input."""
+"""The same for the third look: a face that fills the photograph is too large for the detector's own input."""
 BORDER = 0.25
 """Of the longer side, added around: a face that is cut off by the edge is found more easily with room around it."""
 
@@ -41,17 +43,18 @@ class AtScore:
 def find_faces(detector: Detector, image: Image) -> Detections:
     """Faces of a photograph of any size, best score first.
 
-    Photographs without a face at first sight are looked at again with room around them, as they are and shrunk.
+    Photographs without a face at first sight are looked at again with room around them, twice: large and small.
     """
     found = detector.detect(image)
     if len(found):
         return found
-    border = round(BORDER * max(image.shape[:2]))
-    roomy = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
-    for scale in (1.0, min(1.0, SMALL / max(roomy.shape[:2]))):
-        found = detector.detect(_scaled(roomy, scale))
+    for side in (LARGE, SMALL):
+        scale = min(1.0, side / ((1 + 2 * BORDER) * max(image.shape[:2])))
+        shrunk = _scaled(image, scale)
+        border = round(BORDER * max(shrunk.shape[:2]))
+        found = detector.detect(np.pad(shrunk, ((border, border), (border, border), (0, 0)), mode="edge"))
         if len(found):
-            return Detections(found.boxes / scale - border, found.scores, found.landmarks / scale - border)
+            return Detections((found.boxes - border) / scale, found.scores, (found.landmarks - border) / scale)
     return found
 
 

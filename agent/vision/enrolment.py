@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from agent.datatypes import Image
 from agent.errors import AlmenaError
 from agent.vision.gallery import Gallery, Identity, Picture
-from agent.vision.gallery_pictures import PictureError, decode, keepsake
+from agent.vision.gallery_pictures import keepsake
 from agent.vision.gallery_store import GalleryError
+from agent.vision.pictures import PictureError, decode
 from agent.vision.recognition import sharpness
 from calibration.stills import Detector, find_faces, largest
 from engines.results import Embeddings

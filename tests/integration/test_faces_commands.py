@@ -20,7 +20,7 @@ from agent.outbox import Outbox
 from agent.settings import Settings, load
 from agent.vision.enrolment import EnrolmentError
 from agent.vision.face_kit import FaceKit
-from agent.vision.gallery_pictures import PictureError, decode
+from agent.vision.pictures import PictureError, decode
 
 
 @pytest.fixture

@@ -88,7 +88,9 @@ def test_what_becomes_of_an_image(tmp_path: Path, after: str, left: list[str]) -
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("a.jpg", b"\xff\xd8\xff\xe0 this is no picture \xff\xd9", "not an image that can be decoded"),
+        ("a.jpg", b"\xff\xd8\xff\xe0 this is no picture \xff\xd9", "the picture is damaged"),
+        ("a.jpg", b"plain words", "not a JPEG, PNG, BMP, WebP or TIFF picture"),
+        ("a.png", cv2.imencode(".png", np.zeros((9000, 9000), np.uint8))[1].tobytes(), "9000x9000 pixels; at most 60000000"),
         ("a.jpg", b"", "the file is empty"),
         ("a.jpg", jpeg(10, 256)[:-40], "the JPEG is truncated"),
         ("a.png", cv2.imencode(".png", np.eye(64, dtype=np.uint8) * 255)[1].tobytes()[:-20], "the PNG is truncated"),

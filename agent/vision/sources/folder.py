@@ -15,13 +15,13 @@ from collections import deque
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from agent.config import AnyPath, Config
-from agent.datatypes import Frame, Image
+from agent.datatypes import Frame
 from agent.errors import ItemError, SourceError
 from agent.vision.base import Source
+from agent.vision.pictures import PictureError, decode, require_size
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +143,7 @@ class FolderSource(Source):
         try:
             with path.open("rb") as file:
                 stamp = _stamp(os.fstat(file.fileno()))
+                require_size(stamp[0])
                 data = file.read()
         except FileNotFoundError:
             log.warning("%s: %s was taken away before it was read", self.stream, path)
@@ -151,11 +152,15 @@ class FolderSource(Source):
             item = f"unreadable {path.name}"
             self._register(item, path, stamp)
             raise ItemError(item, f"{path.name}: cannot be read: {error.strerror}") from None
+        except PictureError as error:
+            item = f"unusable {path.name}"
+            self._register(item, path, stamp)
+            raise ItemError(item, f"{path.name}: {error}") from None
         item = hashlib.sha256(data).hexdigest()
         self._register(item, path, stamp)
         try:
             image = decode(data)
-        except ValueError as error:
+        except PictureError as error:
             raise ItemError(item, f"{path.name}: {error}") from None
         frame = Frame(image, self.stream, self._index, stamp[1] / 1e9, time.monotonic_ns(), item=item)
         self._index += 1
@@ -196,28 +201,6 @@ def _images(folder: Path) -> dict[Path, Stamp]:
             with contextlib.suppress(FileNotFoundError):
                 found[path] = _stamp(path.stat())
     return found
-
-
-def decode(data: bytes) -> Image:
-    """An image file as a picture, upright by its EXIF tag. Raises ValueError with the reason.
-
-    The decoders fill what a truncated file lacks with grey, so JPEG and PNG must have their end marks.
-    """
-    import cv2
-
-    if not data:
-        raise ValueError("the file is empty")
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ValueError("the JPEG is truncated: it has no end mark")
-    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
-        raise ValueError("the PNG is truncated: it has no end mark")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ValueError("not an image that can be decoded")
-    return np.asarray(image, np.uint8)
 
 
 def _move(path: Path, folder: Path, item: str) -> Path:
