@@ -43,7 +43,7 @@ def _face(data: Data) -> str:
 
 def _who(data: Data) -> str:
     if data["decision"] == "known":
-        return data["name"] or str(data["identity"])
+        return data["name"] or data["identity"] or "somebody (erased)"
     if data["decision"] == "unknown":
         return f"an unknown person ({data['cluster']})" if data["cluster"] else "an unknown person"
     return "somebody"

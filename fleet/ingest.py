@@ -95,6 +95,8 @@ class Batch:
             envelope = wire.decode_event(payload)
             _belongs(address, envelope)
             self._store.add(name, envelope, payload, now)
+            if name == "audit" and (identity := _erased(envelope)):
+                self._store.erase(envelope.device, identity)
             self._outcomes[envelope.device, envelope.spool].stored.add(envelope.seq)
         elif name == "status" and payload:
             self._status(address.device, payload, now)
@@ -131,6 +133,14 @@ def _belongs(address: wire.Address, envelope: wire.Envelope[dict[str, Any]]) -> 
             raise wire.WireError("the envelope names another stream or kind than the topic")
     elif envelope.kind != address.topic.name:
         raise wire.WireError(f"a message of kind {envelope.kind!r} does not belong there")
+
+
+def _erased(envelope: wire.Envelope[dict[str, Any]]) -> str | None:
+    """The identity that the device says it has erased."""
+    said, detail = envelope.data, envelope.data.get("detail")
+    identity = detail.get("id") if isinstance(detail, dict) else None
+    done = said.get("action") == wire.IDENTITY_ERASE and said.get("outcome") == "done"
+    return identity if done and isinstance(identity, str) else None
 
 
 class Ingest:

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS devices (
   device TEXT PRIMARY KEY, state TEXT NOT NULL DEFAULT '', session TEXT NOT NULL DEFAULT '', status BLOB, status_at REAL, reported BLOB);
 CREATE TABLE IF NOT EXISTS replies (
   device TEXT NOT NULL, id TEXT NOT NULL, payload BLOB NOT NULL, received_at REAL NOT NULL, PRIMARY KEY (device, id));
+CREATE TABLE IF NOT EXISTS erased (device TEXT NOT NULL, identity TEXT NOT NULL, PRIMARY KEY (device, identity));
 """
 KEPT_OF_DEAD_LETTER = 64 * 1024
 KEPT_BYTES = 64 * 1024 * 1024
@@ -43,9 +44,11 @@ class Store:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA secure_delete=ON")
         self._db.executescript(_SCHEMA)
         self._known: dict[tuple[str, str], Intervals] = {}
         self._touched: set[tuple[str, str]] = set()
+        self._scrub = True
 
     def begin(self) -> None:
         """Start a batch."""
@@ -58,6 +61,8 @@ class Store:
             self._db.execute("INSERT OR REPLACE INTO spools VALUES (?, ?, ?)", (device, spool, ranges))
         self._db.execute("COMMIT")
         self._touched.clear()
+        if self._scrub:  # what was erased is to leave the log too; a reader may have to go first
+            self._scrub = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         while len(self._known) > KNOWN_SPOOLS:
             del self._known[next(iter(self._known))]
 
@@ -69,13 +74,17 @@ class Store:
         self._touched.clear()
 
     def add(self, lane: str, envelope: wire.Envelope[dict[str, Any]], payload: bytes, received_at: float) -> None:
-        """Store a row, once however often it comes. A loss record also closes the gaps that it declares.
+        """Store a row, once however often it comes, without an identity that was erased. A loss record also closes the gaps that it
+        declares.
 
         Raises WireError if another row is here under the same number; ValueError, OverflowError for numbers that cannot be.
         """
         device, spool, seq = envelope.device, envelope.spool, envelope.seq
         loss = wire.Loss.model_validate(envelope.data) if lane == "loss" else None
         declared = Intervals(loss.ranges) if loss else ()
+        identity = envelope.data.get("identity")
+        if isinstance(identity, str) and self._is_erased(device, identity):
+            payload = wire.blanked(payload, identity) or payload
         said = (envelope.stream, envelope.kind, envelope.captured_at, envelope.mono_ns, envelope.boot_id)
         there = self._db.execute(
             "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (device, spool, seq, lane, *said, received_at, payload)
@@ -85,6 +94,20 @@ class Store:
         self._mark(device, spool, [(seq, seq)])
         if loss:
             self._mark(device, loss.spool, declared)
+
+    def erase(self, device: str, identity: str) -> None:
+        """Blank an identity and its name in everything from this device, also in what is still to come."""
+        if self._db.execute("INSERT OR IGNORE INTO erased VALUES (?, ?)", (device, identity)).rowcount == 0:
+            return
+        needle = json.dumps(identity).encode()
+        held = self._db.execute("SELECT rowid, payload FROM rows WHERE device = ? AND instr(payload, ?)", (device, needle)).fetchall()
+        blank = [(payload, row) for row, old in held if (payload := wire.blanked(old, identity)) is not None]
+        self._db.executemany("UPDATE rows SET payload = ? WHERE rowid = ?", blank)
+        here = f"{wire.TOPICS['audit'].of(device).rpartition('/')[0]}/"
+        self._db.execute(
+            "UPDATE dead_letters SET payload = x'' WHERE substr(topic, 1, ?) = ? AND instr(payload, ?)", (len(here), here, needle)
+        )
+        self._scrub = True
 
     def ranges(self, device: str, spool: str) -> Intervals:
         """The numbers of a spool that are stored or declared as lost."""
@@ -146,6 +169,9 @@ class Store:
         query = "SELECT boot_id, mono_ns, kind FROM rows WHERE device = ? AND spool = ? AND seq = ?"
         boot_id, mono_ns, kind = self._db.execute(query, (device, spool, seq)).fetchone()
         return boot_id, mono_ns, kind
+
+    def _is_erased(self, device: str, identity: str) -> bool:
+        return self._db.execute("SELECT 1 FROM erased WHERE device = ? AND identity = ?", (device, identity)).fetchone() is not None
 
     def _mark(self, device: str, spool: str, pairs: Iterable[tuple[int, int]]) -> None:
         known = self.ranges(device, spool)

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from agent import settings as settings_module
+from agent import wire
 from agent.audit import Entry, audited
 from agent.errors import AlmenaError
 from agent.outbox import Outbox
@@ -144,14 +145,22 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Erase a person: templates, pictures, matching clusters, and the name in this device's event history."""
+    from agent.vision.erasure import erase as erase_everywhere
+    from agent.vision.gallery import UnknownIdentityError
+
     settings = settings_module.load(config)
     with _gallery(settings) as gallery:
-        identity = gallery.find(name)
+        try:
+            known = gallery.find(name)
+            identity, shown = known.id, f"{known.name} with {known.pictures} pictures"
+        except UnknownIdentityError:
+            if not gallery.holds(name):
+                raise
+            identity = shown = name
         if not yes:
-            typer.confirm(f"Erase {identity.name} with {identity.pictures} pictures for ever?", abort=True)
-        with _outbox(settings) as outbox, audited(outbox, "cli", "identity erase", id=identity.id) as entry:
-            receipt = gallery.erase(identity.id)
-            events = outbox.erase(identity.id)
+            typer.confirm(f"Erase {shown} for ever?", abort=True)
+        with _outbox(settings) as outbox, audited(outbox, "cli", wire.IDENTITY_ERASE, id=identity) as entry:
+            receipt, events = erase_everywhere(gallery, outbox, identity)
             entry.detail["receipt"] = receipt.id
     if as_json:
         _print_json(asdict(receipt) | {"events": events})
@@ -223,12 +232,9 @@ def _kit(settings: Settings) -> Iterator[FaceKit]:
 @contextmanager
 def _gallery(settings: Settings) -> Iterator[Gallery]:
     """Without engines: only the embedder's card is read."""
-    from agent.vision.face_kit import chosen_models, operating_point
-    from agent.vision.gallery import Gallery
-    from engines.card import card
+    from agent.vision.face_kit import open_gallery
 
-    embedder = card(chosen_models(settings)[1])
-    with closing(Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, operating_point(embedder))) as gallery:
+    with closing(open_gallery(settings)) as gallery:
         yield gallery
 
 

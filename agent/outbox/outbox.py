@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.clock import Clock
 from agent.datatypes import Event
+from agent.outbox.guard import FOLDER_MODE, restrict
 from agent.outbox.rows import LANES, OutboxError, Row, Rules
 from agent.outbox.store import Store
 from agent.settings import MEBIBYTE, LaneSettings, OutboxSettings
@@ -57,6 +58,7 @@ class Outbox:
         telemetry_rules = rules.model_copy(update={"history_bytes": min(settings.history_bytes, settings.telemetry.max_bytes)})
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            restrict(directory, FOLDER_MODE)
             main = Store(directory, "outbox", ("event", "audit", "clock", "loss"), rules, sync=True, first_loss=0)
             try:
                 other = Store(directory, "telemetry", ("telemetry", "loss"), telemetry_rules, sync=False, first_loss=_TELEMETRY_LOSSES)
@@ -123,8 +125,16 @@ class Outbox:
         stores = [store for store in self._stores if lane in store.lanes]
         try:
             return sum(store.write(lambda ledger: ledger.settle(lane, spool, spans, refused)) for store in stores)
-        except (sqlite3.Error, OSError) as error:
+        except OutboxError as error:
             raise OutboxError(f"rows of lane {lane} could not be settled, and will be sent again: {error}") from error
+
+    def start_spool(self, lane: str, reason: str) -> None:
+        """Go on under a new spool, with an alarm. For a hub that has acknowledged numbers which were never given: then this outbox was
+        restored from a copy, and goes on with numbers that the hub takes for stored."""
+        self._store(lane)
+        for store in self._stores:
+            if lane in store.lanes:
+                store.start_spool(lane, reason)
 
     def wait(self, timeout: float) -> bool:
         """Sleep until something was committed since the last call that said True, by anybody; False at the time-out."""
@@ -150,18 +160,21 @@ class Outbox:
         lane: str = "event",
         limit: int = 100,
         newest_first: bool = True,
+        before: tuple[float, int] | None = None,
         after_seq: int | None = None,
     ) -> list[dict[str, Any]]:
         """Envelopes of a lane that are still here, settled or not, by the time of capture (Unix seconds; `until` is excluded).
 
+        `before` leaves out everything from that time of capture and number on, which are the last row's of the page before.
         With `after_seq`, for those who follow: those with a higher number, by number, oldest first.
         """
         conditions = {"captured_at >= ?": since, "captured_at < ?": until, "stream = ?": stream, "kind = ?": kind, "seq > ?": after_seq}
         asked = {text: value for text, value in conditions.items() if value is not None}
-        where = " AND ".join(["lane = ?", *asked])
+        where = " AND ".join(["lane = ?", *asked, *(["(captured_at, seq) < (?, ?)"] if before else [])])
         order = "seq ASC" if after_seq is not None else "captured_at DESC, seq DESC" if newest_first else "captured_at ASC, seq ASC"
+        values = (lane, *asked.values(), *(before or ()), limit)
         query = f"SELECT payload FROM rows WHERE {where} ORDER BY {order} LIMIT ?"
-        rows = self._store(lane).read(lambda db: db.execute(query, (lane, *asked.values(), limit)).fetchall())
+        rows = self._store(lane).read(lambda db: db.execute(query, values).fetchall())
         return [json.loads(payload) for (payload,) in rows]
 
     def stats(self) -> dict[str, dict[str, Any]]:
@@ -176,9 +189,16 @@ class Outbox:
     def erase(self, identity: str) -> int:
         """Blank an identity and its name in every row, sent or not, and in what was set aside; returns how many rows held it.
 
-        What the hub has already got must be erased there.
+        What the hub has already got is erased there on the word of the audit lane. Raises OutboxError if traces are left: erase again.
         """
-        return sum(store.erase(identity) for store in self._stores)
+        try:
+            return sum(store.erase(identity) for store in self._stores)
+        except (sqlite3.Error, OSError) as error:
+            raise OutboxError(f"the history could not be erased: {error}") from error
+
+    def erasures(self) -> int:
+        """Grows with every erasure: payloads that were read before are void, because they may hold what was erased."""
+        return sum(store.erasures() for store in self._stores)
 
     def _store(self, lane: str) -> Store:
         try:
@@ -190,7 +210,7 @@ class Outbox:
         for store in self._stores:
             try:
                 store.tidy()
-            except (sqlite3.Error, OSError) as error:
+            except OutboxError as error:
                 logger.debug("loss records wait until the disk can be written: %s", error)
 
     def _pending(self, store: Store, lane: str, limit: int, after_seq: int) -> list[Row]:

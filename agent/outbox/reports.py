@@ -7,6 +7,7 @@ import sqlite3
 from dataclasses import asdict
 from typing import Any
 
+from agent import wire
 from agent.clock import Clock
 from agent.outbox.ledger import load_states
 from agent.outbox.rows import DEAD, PENDING
@@ -31,30 +32,23 @@ def books(connection: sqlite3.Connection, clock: Clock) -> dict[str, dict[str, A
     return found
 
 
+def knows_boot(connection: sqlite3.Connection, clock: Clock) -> bool:
+    """Whether the store was opened in this boot before."""
+    return connection.execute("SELECT 1 FROM boots WHERE boot_id=?", (clock.boot_id,)).fetchone() is not None
+
+
 def holding(connection: sqlite3.Connection, identity: str, after: int) -> list[tuple[int, bytes]]:
     """Some rows numbered above `after` that hold `identity`, with payloads in which it is blank. Empty at the end."""
     needle = json.dumps(identity, ensure_ascii=False).encode()
     found: list[tuple[int, bytes]] = []
     rows = connection.execute("SELECT n, payload FROM rows WHERE n > ? AND instr(payload, ?) ORDER BY n", (after, needle))
     for n, payload in rows:
-        envelope = json.loads(payload)
-        if _blank(envelope["data"], identity):
-            found.append((n, json.dumps(envelope, separators=(",", ":"), ensure_ascii=False).encode()))
+        blank = wire.blanked(payload, identity)
+        if blank is not None:
+            found.append((n, blank))
         if len(found) == _SCAN_AT_ONCE:
             break
     return found
-
-
-def _blank(value: Any, identity: str) -> bool:
-    """Take the identity and its name out of every object that names it; True if there was one."""
-    if isinstance(value, list):
-        return sum(_blank(part, identity) for part in value) > 0
-    if not isinstance(value, dict):
-        return False
-    hit = value.get("identity") == identity
-    if hit:
-        value.update({name: None for name in ("identity", "name") if name in value})
-    return sum(_blank(part, identity) for part in value.values()) + hit > 0
 
 
 def _oldest_age(connection: sqlite3.Connection, clock: Clock, lane: str) -> float:

@@ -9,7 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BUSY_S = 10.0
-FORMAT = 1
+WRITE_BACK_MS = 300
+"""How long one attempt to empty the log may keep writers waiting."""
+FORMAT = 2
+LARGEST = 2**63 - 1
+"""The largest number of a row."""
 LOG_PAGES = 200
 """The log is written back at this many pages, so that it (and what that adds to the database) stays below the reserve."""
 
@@ -33,6 +37,11 @@ CREATE TABLE losses(
   n INTEGER PRIMARY KEY, lane TEXT NOT NULL, spool TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, ranges TEXT NOT NULL,
   since REAL NOT NULL, until REAL NOT NULL);
 CREATE TABLE alarms(n INTEGER PRIMARY KEY, raised_at REAL NOT NULL, text TEXT NOT NULL);
+"""
+
+_ADDED = """
+CREATE TABLE IF NOT EXISTS erasures(n INTEGER PRIMARY KEY, erased_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS spools(n INTEGER PRIMARY KEY, lane TEXT NOT NULL, spool TEXT NOT NULL, first INTEGER NOT NULL);
 """
 
 
@@ -63,7 +72,10 @@ def prepare(connection: sqlite3.Connection) -> bool:
         raise NewerFormatError
     if version == FORMAT:
         return False
-    connection.executescript(f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={FORMAT};COMMIT;")
+    if version == 1:
+        connection.executescript(f"BEGIN IMMEDIATE;{_ADDED}PRAGMA user_version={FORMAT};COMMIT;")
+        return False
+    connection.executescript(f"BEGIN IMMEDIATE;{_TABLES}{_ADDED}PRAGMA user_version={FORMAT};COMMIT;")
     return True
 
 
@@ -87,9 +99,19 @@ def is_full(error: Exception) -> bool:
     return "full" in str(error)
 
 
-def write_back(connection: sqlite3.Connection) -> None:
-    """Empty the log into the database."""
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+def write_back(connection: sqlite3.Connection) -> bool:
+    """Empty the log into the database. False while somebody still reads from the log."""
+    connection.execute(f"PRAGMA busy_timeout={WRITE_BACK_MS}")
+    try:
+        busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_S * 1000)}")
+    return not busy
+
+
+def is_storage(error: sqlite3.Error) -> bool:
+    """Whether the disk is to blame, not what was to be written."""
+    return is_full(error) or "I/O error" in str(error)
 
 
 @contextmanager

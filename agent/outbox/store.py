@@ -7,23 +7,27 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.datatypes import Event
 from agent.outbox import losses, recovery, reports, schema
-from agent.outbox.guard import Gate, Reserve, sync_folder
+from agent.outbox.guard import Gate, Reserve, make_private, sync_folder
 from agent.outbox.ledger import Ledger
 from agent.outbox.mirror import Mark, Mirror
-from agent.outbox.rows import LaneState, OutboxError, OutboxFullError, Rules, new_spool
+from agent.outbox.rows import LaneState, OutboxError, OutboxFullError, Rules
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MAINTAIN_S = 30.0
+REOPEN_S = 3.0
+"""Between two attempts to open a database that could not be opened."""
+WRITE_BACKS = 10
+"""Attempts to empty the log after an erasure."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +46,8 @@ class Store:
     """A database file `<name>.db`, its mirror `<name>.seq`, its gate `<name>.lock` and the reserve that the stores share.
 
     `first_loss` is the number before the first of its loss records: each store counts these in a range of its own, so that numbers
-    order the loss lane of all of them. `sync`: a commit is on the disk when it returns; otherwise every boot starts new spools,
-    because a power cut may have taken back what was published.
+    order the loss lane of all of them. `sync`: a commit is on the disk when it returns. Every boot starts new spools: a power cut, a
+    restored backup or a copied disk may have taken back numbers that the hub has seen.
     """
 
     def __init__(self, folder: Path, name: str, lanes: Sequence[str], rules: Rules, *, sync: bool, first_loss: int) -> None:
@@ -61,11 +65,13 @@ class Store:
         self._uncounted: dict[str, int] = {}
         self._marks: dict[str, Mark] = {}
         self._maintained = float("-inf")
-        self._writer: sqlite3.Connection
-        self._reader: sqlite3.Connection
+        self._connections: list[sqlite3.Connection] = []
+        self._inode: int | None = None
+        self._cannot_open: Exception | None = None
+        self._opened_at = float("-inf")
         try:
             with self._gate.alone(), self._read_lock:
-                self._open_with_reserve()
+                self._open()
         except BaseException:
             self._mirror.close()
             self._gate.close()
@@ -74,8 +80,7 @@ class Store:
     def close(self) -> None:
         """Close all files."""
         with self._gate.shared(), self._read_lock:
-            self._reader.close()
-            self._writer.close()
+            self._close_connections()
             self._mirror.close()
         self._gate.close()
 
@@ -95,36 +100,27 @@ class Store:
         return mine.numbers
 
     def write(self, work: Callable[[Ledger], T]) -> T:
-        """Do `work` in one transaction. A damaged database is replaced and the work done again. Raises sqlite3.Error, OSError."""
-        try:
-            return self._write_once(work)
-        except sqlite3.DatabaseError as error:
-            if not schema.is_corrupt(error):
-                raise
-            self._recover(error)
-            return self._write_once(work)
+        """Do `work` in one transaction. A damaged database is replaced and the work done again. Raises OutboxError."""
+        return self._mending(lambda: self._write_once(work))
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The same for reading, in one snapshot."""
-        try:
-            return self._read_once(work)
-        except sqlite3.DatabaseError as error:
-            if not schema.is_corrupt(error):
-                raise
-            self._recover(error)
-            return self._read_once(work)
+        return self._mending(lambda: self._read_once(work))
 
     def version(self) -> bytes:
-        """Changes when anybody commits."""
-        return self._mirror.version()
+        """Changes when anybody commits. Raises OutboxError."""
+        with self._typed():
+            return self._mirror.version()
 
     def tidy(self) -> None:
         """What must be done from time to time: age limits, failed appends into the books, loss records into rows."""
         due = time.monotonic() - self._maintained >= MAINTAIN_S
         if due or self._unbooked() or self.read(losses.gathered):
-            self._reserve.ensure()
+            with self._typed():
+                self._reserve.ensure()
             self.write(lambda ledger: self._tidy(ledger, due))
             if due:
+                recovery.forget_aside(self.path, self._rules.clock.wall() - self._rules.history_age_s)
                 self._maintained = time.monotonic()
 
     def _tidy(self, ledger: Ledger, due: bool) -> None:
@@ -135,7 +131,8 @@ class Store:
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """The books by lane, with the failed appends that are not in them yet."""
-        marks = self._mirror.read() or {}
+        with self._typed():
+            marks = self._mirror.read() or {}
         found = self.read(lambda db: reports.books(db, self._rules.clock))
         for lane, books in found.items():
             failed = marks[lane].failed if lane in marks else 0
@@ -147,7 +144,10 @@ class Store:
         return found
 
     def erase(self, identity: str) -> int:
-        """Blank an identity in every row, in free pages and in what was set aside; returns how many rows held it."""
+        """Blank an identity in every row, in free pages and in what was set aside; returns how many rows held it.
+
+        Raises OutboxError if the log stays in use: then it may still hold the name, and the erasure is to be repeated.
+        """
         recovery.forget_aside(self.path)
         count = after = 0
         while True:
@@ -156,15 +156,24 @@ class Store:
                 break
             self.write(lambda ledger, batch=batch: [ledger.rewrite(n, payload) for n, payload in batch])  # type: ignore[misc]
             count, after = count + len(batch), batch[-1][0]
-        with self._gate.shared():
-            schema.write_back(self._writer)
-        return count
+        self.write(lambda ledger: ledger.erased())
+        for _ in range(WRITE_BACKS):
+            with self._gate.shared():
+                if schema.write_back(self._writer):
+                    return count
+        raise OutboxError(f"{self.path}: the name is erased, but the log is in use and may still hold it; erase again")
+
+    def erasures(self) -> int:
+        """How often something was erased."""
+        number: int = self.read(lambda db: db.execute("SELECT COALESCE(MAX(n), 0) FROM erasures").fetchone()[0])
+        return number
 
     def _append_all(self, together: Sequence[_Append]) -> None:
         try:
-            self._reserve.ensure()
+            with self._typed():
+                self._reserve.ensure()
             self.write(lambda ledger: self._append_in(ledger, together))
-        except (sqlite3.Error, OSError, OutboxError) as error:
+        except OutboxError as error:
             self._fail(together, error)
         finally:
             for one in together:
@@ -181,23 +190,22 @@ class Store:
                     ledger.refuse_append(one.lane, len(one.events), "lane full")
                 one.error = error
 
-    def _fail(self, together: Sequence[_Append], error: Exception) -> None:
+    def _fail(self, together: Sequence[_Append], error: OutboxError) -> None:
         """Nothing was stored: count it where no free space is needed, tell the callers, and declare it if the reserve allows."""
-        full = schema.is_full(error)
-        kind = OutboxFullError if full else OutboxError
         for one in together:
             fate = "are kept by who brought them" if one.kept else "will be declared as lost"
-            one.error = kind(f"{self.path}: {len(one.events)} events could not be stored and {fate}: {error}")
+            one.error = type(error)(f"{len(one.events)} events could not be stored and {fate}: {error}")
             if not one.kept:
                 self._uncounted[one.lane] = self._uncounted.get(one.lane, 0) + len(one.events)
-        logger.error("%s: events could not be stored: %s", self.path, error)
+        logger.error("events could not be stored: %s", error)
         with suppress(OSError):
             self._count_failed()
-        if full and self._reserve.release():
+        if isinstance(error, OutboxFullError) and self._reserve.release():
             try:
                 self.write(self._book_failed)
-                schema.write_back(self._writer)
-            except (sqlite3.Error, OSError) as second:
+                with self._typed():
+                    schema.write_back(self._writer)
+            except OutboxError as second:
                 logger.error("%s: the loss is counted and will be declared later: %s", self.path, second)
 
     def _unbooked(self) -> bool:
@@ -214,10 +222,27 @@ class Store:
         for lane, mark in self._marks.items():
             ledger.declare_failed(lane, mark.failed)
 
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        """Errors below become those of the outbox."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            kind = OutboxFullError if schema.is_full(error) else OutboxError
+            raise kind(f"{self.path}: {error}") from error
+
+    def _mending(self, work: Callable[[], T]) -> T:
+        with self._typed():
+            try:
+                return work()
+            except sqlite3.DatabaseError as error:
+                if not schema.is_corrupt(error):
+                    raise
+                self._recover(error)
+                return work()
+
     def _write_once(self, work: Callable[[Ledger], T]) -> T:
-        if self._replaced():
-            self._reopen()
-        with self._gate.shared():
+        with self._inside():
             with schema.transaction(self._writer):
                 ledger = Ledger(self._writer, self._rules)
                 result = work(ledger)
@@ -225,11 +250,23 @@ class Store:
             self._mirror_states(ledger.states)
             return result
 
-    def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._replaced():
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Within the gate, with the file that is there now: it may have been replaced while one waited for the gate."""
+        while True:
+            with self._gate.shared():
+                if not self._replaced():
+                    yield
+                    return
             self._reopen()
-        with self._read_lock, schema.transaction(self._reader, "DEFERRED"):
-            return work(self._reader)
+
+    def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        while True:
+            with self._read_lock:
+                if not self._replaced():
+                    with schema.transaction(self._reader, "DEFERRED"):
+                        return work(self._reader)
+            self._reopen()
 
     def _mirror_states(self, states: dict[str, LaneState]) -> None:
         try:
@@ -256,71 +293,93 @@ class Store:
             self._open(error if damaged else None)
 
     def _close_connections(self) -> None:
-        for connection in (self._reader, self._writer):
+        self._inode = None
+        while self._connections:
             with suppress(sqlite3.Error):
-                connection.close()
-
-    def _open_with_reserve(self) -> None:
-        """Opening takes some space too."""
-        try:
-            self._open()
-        except sqlite3.OperationalError as error:
-            if not (schema.is_full(error) and self._reserve.release()):
-                raise
-            self._open()
+                self._connections.pop().close()
 
     def _open(self, damage: sqlite3.Error | None = None) -> None:
-        """Open or make the database. The caller is alone at the gate."""
-        aside = None
-        if damage is None:
+        """Open or make the database, wholly or not at all; that takes some space too. The caller is alone at the gate."""
+        if self._cannot_open is not None and time.monotonic() - self._opened_at < REOPEN_S:
+            raise self._cannot_open
+        try:
             try:
-                made = self._connect(check=True)
+                self._open_once(damage)
+            except sqlite3.Error as error:
+                if not (schema.is_full(error) and self._reserve.release()):
+                    raise
+                self._close_connections()
+                self._open_once(damage)
+            self._cannot_open = None
+        except BaseException as error:
+            self._close_connections()
+            self._cannot_open = error if isinstance(error, (sqlite3.Error, OSError)) else None
+            self._opened_at = time.monotonic()
+            raise
+
+    def _open_once(self, damage: sqlite3.Error | None) -> None:
+        states = None
+        if damage is None and not recovery.under_way(self.path):
+            try:
+                states = self._open_as_it_is()
             except sqlite3.DatabaseError as error:
                 if not schema.is_corrupt(error):
-                    raise OutboxError(f"{self.path} cannot be opened: {error}") from error
+                    raise
+                self._close_connections()
                 damage = error
-        if damage is not None:
-            logger.error("%s is damaged and set aside: %s", self.path, damage)
-            aside = recovery.set_aside(self.path)
-            made = self._connect(check=False)
+        if states is None:
+            states = self._open_anew(damage)
         sync_folder(self.path.parent)
-        self._inode = os.stat(self.path).st_ino
-        with schema.transaction(self._writer):
-            states = self._settle_in(made, aside)
         self._marks = self._mirror.update(states, sync=True)
+        self._inode = os.stat(self.path).st_ino
 
-    def _connect(self, *, check: bool) -> bool:
+    def _open_as_it_is(self) -> dict[str, LaneState]:
+        made = self._connect()
+        if not made and not reports.knows_boot(self._writer, self._rules.clock):
+            schema.check(self._writer)
+        with schema.transaction(self._writer):
+            return self._settle_in(made, damaged=False)
+
+    def _open_anew(self, damage: sqlite3.Error | None) -> dict[str, LaneState]:
+        logger.error("%s is damaged and set aside: %s", self.path, damage or "saving what it held was cut off the last time")
+        recovery.set_aside(self.path)
+        self._connect()
+        recovery.salvage(self.path, self._writer, self._mirror.read() or {})
+        with schema.transaction(self._writer):
+            states = self._settle_in(made=True, damaged=True)
+        recovery.keep_aside(self.path)
+        recovery.salvage_history(self.path, self._writer)
+        return states
+
+    def _connect(self) -> bool:
         """True if the database is new."""
+        make_private(self.path)
         self._writer = schema.connect(self.path, "FULL" if self._sync else "NORMAL")
+        self._connections.append(self._writer)
         try:
             made = schema.prepare(self._writer)
-            if check:
-                schema.check(self._writer)
-            self._reader = schema.connect(self.path, "NORMAL")
         except schema.NewerFormatError:
-            self._writer.close()
             raise OutboxError(f"{self.path} was written by a later version of almena; install that, or move the file away") from None
-        except sqlite3.Error:
-            self._writer.close()
-            raise
+        self._reader = schema.connect(self.path, "NORMAL")
+        self._connections.append(self._reader)
         return made
 
-    def _settle_in(self, made: bool, aside: Path | None) -> dict[str, LaneState]:
+    def _settle_in(self, made: bool, *, damaged: bool) -> dict[str, LaneState]:
         """Make the books agree with rows and mirror."""
-        if aside is not None:
-            recovery.salvage(aside, self._writer)
         ledger = Ledger(self._writer, self._rules)
         for lane in self.lanes:
             start = self._first_loss if lane == "loss" else 0
-            ledger.states.setdefault(lane, LaneState(lane, new_spool(), seq=start, floor=start))
+            ledger.states.setdefault(lane, LaneState(lane, "", seq=start, floor=start))
         marks = self._mirror.read()
-        if aside is not None or recovery.behind(ledger.states, marks or {}):
-            declared = recovery.reconcile(ledger, self._writer, marks or {}, "damaged" if aside else "rolled back")
-            self._alarm(ledger, f"{self.path.name} was {'damaged' if aside else 'rolled back or lost'}; {declared} events declared as lost")
+        if damaged or recovery.behind(ledger.states, marks or {}):
+            declared = recovery.reconcile(ledger, self._writer, marks or {}, "damaged" if damaged else "rolled back")
+            self._alarm(
+                ledger, f"{self.path.name} was {'damaged' if damaged else 'rolled back or lost'}; {declared} events declared as lost"
+            )
         elif marks is None and not made:
             self._new_spools(ledger)
             self._alarm(ledger, f"the mirror of {self.path.name} was damaged or lost; new spools are started")
-        elif ledger.new_boot and not self._sync:
+        elif ledger.new_boot:
             self._new_spools(ledger)
         ledger.save()
         return ledger.states
@@ -328,6 +387,10 @@ class Store:
     def _new_spools(self, ledger: Ledger) -> None:
         for lane in self.lanes:
             ledger.start_spool(lane)
+
+    def start_spool(self, lane: str, reason: str) -> None:
+        """See Outbox.start_spool."""
+        self.write(lambda ledger: (ledger.start_spool(lane), self._alarm(ledger, f"lane {lane} goes on in a new spool: {reason}")))
 
     def _alarm(self, ledger: Ledger, text: str) -> None:
         logger.error("%s", text)

@@ -19,6 +19,7 @@ from typing import Any
 
 from agent import wire
 from agent.outbox import Outbox, OutboxError, Row
+from agent.outbox.ledger import TRIES
 from agent.uplink.session import Backoff, Link, packet_size
 from agent.uplink.status import UplinkStatus
 from agent.uplink.window import Parcel, Window
@@ -30,11 +31,12 @@ TURNS = ("audit", "loss", "clock", "event", "event", "event", "event", "telemetr
 
 LANES = tuple(dict.fromkeys(TURNS))
 WINDOW = 1000
+READ_AT_ONCE = 50
 WATCH_S = 0.5
 NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 Settled = dict[tuple[str, str], list[int]]
-"""Lane and spool to the numbers that are to be settled at the end of the round."""
+"""Lane and spool to the numbers that are to be settled."""
 
 NOT_THE_ROWS_FAULT = {0x87: "not authorised; check the broker's access rules", 0x91: "packet id in use", 0x97: "quota exceeded"}
 """PUBACK reasons that say nothing against the row itself (MQTT 5, clause 3.4.2.1): it is kept and tried for ever."""
@@ -64,6 +66,11 @@ class Sender:
         self._on_message = on_message
         self._hub_answers_within_s = hub_answers_within_s
         self._again = again
+        self._windows = {lane: Window(WINDOW) for lane in LANES}
+        self._wire: dict[int, tuple[str, Parcel]] = {}
+        self._settled: Settled = defaultdict(list)
+        self._settle_at = 0.0
+        self._settle_failures = 0
         self._forget()
         self._link: Link | None = None
         self._turn = 0
@@ -114,11 +121,14 @@ class Sender:
             self._on_message(topic, payload)
 
     def _forget(self) -> None:
-        """Read everything that is unsettled from the outbox again."""
-        self._windows = {lane: Window(WINDOW) for lane in LANES}
-        self._wire: dict[int, tuple[str, Parcel]] = {}
+        """Read everything that is unsettled from the outbox again. What is on the wire takes its place there until its PUBACK."""
+        for window in self._windows.values():
+            for parcel in window:
+                window.remove(parcel)
         self._cursor = dict.fromkeys(LANES, 0)
         self._unread = set(LANES)
+        self._erasures = -1
+        self._news = True
 
     def _watch(self) -> None:
         while not self._stop.is_set():
@@ -137,23 +147,36 @@ class Sender:
             try:
                 self._round()
             except OutboxError as error:
-                log.error("the outbox cannot be read or settled: %s", error)
+                log.error("the outbox cannot be read: %s", error)
                 self._forget()
                 self._stop.wait(1.0)
 
     def _round(self) -> None:
         """Publish before settling: the broker works while the disk does, and more acknowledgements gather for the next commit."""
-        settled: Settled = defaultdict(list)
         for note in self._notes():
-            self._handle(note, settled)
+            self._handle(note)
+        self._follow_erasures()
         self._publish()
-        for (lane, spool), seqs in settled.items():
-            self._status.settled += self._outbox.settle(lane, spool, ranges=_ranges(seqs))
-        if self._link is not None:
+        self._settle()
+        if self._link is not None and not self._settled:
             self._fill()
         self._publish()
         self._status.in_flight = len(self._wire)
         self._last_round = time.monotonic()
+
+    def _settle(self) -> None:
+        """While this fails nothing is read, so that what is acknowledged and cannot be settled does not pile up, or leave again."""
+        if not self._settled or time.monotonic() < self._settle_at:
+            return
+        try:
+            for lane, spool in list(self._settled):
+                self._status.settled += self._outbox.settle(lane, spool, ranges=_ranges(self._settled[lane, spool]))
+                del self._settled[lane, spool]
+            self._settle_failures = 0
+        except OutboxError as error:
+            log.error("what is acknowledged cannot be settled; trying again: %s", error)
+            self._settle_at = time.monotonic() + 1.0 + self._again.delay(self._settle_failures)
+            self._settle_failures += 1
 
     def _notes(self) -> list[tuple[Any, ...]]:
         """Everything in the inbox; waits for the first note until a parcel is due."""
@@ -161,6 +184,8 @@ class Sender:
         patience = 5.0
         if self._link is not None and due and len(self._wire) < self._limit:
             patience = min(patience, max(0.0, min(due) - time.monotonic()))
+        if self._settled:
+            patience = min(patience, max(0.0, self._settle_at - time.monotonic()))
         notes = []
         try:
             notes.append(self._inbox.get(timeout=patience))
@@ -173,22 +198,35 @@ class Sender:
     def _limit(self) -> int:
         return min(self._inflight, self._link.room_for_rows) if self._link else 0
 
-    def _handle(self, note: tuple[Any, ...], settled: Settled) -> None:
+    def _handle(self, note: tuple[Any, ...]) -> None:
         kind, *rest = note
         if kind == "wake":
             self._woken.clear()
             self._unread.update(LANES)
+            self._news = True
         elif kind == "up":
             self._link = rest[0]
             self._spread()
         elif kind == "down" and rest[0] is self._link:
             self._lost()
         elif kind == "puback" and rest[0] is self._link:
-            self._on_puback(rest[1], rest[2], settled)
+            self._on_puback(rest[1], rest[2])
         elif kind == "ack":
-            self._on_ack(rest[0], settled)
+            self._on_ack(rest[0])
         elif kind == "hub":
             self._on_hub(rest[0])
+
+    def _follow_erasures(self) -> None:
+        """Somebody may have been taken out of rows that are in the windows."""
+        if not self._news:
+            return
+        erasures = self._outbox.erasures()
+        if erasures != self._erasures:
+            for lane, window in self._windows.items():
+                if len(window):
+                    window.renew(self._outbox.pending(lane, 2 * WINDOW))
+            self._erasures = erasures
+        self._news = False
 
     def _lost(self) -> None:
         now = time.monotonic()
@@ -208,13 +246,11 @@ class Sender:
     def _fill(self) -> None:
         now = time.monotonic()
         for lane, window in self._windows.items():
-            room = window.room
-            if room <= 0 or lane not in self._unread:
-                continue
-            rows = self._fresh(lane, window, room)
-            if len(rows) < room:
-                self._unread.discard(lane)
-            window.add(rows, now)
+            while lane in self._unread and (room := min(window.room, READ_AT_ONCE)) > 0:
+                rows = self._fresh(lane, window, room)
+                if len(rows) < room:
+                    self._unread.discard(lane)
+                window.add(rows, now)
 
     def _fresh(self, lane: str, window: Window, room: int) -> list[Row]:
         """Up to `room` rows that are not in the window yet."""
@@ -240,14 +276,22 @@ class Sender:
                 misses += 1
                 continue
             misses = 0
-            topic = wire.lane_topic(self._device, lane, parcel.row.stream, parcel.row.kind)
-            if packet_size(topic, parcel.row.payload) > link.maximum_packet:
-                self._refused(lane, parcel, f"larger than the broker's limit of {link.maximum_packet} bytes")
-                continue
-            self._wire[link.publish(topic, parcel.row.payload)] = (lane, parcel)
-            self._status.published += 1
+            self._send(link, lane, parcel)
 
-    def _on_puback(self, mid: int, reason: int, settled: Settled) -> None:
+    def _send(self, link: Link, lane: str, parcel: Parcel) -> None:
+        row = parcel.row
+        try:
+            topic = wire.lane_topic(self._device, lane, row.stream, row.kind)
+        except wire.WireError as error:
+            self._refused(lane, parcel, str(error))
+            return
+        if packet_size(topic, row.payload) > link.maximum_packet:
+            self._refused(lane, parcel, f"larger than the broker's limit of {link.maximum_packet} bytes")
+            return
+        self._wire[link.publish(topic, row.payload)] = (lane, parcel)
+        self._status.published += 1
+
+    def _on_puback(self, mid: int, reason: int) -> None:
         if reason in NOT_THE_ROWS_FAULT:
             self._status.refused += 1
             self._status.row_trouble = f"{NOT_THE_ROWS_FAULT[reason]} (reason code 0x{reason:02x})"
@@ -267,22 +311,29 @@ class Sender:
             else:
                 self._status.row_trouble = ""
                 window.remove(parcel)
-                settled[lane, parcel.row.spool].append(parcel.row.seq)
+                self._settled[lane, parcel.row.spool].append(parcel.row.seq)
 
     def _refused(self, lane: str, parcel: Parcel, reason: str) -> None:
         """The row itself is not wanted. The outbox counts that; after its last try the row is a dead letter and declared as lost."""
-        row = parcel.row
-        parcel.refusals += 1
+        row, window = parcel.row, self._windows[lane]
         self._status.refused += 1
         self._status.row_trouble = reason
-        if self._outbox.settle(lane, row.spool, refused=[(row.seq, reason)]):
+        try:
+            dead = self._outbox.settle(lane, row.spool, refused=[(row.seq, reason)])
+        except OutboxError as error:
+            log.error("a refusal cannot be counted; the row will be sent again: %s", error)
+            window.schedule(parcel, time.monotonic() + 1.0 + self._again.delay(parcel.sends))
+            return
+        parcel.refusals += 1
+        if dead:
             log.error("%s %s/%d is given up: %s", lane, row.spool, row.seq, reason)
-            self._windows[lane].remove(parcel)
             self._status.dead_letters += 1
+        if dead or parcel.refusals >= TRIES:  # evicted or expired meanwhile
+            window.remove(parcel)
         else:
-            self._windows[lane].schedule(parcel, time.monotonic() + self._again.delay(parcel.refusals))
+            window.schedule(parcel, time.monotonic() + self._again.delay(parcel.refusals))
 
-    def _on_ack(self, payload: bytes, settled: Settled) -> None:
+    def _on_ack(self, payload: bytes) -> None:
         """The hub has stored, or refused, rows of one spool."""
         if not self._hub:
             return
@@ -293,10 +344,11 @@ class Sender:
             return
         refusals = {refusal.seq: refusal.reason for refusal in ack.refused}
         for lane, window in self._windows.items():
-            stored = [parcel for parcel in window.covered(ack.spool, ack.upto, ack.ranges) if parcel.row.seq not in refusals]
+            covered = window.covered(ack.spool, ack.upto, ack.ranges)
+            stored = [parcel for parcel in covered if parcel.sends and parcel.row.seq not in refusals]
             if stored:
                 self._status.row_trouble = ""
-                settled[lane, ack.spool] += [parcel.row.seq for parcel in stored]
+                self._settled[lane, ack.spool] += [parcel.row.seq for parcel in stored]
             for parcel in stored:
                 window.remove(parcel)
             for seq, reason in refusals.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.outbox import Row
+from agent.settings import MEBIBYTE
 
 Key = tuple[str, int]
 """Spool and sequence number."""
@@ -31,10 +32,12 @@ class Parcel:
 
 
 class Window:
-    """At most `limit` unsettled rows of a lane, each with the moment when it is to be sent (again)."""
+    """About `limit` unsettled rows and `max_bytes` of a lane at most, each row with the moment when it is to be sent (again)."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_bytes: int = 8 * MEBIBYTE) -> None:
         self._limit = limit
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._parcels: dict[Key, Parcel] = {}
         self._heap: list[tuple[float, int, Parcel]] = []
         self._order = itertools.count()
@@ -51,7 +54,7 @@ class Window:
     @property
     def room(self) -> int:
         """How many more rows it takes."""
-        return self._limit - len(self._parcels)
+        return self._limit - len(self._parcels) if self._bytes < self._max_bytes else 0
 
     def get(self, key: Key) -> Parcel | None:
         """The parcel of a row, if it is here."""
@@ -62,6 +65,7 @@ class Window:
         for row in rows:
             parcel = Parcel(row, now)
             self._parcels[parcel.key] = parcel
+            self._bytes += len(row.payload)
             self.schedule(parcel, now)
 
     def schedule(self, parcel: Parcel, due: float) -> None:
@@ -90,10 +94,22 @@ class Window:
         self._drop_stale()
         return self._heap[0][0] if self._heap else None
 
+    def renew(self, rows: Iterable[Row]) -> None:
+        """Send these rows in place of what they were. A parcel whose row is not among them is no longer pending, and goes."""
+        fresh = {(row.spool, row.seq): row for row in rows}
+        for parcel in self:
+            if parcel.key in fresh:
+                self._bytes += len(fresh[parcel.key].payload) - len(parcel.row.payload)
+                parcel.row = fresh[parcel.key]
+            else:
+                self.remove(parcel)
+
     def remove(self, parcel: Parcel) -> None:
         """It is settled."""
-        parcel.gone = True
-        self._parcels.pop(parcel.key, None)
+        if not parcel.gone:
+            parcel.gone = True
+            self._bytes -= len(parcel.row.payload)
+            del self._parcels[parcel.key]
 
     def covered(self, spool: str, upto: int | None, ranges: Iterable[tuple[int, int]]) -> list[Parcel]:
         """The parcels of `spool` up to `upto` or in one of `ranges` (both ends included)."""

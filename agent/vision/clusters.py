@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,13 +62,16 @@ class Clusters:
         """By id."""
         return self._clusters.get(cluster)
 
-    def assign(self, vector: Vector, now: float | None = None) -> str | None:
-        """The id for an unknown person's template: of the nearest cluster within the radius, else a new one. None when switched off."""
+    def assign(self, vector: Vector, now: float | None = None, apart: Collection[str] = ()) -> str | None:
+        """The id for an unknown person's template: of the nearest cluster within the radius, else a new one. None when switched off.
+
+        `apart`: clusters of people who were in the same picture, and are therefore others.
+        """
         if not self._settings.enabled or self._model is None:
             return None
         now = time.time() if now is None else now
         with self._store.lock:
-            nearest = self._nearest(vector, self._own())
+            nearest = self._nearest(vector, self._own(apart))
             if nearest is None:
                 cluster = Cluster(f"u-{secrets.token_hex(3)}", self._model, vector[None], 1, now, now)
                 while cluster.id in self._clusters:
@@ -78,19 +82,20 @@ class Clusters:
             self._limit()
             return cluster.id
 
-    def follow(self, cluster: str, before: Vector, vector: Vector, now: float | None = None) -> str | None:
+    def follow(self, cluster: str, before: Vector, vector: Vector, now: float | None = None, apart: Collection[str] = ()) -> str | None:
         """The id that `cluster` has from now on: a track that gave it `before` gives the better template `vector` instead.
 
-        If that shows the person of another cluster, the two become one under the older id. An id that is gone is assigned anew.
+        If that shows the person of another cluster that is not `apart`, the two become one under the older id. An id that is gone is
+        assigned anew.
         """
         now = time.time() if now is None else now
         with self._store.lock:
             known = self._clusters.get(cluster)
             if known is None or known.model != self._model:
-                return self.assign(vector, now)
+                return self.assign(vector, now, apart)
             kept = known.vectors[np.any(known.vectors != before, axis=1)]
             merged = _with_view(replace(known, vectors=kept, seen_at=now), vector, self._radius / 2)
-            other = self._nearest(vector, [one for one in self._own() if one.id != cluster])
+            other = self._nearest(vector, self._own({cluster, *apart}))
             if other is not None:
                 merged = _merged(merged, other, self._radius / 2)
                 self.erase(cluster if merged.id == other.id else other.id)
@@ -126,13 +131,13 @@ class Clusters:
     def expire(self, now: float | None = None) -> int:
         """Forget those that nobody matched for `max_age_s`; how many."""
         oldest = (time.time() if now is None else now) - self._settings.max_age_s
-        old = [cluster.id for cluster in self.all() if cluster.seen_at < oldest]
+        old = [row[0] for row in self._store.rows("SELECT id FROM clusters WHERE seen_at < ?", oldest)]
         for cluster in old:
             self.erase(cluster)
         return len(old)
 
-    def _own(self) -> list[Cluster]:
-        return [cluster for cluster in self._clusters.values() if cluster.model == self._model]
+    def _own(self, but: Collection[str]) -> list[Cluster]:
+        return [cluster for cluster in self._clusters.values() if cluster.model == self._model and cluster.id not in but]
 
     def _nearest(self, vector: Vector, own: list[Cluster]) -> Cluster | None:
         if not own:

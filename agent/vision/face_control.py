@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from agent.errors import UnknownError
 from agent.outbox import Outbox
 from agent.settings import Settings
 from agent.vision.clusters import Cluster
 from agent.vision.enrolment import EnrolmentError
-from agent.vision.face_kit import FaceKit
-from agent.vision.gallery import Identity, UnknownIdentityError
-from agent.vision.gallery_pictures import decode
+from agent.vision.erasure import erase
+from agent.vision.face_kit import FaceKit, chosen_models, open_gallery
+from agent.vision.gallery import Gallery, Identity, UnknownIdentityError
+from agent.vision.pictures import decode
 
 T = TypeVar("T")
 
@@ -20,7 +23,7 @@ T = TypeVar("T")
 class FaceControl:
     """What `agent.vision.control.Faces` asks for. The models are loaded when first asked for, unless a stream has loaded them.
 
-    Unknown ids raise KeyError, refusals GalleryError or EnrolmentError.
+    Unknown ids raise UnknownError, refusals GalleryError or EnrolmentError.
     """
 
     def __init__(self, settings: Settings, outbox: Outbox) -> None:
@@ -32,9 +35,7 @@ class FaceControl:
     def kit(self) -> FaceKit:
         """Of the first stream that recognises faces, else the default one."""
         if self._kit is None:
-            models = [(task.detector, task.embedder) for stream in self._settings.streams for task in stream.tasks if task.type == "faces"]
-            self._kit = FaceKit.open(self._settings, *(models[0] if models else ()))
-            self._kit.gallery.on_erase = self._outbox.erase
+            self._kit = FaceKit.open(self._settings, *chosen_models(self._settings))
         return self._kit
 
     def close(self) -> None:
@@ -74,9 +75,17 @@ class FaceControl:
         return asdict(changed)
 
     def erase(self, identity: str) -> None:
-        """Templates, pictures, matching clusters, and the name in the local history."""
-        _known(lambda: self.kit.gallery.erase(identity))
-        self._outbox.erase(identity)
+        """Templates, pictures, matching clusters, and the name in the local history. Waits for no model."""
+        with self._gallery() as gallery:
+            _known(lambda: erase(gallery, self._outbox, identity))
+
+    @contextmanager
+    def _gallery(self) -> Iterator[Gallery]:
+        if self._kit is not None:
+            yield self._kit.gallery
+        else:
+            with closing(open_gallery(self._settings)) as gallery:
+                yield gallery
 
     def clusters(self) -> list[dict[str, Any]]:
         """Unknown persons, the newest first; no templates."""
@@ -89,7 +98,7 @@ class FaceControl:
     def erase_cluster(self, cluster: str) -> None:
         """Forget an unknown person."""
         if not self.kit.gallery.clusters.erase(cluster):
-            raise KeyError(cluster)
+            raise UnknownError(f"there is no cluster {cluster!r}")
 
     def recognise(self, picture: bytes) -> list[dict[str, Any]]:
         """Every face of a photograph, with the nearest identity if it is near enough."""
@@ -121,7 +130,7 @@ def _known(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except UnknownIdentityError as error:
-        raise KeyError(str(error)) from error
+        raise UnknownError(str(error)) from error
 
 
 def _cluster(cluster: Cluster) -> dict[str, Any]:

@@ -25,6 +25,8 @@ EMBEDDER = "dlib-resnet"
 FAINT = 0.6
 """Of the card's score: how faint a face may be to carry a track on (the low scores of ByteTrack)."""
 
+_loading = threading.Lock()
+"""Held for minutes where engines are built; `_lock` only for a moment."""
 _lock = threading.Lock()
 _kits: dict[Any, FaceKit] = {}
 
@@ -38,16 +40,22 @@ class FaceKit:
     gallery: Gallery
     key: Any
     users: int = 0
+    renewed: int = -1
+    """Version of the gallery whose pictures have all been read."""
 
     @staticmethod
     def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER, progress: Progress = quiet) -> FaceKit:
         """The kit of this process for these models; `progress` is told of what is fetched. Raises EngineError, GalleryError."""
         key = (settings.state_dir, settings.engines, settings.gallery, detector, embedder)
-        with _lock:
-            if key not in _kits:
-                _kits[key] = _load(settings, detector, embedder, key, progress)
-            _kits[key].users += 1
-            return _kits[key]
+        with _loading:
+            with _lock:
+                if key in _kits:
+                    _kits[key].users += 1
+                    return _kits[key]
+            kit = _load(settings, detector, embedder, key, progress)
+            with _lock:
+                _kits[key] = kit
+            return kit
 
     @property
     def score(self) -> float:
@@ -73,6 +81,13 @@ class FaceKit:
         """Templates of aligned chips, (N, D)."""
         return self.embedder.embed(np.stack(chips)).vectors
 
+    def refresh(self) -> None:
+        """Follow what other processes, and kits with other models, have changed in the gallery; read pictures that are new."""
+        self.gallery.refresh()
+        if self.renewed != self.gallery.candidates.version:
+            self.enrolment.renew()
+            self.renewed = self.gallery.candidates.version
+
     def close(self) -> None:
         """Give it back."""
         with _lock:
@@ -82,6 +97,20 @@ class FaceKit:
                 self.gallery.close()
                 self.embedder.close()
                 self.detector.close()
+
+
+def open_kits() -> list[FaceKit]:
+    """Every kit of this process, opened once more: close each."""
+    with _lock:
+        for kit in _kits.values():
+            kit.users += 1
+        return list(_kits.values())
+
+
+def open_gallery(settings: Settings) -> Gallery:
+    """The gallery without engines: only the embedder's card is read. Raises GalleryError."""
+    embedder = card(chosen_models(settings)[1])
+    return Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, operating_point(embedder))
 
 
 def engine_options(settings: Settings) -> EngineOptions:
@@ -116,6 +145,6 @@ def _load(settings: Settings, detector_name: str, embedder_name: str, key: Any, 
     point = operating_point(embedder.card)
     gallery = Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, point)
     detector = load_detector(detector_name, options, threshold=FAINT * least_score(card(detector_name)))
-    kit = FaceKit(detector, embedder, gallery, key)
-    kit.enrolment.renew()
+    kit = FaceKit(detector, embedder, gallery, key, users=1)
+    kit.refresh()
     return kit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from agent.vision.recognition import Candidates, OperatingPoint, Vector
 log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
+RECEIPT = "id, identity, reason, erased_at, pictures, templates, clusters"
+"""Columns, in the order of `Receipt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +69,17 @@ class Gallery:
     """Identities and clusters for one embedder.
 
     Several threads may use it; other processes may change the file, which `refresh` notices. `candidates` is replaced as a whole, so
-    that reading it needs no lock. `on_erase` is called with the id of an identity that expired, or that another process erased, so that
-    the history of events can follow.
+    that reading it needs no lock. What an erasure means outside the gallery is `agent.vision.erasure`'s.
     """
 
     def __init__(self, store: Store, settings: GallerySettings, model: str | None, point: OperatingPoint | None) -> None:
         self.model = model
         self.point = point
-        self.on_erase: Callable[[str], object] | None = None
         self._store = store
         self._foreign = store.foreign_version()
         self._version = 0
-        self._receipts = len(self.receipts())
         self._next_refresh = 0.0
-        self._next_expiry: float | None = None
+        self._expired: list[str] = []
         self.clusters = Clusters(store, settings.clusters, model, point.cluster if point else 0.0)
         self.candidates = Candidates.none()
         self._load()
@@ -136,13 +135,14 @@ class Gallery:
             self._store.execute("UPDATE identities SET record = ?, expires_at = ? WHERE id = ?", record, known.expires_at, identity)
         return self._changed(identity, ())
 
-    def identities(self) -> list[Identity]:
-        """All, by name."""
+    def identities(self, now: float | None = None) -> list[Identity]:
+        """All that have not expired, by name."""
+        now = time.time() if now is None else now
         query = """SELECT id, record, created_at, expires_at, (SELECT count(*) FROM pictures WHERE identity = i.id),
             (SELECT count(*) FROM pictures p JOIN templates t ON t.picture = p.id WHERE p.identity = i.id AND t.model IS ?)
             FROM identities i WHERE expires_at IS NULL OR expires_at > ?"""
         found = []
-        for id_, sealed, created, expires, pictures, templates in self._store.rows(query, self.model, time.time()):
+        for id_, sealed, created, expires, pictures, templates in self._store.rows(query, self.model, now):
             record = self._store.unseal_json(sealed, f"identity {id_}")
             needs = self.model is not None and templates == 0
             found.append(Identity(id_, record["name"], record["consent"], created, expires, pictures, templates, needs))
@@ -174,19 +174,26 @@ class Gallery:
         return [(id_, self._store.unseal(sealed, f"picture {id_}")) for id_, sealed in self._store.rows(query, self.model)]
 
     def add_template(self, picture: str, vector: Vector) -> None:
-        """The template of a kept picture by the embedder in use."""
+        """The template of a kept picture by the embedder in use; nothing if the picture was erased meanwhile."""
         with self._store.write():
-            self._template(picture, vector)
+            if self._store.rows("SELECT 1 FROM pictures WHERE id = ?", picture):
+                self._template(picture, vector)
         self._load()
 
-    def erase(self, identity: str, reason: str = "requested") -> Receipt:
-        """Erase records, pictures, templates and matching clusters, down to the bytes of the file. Raises UnknownIdentityError.
+    def holds(self, identity: str) -> bool:
+        """Whether that id is of an identity, also of one that has expired, or of one that was erased."""
+        query = "SELECT 1 FROM identities WHERE id = ?1 UNION SELECT 1 FROM receipts WHERE identity = ?1"
+        return bool(self._store.rows(query, identity))
 
-        The history of events is erased by whoever has the outbox: `Outbox.erase(receipt.identity)`.
+    def erase(self, identity: str, reason: str = "requested") -> Receipt:
+        """Erase records, pictures, templates and matching clusters. Once more gives the same receipt. Raises UnknownIdentityError.
+
+        `scrub` removes the last bytes.
         """
         with self._store.lock:
             if not self._store.rows("SELECT 1 FROM identities WHERE id = ?", identity):
-                raise UnknownIdentityError(f"there is no identity {identity!r}; `almena identity list` shows all")
+                return self._receipt(identity)
+            self.clusters.reload()
             clusters = self._erase_clusters(identity)
             with self._store.write():
                 of_identity = "(SELECT id FROM pictures WHERE identity = ?)"
@@ -194,18 +201,26 @@ class Gallery:
                 pictures = self._store.execute("DELETE FROM pictures WHERE identity = ?", identity)
                 self._store.execute("DELETE FROM identities WHERE id = ?", identity)
                 receipt = Receipt(f"e-{secrets.token_hex(6)}", identity, reason, time.time(), pictures, templates, clusters)
-                self._store.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", *asdict(receipt).values())
+                self._store.execute(f"INSERT INTO receipts ({RECEIPT}) VALUES (?, ?, ?, ?, ?, ?, ?)", *asdict(receipt).values())
         self._load()
-        self._store.scrub()
         return receipt
 
-    def receipts(self) -> list[Receipt]:
-        """Proofs of erasures, the newest last."""
-        columns = "id, identity, reason, erased_at, pictures, templates, clusters"
-        return [Receipt(*row) for row in self._store.rows(f"SELECT {columns} FROM receipts ORDER BY erased_at")]
+    def scrub(self) -> None:
+        """Leave no byte of what was erased in the files. Raises GalleryError while another process keeps them busy."""
+        self._store.scrub()
+
+    def receipts(self, *, unfollowed: bool = False) -> list[Receipt]:
+        """Proofs of erasures, the newest last; `unfollowed`: those that `follow` was not called for."""
+        where = "WHERE followed = 0 " if unfollowed else ""
+        return [Receipt(*row) for row in self._store.rows(f"SELECT {RECEIPT} FROM receipts {where}ORDER BY erased_at")]
+
+    def follow(self, receipt: str) -> None:
+        """Everything outside the gallery has followed the erasure."""
+        with self._store.write():
+            self._store.execute("UPDATE receipts SET followed = 1 WHERE id = ?", receipt)
 
     def refresh(self, now: float | None = None) -> None:
-        """Take over what other processes changed, and erase what has expired. Looks at most once a second, so call it often."""
+        """Take over what other processes changed, and hide what has expired. Looks at most once a second, so call it often."""
         tick = time.monotonic()
         if tick < self._next_refresh:
             return
@@ -214,32 +229,16 @@ class Gallery:
         if foreign != self._foreign:
             self._foreign = foreign
             self.clusters.reload()
-            self._load()
-            self._follow_erasures()
-        self.expire(now)
-
-    def _follow_erasures(self) -> None:
-        """Events may have been told here between the erasure in another process and now."""
-        receipts = self.receipts()
-        for receipt in receipts[self._receipts :]:
-            self._erased(receipt)
-        self._receipts = len(receipts)
-
-    def _erased(self, receipt: Receipt) -> None:
-        if self.on_erase:
-            self.on_erase(receipt.identity)
+            self._load(now)
+        elif self._over(now) != self._expired:
+            self._load(now)
 
     def expire(self, now: float | None = None) -> list[Receipt]:
-        """Erase identities and clusters whose time is over."""
-        now = time.time() if now is None else now
+        """Erase identities and clusters whose time is over. Only for a clock that can be trusted: it cannot be undone."""
         self.clusters.expire(now)
-        if self._next_expiry is None or now < self._next_expiry:
-            return []
-        gone = [row[0] for row in self._store.rows("SELECT id FROM identities WHERE expires_at <= ?", now)]
-        receipts = [self.erase(identity, "expired") for identity in gone]
+        receipts = [self.erase(identity, "expired") for identity in self._over(now)]
         for receipt in receipts:
             log.info("identity %s expired and was erased", receipt.identity)
-            self._erased(receipt)
         return receipts
 
     def close(self) -> None:
@@ -290,13 +289,23 @@ class Gallery:
         rows = self._store.rows(query, self.model, *values)
         return [(owner, self._store.unseal_vectors(sealed, f"template {picture} {self.model}")[0]) for owner, picture, sealed in rows]
 
-    def _load(self) -> None:
+    def _receipt(self, identity: str) -> Receipt:
+        for receipt in self.receipts():
+            if receipt.identity == identity:
+                return receipt
+        raise UnknownIdentityError(f"there is no identity {identity!r}; `almena identity list` shows all")
+
+    def _over(self, now: float | None) -> list[str]:
+        """Ids whose time is over."""
+        now = time.time() if now is None else now
+        return [row[0] for row in self._store.rows("SELECT id FROM identities WHERE expires_at <= ? ORDER BY id", now)]
+
+    def _load(self, now: float | None = None) -> None:
         """Build the view for matching anew."""
         with self._store.lock:
             self._version += 1
-            known = {identity.id: identity for identity in self.identities()}
-            expiries = [row[0] for row in self._store.rows("SELECT expires_at FROM identities WHERE expires_at IS NOT NULL")]
-            self._next_expiry = min(expiries, default=None)
+            self._expired = self._over(now)
+            known = {identity.id: identity for identity in self.identities(now)}
             templates = [(owner, vector) for owner, vector in self._templates("") if owner in known]
             ids = sorted({owner for owner, _ in templates})
             if not ids:

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS templates (picture TEXT NOT NULL, model TEXT NOT NULL
 CREATE TABLE IF NOT EXISTS clusters (id TEXT PRIMARY KEY, model TEXT NOT NULL, vectors BLOB NOT NULL, sightings INTEGER NOT NULL,
     created_at REAL NOT NULL, seen_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS receipts (id TEXT PRIMARY KEY, identity TEXT NOT NULL, reason TEXT NOT NULL, erased_at REAL NOT NULL,
-    pictures INTEGER NOT NULL, templates INTEGER NOT NULL, clusters INTEGER NOT NULL);
+    pictures INTEGER NOT NULL, templates INTEGER NOT NULL, clusters INTEGER NOT NULL, followed INTEGER NOT NULL DEFAULT 0);
 """
 NONCE = 12
 BUSY_S = 5.0
@@ -102,9 +102,11 @@ class Store:
         self.lock = threading.RLock()
         self._cipher = AESGCM(key)
         try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite gives its log and index the same mode
+            os.chmod(path, 0o600)
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._prepare()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise GalleryError(f"{path} cannot be opened ({error}); if it is damaged, move it away and enrol again") from error
 
     def _prepare(self) -> None:
@@ -112,8 +114,9 @@ class Store:
             for pragma in ("journal_mode=WAL", "secure_delete=ON", "synchronous=FULL", "temp_store=MEMORY"):
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
             self._db.executescript(SCHEMA)
-            os.chmod(self.path, 0o600)
             with self.write():
+                if "followed" not in [column[1] for column in self._db.execute("PRAGMA table_info(receipts)")]:
+                    self._db.execute("ALTER TABLE receipts ADD COLUMN followed INTEGER NOT NULL DEFAULT 0")
                 row = self._db.execute("SELECT value FROM meta WHERE key = 'key check'").fetchone()
                 if row is None:
                     self._db.execute("INSERT INTO meta VALUES ('key check', ?)", (self.seal(b"almena", "key check"),))
@@ -193,7 +196,7 @@ class Store:
             self._db.execute("VACUUM")
             busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
-            raise GalleryError(f"{self.path}: erased, but the write-ahead log is still in use by another process; erase again to clear it")
+            raise GalleryError(f"{self.path}: erased, but its log is in use by another process; the agent clears it, or erase again")
 
     def close(self) -> None:
         """Close the connection. Calling it twice does no harm."""

@@ -32,6 +32,9 @@ class Viewer(Protocol):
     def offer(self, frame: Frame, annotations: tuple[Annotation, ...]) -> None:
         """Take a processed frame, or leave it."""
 
+    def forget(self) -> None:
+        """Show no longer what was seen in the last frame."""
+
 
 class Pipeline:
     """Runs one stream. `start` and `stop` are called once each."""
@@ -87,6 +90,12 @@ class Pipeline:
         self._executor.shutdown()
         for task in self.tasks:
             task.close()
+
+    def forget(self) -> None:
+        """Take the names out of the live picture until the next frame."""
+        for task in self.tasks:
+            task.annotations = ()
+        self._viewer.forget()
 
     def health(self) -> StreamHealth:
         """How the stream is doing."""
@@ -190,6 +199,7 @@ class Pipeline:
                 self._append(task.flush(now, mono_ns, reason))
             except Exception as error:  # noqa: BLE001 - the supervisor of the stream: what one task cannot end, it tells, and the rest goes on
                 self._tell_failure(error, "open tracks could not be ended")
+        self.forget()
 
     def _on_state(self, health: StreamHealth) -> None:
         if health.state == "failed":

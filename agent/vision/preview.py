@@ -40,6 +40,7 @@ class Preview:
         self._clock = clock
         self._newest: _Offered | None = None
         self._picture: tuple[int, bytes] | None = None
+        self._blank_from = 0
         self._next_at = 0.0
         self._offered = threading.Condition()
         self._waiting = 0
@@ -53,13 +54,24 @@ class Preview:
             with self._offered:
                 self._offered.notify_all()
 
+    def forget(self) -> None:
+        """Show the newest frame without what was seen in it, from now on."""
+        newest = self._newest
+        if newest is None:
+            return
+        self._blank_from = newest.number + 1
+        self._newest = _Offered(newest.number + 1, newest.frame, ())
+        self._picture = None
+        with self._offered:
+            self._offered.notify_all()
+
     def latest(self, after: int, timeout: float) -> tuple[int, bytes] | None:
         """Number and JPEG of the newest annotated frame whose number is above `after`; None when there is none within `timeout` seconds."""
         deadline = self._clock() + timeout
         if not self._drawing.acquire(timeout=timeout):
             return None
         try:
-            if self._picture is None or self._picture[0] <= after:
+            if self._picture is None or self._picture[0] < max(after + 1, self._blank_from):
                 offered = self._wait(after, deadline)
                 if offered is None:
                     return None

@@ -11,11 +11,12 @@ from typing import Any
 
 from agent import settings as settings_module
 from agent.datatypes import Annotation, Event, StreamHealth
-from agent.errors import AlmenaError
+from agent.errors import AlmenaError, UnknownError
 from agent.outbox import Outbox, OutboxError
 from agent.registry import SOURCES, TASKS, resolve
 from agent.settings import Settings, StreamSettings
 from agent.vision.base import Task
+from agent.vision.erasure import Housekeeping
 from agent.vision.face_control import FaceControl
 from agent.vision.interrupted import end_interrupted
 from agent.vision.pipeline import Pipeline
@@ -111,6 +112,7 @@ class Vision:
         self.settings = settings_module.load(path)
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
         self.faces = FaceControl(self.settings, self.outbox)
+        self._housekeeping = Housekeeping(self.settings, self.outbox, self._forget)
         self._streams: dict[str, Stream] = {}
 
     def start(self) -> None:
@@ -121,11 +123,13 @@ class Vision:
             log.error("tracks that were open could not be ended, the outbox declares their ends: %s", error)
         with self._lock:
             self._start_streams()
+            self._housekeeping.start()
 
     def stop(self) -> None:
         """Stop every stream and close the outbox."""
         with self._lock:
             self._stop_streams()
+            self._housekeeping.stop()
             self.faces.close()
         self.outbox.close()
 
@@ -136,9 +140,12 @@ class Vision:
             if settings == self.settings:
                 return False
             self._stop_streams()
+            self._housekeeping.stop()
             self.faces.close()
             self.settings, self.faces = settings, FaceControl(settings, self.outbox)
+            self._housekeeping = Housekeeping(settings, self.outbox, self._forget)
             self._start_streams()
+            self._housekeeping.start()
         return True
 
     @property
@@ -159,12 +166,12 @@ class Vision:
         return [stream.health() for stream in self._streams.values()]
 
     def preview(self, stream: str) -> Preview:
-        """The live picture of a stream. Raises KeyError."""
-        return self._streams[stream].preview
+        """The live picture of a stream. Raises UnknownError."""
+        return self._stream(stream).preview
 
     def annotations(self, stream: str) -> tuple[Annotation, ...]:
-        """What is drawn over the newest frame. Raises KeyError."""
-        pipeline = self._streams[stream].pipeline
+        """What is drawn over the newest frame. Raises UnknownError."""
+        pipeline = self._stream(stream).pipeline
         return tuple(annotation for task in pipeline.tasks for annotation in task.annotations) if pipeline else ()
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -181,6 +188,17 @@ class Vision:
             for passport in task.engines()
         ]
         return list({(passport["model"], passport["backend"], passport["precision"]): passport for passport in found}.values())
+
+    def _forget(self) -> None:
+        for stream in list(self._streams.values()):
+            if stream.pipeline:
+                stream.pipeline.forget()
+
+    def _stream(self, name: str) -> Stream:
+        try:
+            return self._streams[name]
+        except KeyError:
+            raise UnknownError(f"there is no stream {name!r}") from None
 
     def _start_streams(self) -> None:
         self._streams = {config.name: Stream(config, self.settings, self.outbox) for config in self.settings.streams}

@@ -3,9 +3,11 @@
 The JSON Schemas in docs/schemas are made from it: `python -m agent.wire --write docs/schemas`.
 """
 
+from agent.wire.blank import blanked
 from agent.wire.encode import decode, decode_event, encode, encode_event
 from agent.wire.payloads import (
     DATA,
+    IDENTITY_ERASE,
     MAX_PAYLOAD,
     PAYLOADS,
     VERSION,
@@ -36,6 +38,7 @@ from agent.wire.topics import HUB, TOPICS, Address, Topic, lane_topic, parse
 __all__ = [
     "DATA",
     "HUB",
+    "IDENTITY_ERASE",
     "MAX_PAYLOAD",
     "PAYLOADS",
     "TOPICS",
@@ -62,6 +65,7 @@ __all__ = [
     "Topic",
     "Will",
     "WireError",
+    "blanked",
     "decode",
     "decode_event",
     "encode",

@@ -136,6 +136,9 @@ class NoViewer:
     def offer(self, frame: Frame, annotations: Sequence[Annotation]) -> None:
         self.shown.append(frame.index)
 
+    def forget(self) -> None:
+        """Keeps no picture."""
+
 
 def told(envelopes: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """The data of all events of a kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def test_erasure_leaves_no_byte_and_a_receipt_without_personal_data(tmp_path: Pa
         rows += db.execute("SELECT vector FROM templates t JOIN pictures p ON t.picture = p.id WHERE identity = ?", (anna.id,)).fetchall()
     assert len(rows) == 3
     receipt = gallery.erase(anna.id)
+    gallery.scrub()
     content = b"".join(path.read_bytes() for path in (tmp_path / "gallery").iterdir())
     for sealed in [row[0] for row in rows] + [sealed_cluster]:
         assert sealed[:24] not in content
@@ -93,7 +95,7 @@ def test_erasure_leaves_no_byte_and_a_receipt_without_personal_data(tmp_path: Pa
     assert gallery.candidates.rank(face(1)).name == "Bert"
     assert [known.id for known in gallery.clusters.all()] == [stranger]
     with pytest.raises(UnknownIdentityError):
-        gallery.erase(anna.id)
+        gallery.get(anna.id)
     gallery.close()
 
 
@@ -129,12 +131,10 @@ def test_an_expired_identity_no_longer_matches_and_is_erased(tmp_path: Path) -> 
     now = time.time()
     anna = gallery.add("Anna", [picture(1)], expires_at=now + 1000)
     gallery.add("Bert", [picture(2)])
-    erased: list[str] = []
-    gallery.on_erase = erased.append
     assert gallery.expire(now + 999) == []
     [receipt] = gallery.expire(now + 1001)
     assert (receipt.identity, receipt.reason) == (anna.id, "expired")
-    assert erased == [anna.id]
+    assert gallery.receipts() == [receipt]
     assert gallery.candidates.rank(face(1)).name == "Bert"
     gallery.close()
 
@@ -150,21 +150,91 @@ def elsewhere(folder: Path, action: str) -> None:
 def test_another_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.vision.gallery.REFRESH_S", 0.0)
     ours = opened(tmp_path)
-    erased: list[str] = []
-    ours.on_erase = erased.append
     before = ours.candidates.version
     elsewhere(tmp_path, "g.add('Anna', [picture(1)])")
     ours.refresh()
     assert ours.candidates.rank(face(1)).name == "Anna"
     assert ours.candidates.version > before
-    [anna] = ours.identities()
     elsewhere(tmp_path, "g.erase(g.find('Anna').id)")
     ours.refresh()
     assert ours.candidates.ids == ()
-    assert erased == [anna.id]
-    ours.refresh()
-    assert erased == [anna.id]
     ours.close()
+
+
+def test_who_has_expired_is_hidden_at_once_and_back_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.vision.gallery.REFRESH_S", 0.0)
+    gallery = opened(tmp_path)
+    now = time.time()
+    anna = gallery.add("Anna", [picture(1)], expires_at=now + 1000)
+    for moment, ids in ((now + 999, (anna.id,)), (now + 10**9, ()), (now, (anna.id,))):
+        gallery.refresh(moment)
+        assert gallery.candidates.ids == ids
+    assert gallery.receipts() == []
+    assert gallery.pictures(anna.id)
+    gallery.close()
+
+
+def test_an_erasure_can_be_repeated_and_is_followed_once(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    anna = gallery.add("Anna", [picture(1)])
+    receipt = gallery.erase(anna.id)
+    assert gallery.erase(anna.id, "expired") == receipt
+    assert gallery.receipts(unfollowed=True) == [receipt]
+    assert gallery.holds(anna.id)
+    assert not gallery.holds("p-000000000000")
+    gallery.follow(receipt.id)
+    assert gallery.receipts(unfollowed=True) == []
+    assert gallery.receipts() == [receipt]
+    with pytest.raises(UnknownIdentityError):
+        gallery.erase("p-000000000000")
+    gallery.close()
+
+
+def test_receipts_of_a_file_from_before_are_followed_again(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    receipt = gallery.erase(gallery.add("Anna", [picture(1)]).id)
+    gallery.close()
+    with closing(sqlite3.connect(tmp_path / "gallery" / "gallery.sqlite")) as db:
+        db.execute("ALTER TABLE receipts DROP COLUMN followed")
+    gallery = opened(tmp_path)
+    assert gallery.receipts(unfollowed=True) == [receipt]
+    gallery.close()
+
+
+def test_no_template_is_made_of_a_picture_that_was_erased_meanwhile(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    anna = gallery.add("Anna", [picture(1)])
+    gallery.close()
+    gallery = opened(tmp_path, "another@0123456789ab")
+    [(id_, _)] = gallery.without_template()
+    gallery.erase(anna.id)
+    gallery.add_template(id_, face(1))
+    assert gallery._store.rows("SELECT count(*) FROM templates") == [(0,)]
+    gallery.close()
+
+
+def test_people_in_one_picture_never_share_a_cluster(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    clusters = gallery.clusters
+    first = str(clusters.assign(face(1)))
+    poor = face(2)
+    second = str(clusters.assign(poor))
+    assert clusters.follow(second, poor, face(11, near=1), apart={first}) == second
+    assert clusters.assign(face(12, near=1), apart={first, second}) not in (first, second)
+    gallery.close()
+
+
+def test_every_file_is_private_while_it_is_open(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        gallery = opened(tmp_path)
+        gallery.add("Anna", [picture(1)])
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "gallery").iterdir()}
+    assert {"gallery.sqlite", "gallery.sqlite-wal", "gallery.sqlite-shm"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+    gallery.close()
 
 
 def test_the_key_is_private_and_never_replaced(tmp_path: Path) -> None:

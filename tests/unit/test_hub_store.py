@@ -53,6 +53,41 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     one.store.close()
 
 
+def seen(number: int, who: str, device: str = "dev-9", **changes: Any) -> bytes:
+    """A face event that names somebody."""
+    data = {"identity": who, "name": "Zacharias", "decision": "known"}
+    return message(number, id=f"{device}/{SPOOL}/{number}", data=data, **changes)
+
+
+def erased(number: int, who: str, outcome: str = "done") -> bytes:
+    """What a device says of an erasure."""
+    data = {"action": "identity erase", "actor": "device", "outcome": outcome, "detail": {"id": who}}
+    return message(number, stream="", kind="audit", data=data)
+
+
+def test_who_is_erased_on_a_device_is_erased_here_too(hub: Hub) -> None:
+    audit = "almena/1/dev-9/up/audit"
+    hub.take(EVENTS, seen(1, "p-1"))
+    hub.take(EVENTS, seen(2, "p-2"))
+    hub.take("almena/1/dev-8/up/event/cam/count", seen(1, "p-1", "dev-8"))
+    hub.take(EVENTS, seen(3, "p-1", stream="attic"))  # a dead letter
+    hub.take(audit, erased(4, "p-1", "accepted"))
+    assert len(hub.sql("SELECT 1 FROM rows WHERE instr(payload, 'Zacharias')")) == 3
+    hub.take(audit, erased(5, "p-1"))
+    names = (
+        "SELECT device, seq, payload ->> '$.data.name', payload ->> '$.data.identity' FROM rows WHERE lane = 'event' ORDER BY device, seq"
+    )
+    assert hub.sql(names) == [("dev-8", 1, "Zacharias", "p-1"), ("dev-9", 1, None, None), ("dev-9", 2, "Zacharias", "p-2")]
+    assert hub.sql("SELECT length(payload) FROM dead_letters") == [(0,)]
+    hub.take(EVENTS, seen(6, "p-1"))  # was under way
+    hub.take(EVENTS, seen(1, "p-1"))  # comes again
+    assert hub.sql("SELECT count(*) FROM rows WHERE device = 'dev-9' AND instr(payload, 'Zacharias')") == [(1,)]
+    hub.take(audit, erased(7, "p-2"))
+    hub.take("almena/1/dev-8/up/audit", erased(8, "p-1").replace(b"dev-9", b"dev-8"))
+    for path in hub.path.parent.iterdir():
+        assert b"Zacharias" not in path.read_bytes(), path
+
+
 def message(number: int | str, **changes: Any) -> bytes:
     """A row as a device sends it."""
     envelope = {

@@ -116,7 +116,7 @@ export function sentence(event) {
 }
 
 function face({ stream: place, data }) {
-  const who = data.name ?? (data.decision === "unknown" ? ["Unknown", data.cluster].filter(Boolean).join(" ") : "Somebody");
+  const who = data.name ?? { known: "Somebody (erased)", unknown: ["Unknown", data.cluster].filter(Boolean).join(" ") }[data.decision] ?? "Somebody";
   const kind = data.name ? "known" : "unknown";
   const known = { known: "was recognised", unknown: "was not recognised", undecided: "is still there" }[data.decision];
   const stay = data.ended_at ? ` after ${span(data.ended_at - data.started_at)}` : "";
