@@ -69,6 +69,7 @@ class Sender:
         self._windows = {lane: Window(WINDOW) for lane in LANES}
         self._wire: dict[int, tuple[str, Parcel]] = {}
         self._settled: Settled = defaultdict(list)
+        self._highest: dict[str, int] = {}
         self._settle_at = 0.0
         self._settle_failures = 0
         self._forget()
@@ -251,6 +252,7 @@ class Sender:
                 if len(rows) < room:
                     self._unread.discard(lane)
                 window.add(rows, now)
+                self._highest.update({row.spool: row.seq for row in rows})
 
     def _fresh(self, lane: str, window: Window, room: int) -> list[Row]:
         """Up to `room` rows that are not in the window yet."""
@@ -342,6 +344,8 @@ class Sender:
         except wire.WireError as error:
             log.warning("an acknowledgement cannot be read: %s", error)
             return
+        if self._never_given(ack):
+            return
         refusals = {refusal.seq: refusal.reason for refusal in ack.refused}
         for lane, window in self._windows.items():
             covered = window.covered(ack.spool, ack.upto, ack.ranges)
@@ -355,6 +359,21 @@ class Sender:
                 refused = window.get((ack.spool, seq))
                 if refused is not None:
                     self._refused(lane, refused, f"the hub: {reason}")
+
+    def _never_given(self, ack: wire.Ack) -> bool:
+        """Whether the hub knows numbers that this outbox has not given yet: it was restored from a copy, and goes on in a new spool."""
+        highest = max(ack.upto, *(last for _, last in ack.ranges), 0)
+        if highest <= self._highest.get(ack.spool, 0):
+            return False
+        try:
+            for lane, books in self._outbox.stats().items():
+                if books["spool"] == ack.spool and books["seq"] < highest:
+                    self._outbox.start_spool(lane, f"the hub has number {highest}, the last one given here is {books['seq']}")
+                    return True
+        except OutboxError as error:
+            log.error("an acknowledgement cannot be checked: %s", error)
+            return True
+        return False
 
     def _on_hub(self, payload: bytes) -> None:
         try:
