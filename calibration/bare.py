@@ -9,12 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends.base import IMAGE, Backend, Build
+from engines.base import EngineError
 from engines.card import ModelCard
 from engines.convert import converted
 from engines.fetch import ensure
@@ -83,10 +84,22 @@ def _loop(backend: Backend, order: Build, file: Path, picture: NDArray[np.uint8]
     return {"openvino": _openvino, "onnxruntime": _onnxruntime}[backend.name](order, file, picture)
 
 
+def imported(order: Build, file: Path) -> Any:
+    """The compiled model that OpenVINO makes of an exported one. Raises EngineError unless it computes in the precision ordered."""
+    import openvino as ov
+
+    from engines.backends.openvino import OpenVinoBackend, precision
+
+    compiled = ov.Core().import_model(file.read_bytes(), "CPU", OpenVinoBackend.config(order))
+    if precision(compiled) != order.precision:
+        raise EngineError(f"{order.name}: OpenVINO computes in {precision(compiled)}, not in {order.precision}: no yardstick")
+    return compiled
+
+
 def _openvino(order: Build, file: Path, picture: NDArray[np.uint8]) -> Loop:
     import openvino as ov
 
-    compiled = ov.Core().import_model(file.read_bytes(), "CPU", {"PERFORMANCE_HINT": order.policy.upper()})
+    compiled = imported(order, file)
     requests = ov.AsyncInferQueue(compiled)
     tensor = ov.Tensor(picture, shared_memory=True)
 

@@ -150,6 +150,8 @@ class StreamBench:
                     continue
                 if health["state"] == "failed":
                     raise AlmenaError(f"the stream failed: {health['code']}: {health['detail']}")
+                if failed := metrics.get("frames_failed_total"):
+                    raise AlmenaError(f"{failed:.0f} frames failed, so there is nothing to compare; the agent's messages are above")
                 if health["state"] == "finished" and metrics.get("frames_total", 0) == health["captured"]:
                     engines = client.get("/engines").json()
                     self._engines = {str(card(engine["model"].partition("@")[0]).task): engine for engine in engines}

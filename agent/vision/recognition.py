@@ -145,7 +145,9 @@ class Decision:
 @dataclass(slots=True)
 class Judge:
     """Decides about one track. The first answer needs `least_views` agreeing views or one very good view far from the border;
-    another answer than the standing one needs `to_turn` assessments in a row. Qualities below `poor`: faces under about 40 pixels."""
+    another answer replaces the standing one when `to_turn` assessments in a row give it. Qualities below `poor`:
+    faces under about 40 pixels.
+    """
 
     point: OperatingPoint
     least_views: int = 3
@@ -155,6 +157,7 @@ class Judge:
     decision: Decision = Decision()
     limit: float = math.nan
     """The largest distance of an identity in force at the last assessment."""
+    _rival: tuple[str, str | None] | None = None
     _against: int = 0
 
     def assess(self, evidence: Evidence, candidates: Candidates) -> bool:
@@ -165,20 +168,25 @@ class Judge:
         fresh = self._fresh(ranking, views, evidence.best_quality)
         standing = self.decision
         if standing.kind == "known" and standing.identity not in candidates.ids:
-            standing, self._against = Decision(), self.to_turn
-        if fresh.kind == "undecided" and standing.kind != "undecided":
+            standing, self._rival, self._against = Decision(), None, 0
+        if standing.kind != "undecided" and not self._may_replace(standing, fresh):
             fresh = self._kept(standing, ranking)
-        elif standing.kind != "undecided" and (fresh.kind, fresh.identity) != (standing.kind, standing.identity):
-            self._against += 1
-            if self._against < self.to_turn:
-                fresh = self._kept(standing, ranking)
-        else:
-            self._against = 0
-        if (fresh.kind, fresh.identity) != (standing.kind, standing.identity):
-            self._against = 0
         changed = (fresh.kind, fresh.identity, fresh.name) != (self.decision.kind, self.decision.identity, self.decision.name)
         self.decision = fresh
         return changed
+
+    def _may_replace(self, standing: Decision, fresh: Decision) -> bool:
+        """Whether it is the same answer, or the same other one for `to_turn` times in a row."""
+        answer = (fresh.kind, fresh.identity)
+        if fresh.kind == "undecided" or answer == (standing.kind, standing.identity):
+            self._rival, self._against = None, 0
+            return fresh.kind != "undecided"
+        self._against = self._against + 1 if answer == self._rival else 1
+        self._rival = answer
+        if self._against < self.to_turn:
+            return False
+        self._rival, self._against = None, 0
+        return True
 
     def _fresh(self, ranking: Ranking, views: int, quality: float) -> Decision:
         """What the evidence says by itself. Poor views, in which many people look alike, name only whom they show clearly."""

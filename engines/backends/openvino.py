@@ -50,7 +50,7 @@ class OpenVinoBackend(Backend):
         """Read, fix the shape, put pre-processing in, compile, export."""
         try:
             model = self._prepared(self.core.read_model(build.model), build)
-            target.write_bytes(self.core.compile_model(model, _DEVICE, self._config(build)).export_model().getvalue())
+            target.write_bytes(self.core.compile_model(model, _DEVICE, self.config(build)).export_model().getvalue())
         except RuntimeError as error:
             raise ModelFileError(
                 f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {_first_lines(error)}."
@@ -61,7 +61,7 @@ class OpenVinoBackend(Backend):
         """Import the exported model."""
         try:
             with io.BytesIO(built.read_bytes()) as stream:
-                return OpenVinoEngine(build, self.core.import_model(stream, _DEVICE, self._config(build)))
+                return OpenVinoEngine(build, self.core.import_model(stream, _DEVICE, self.config(build)))
         except RuntimeError as error:
             raise EngineError(
                 f"{build.name}: OpenVINO cannot load {built.name}: {_first_lines(error)}; delete it to have it rebuilt"
@@ -88,7 +88,8 @@ class OpenVinoBackend(Backend):
         return model
 
     @staticmethod
-    def _config(build: Build) -> dict[str, Any]:
+    def config(build: Build) -> dict[str, Any]:
+        """What a model is compiled, and imported, with: an import without the precision computes in the device's favourite one."""
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[build.precision], "PERFORMANCE_HINT": build.policy.upper()}
         if build.threads is not None:
             config["INFERENCE_NUM_THREADS"] = build.threads
@@ -105,7 +106,7 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, build: Build, compiled: Any) -> None:
         self.name = build.name
-        self.precision = _NAMES.get(str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()), "unknown")
+        self.precision = precision(compiled)
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + (build.policy == "throughput")
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
@@ -146,6 +147,11 @@ class OpenVinoEngine(Engine):
                 for _ in range(self.parallel):
                     self._idle.get()
                 self._idle.put(None)
+
+
+def precision(compiled: Any) -> str:
+    """What a compiled model computes in, as the runtime says."""
+    return _NAMES.get(str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()), "unknown")
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -106,6 +106,20 @@ def test_assessments_against_must_come_in_a_row() -> None:
         assert judge.decision.name == "Anna"
 
 
+def test_an_undecided_look_and_another_answer_break_the_row() -> None:
+    judge = judged(FAR, *[(0.3, 0.5)] * 3)
+    bert, stranger, nothing = Evidence(), Evidence(), Evidence()
+    nothing.add(at(0.5), 0.3)
+    for _ in range(3):
+        bert.add(at(1.2), 0.5)
+        stranger.add(at(0.7, axis=2), 0.5)
+    for look in (bert, bert, nothing, bert, bert, stranger, stranger, bert, bert):
+        assert not judge.assess(look, FAR)
+        assert judge.decision.name == "Anna"
+    assert judge.assess(bert, FAR)
+    assert judge.decision.name == "Bert"
+
+
 def test_an_erased_identity_is_dropped_at_once() -> None:
     judge = judged(FAR, *[(0.3, 0.5)] * 3)
     evidence = Evidence()
