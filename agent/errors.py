@@ -11,6 +11,10 @@ class SettingsError(AlmenaError):
     """The settings file is wrong. The message names file, path and line; the command exits with 2."""
 
 
+class UnknownError(AlmenaError):
+    """What was asked for by its name or id (a stream, an identity, a cluster) is not there."""
+
+
 class SourceError(AlmenaError):
     """A source cannot be opened or read.
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.errors import AlmenaError
 
@@ -20,7 +23,9 @@ log = logging.getLogger(__name__)
 
 ENDS_WITHIN_S = 10.0
 MAX_CONNECTIONS = 100
-"""Beyond these a caller gets 503 at once."""
+"""Beyond these a caller gets 503 at once, if all are being answered."""
+WITHIN_S: dict[Any, float] = {h11.IDLE: 10.0, h11.SEND_BODY: 120.0}
+"""A caller has this long for the head of a request, and for its body (16 MiB over a slow line)."""
 
 
 class Problem(HTTPException):
@@ -71,13 +76,57 @@ HANDLERS: dict[Any, Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
 }
 
 
+class PunctualProtocol(H11Protocol):
+    """Closes connections whose request does not come, for which uvicorn has no time-out: each in its time, and where all places are taken
+    the one that has waited longest, so that silent callers shut nobody out."""
+
+    _state: object = None
+    _since = 0.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller came."""
+        super().connection_made(transport)
+        self._watch()
+        if len(self.connections) >= MAX_CONNECTIONS:
+            others = (one for one in self.connections if isinstance(one, PunctualProtocol) and one is not self)
+            waiting = [one for one in others if one.conn.their_state in WITHIN_S]
+            if waiting:
+                min(waiting, key=lambda one: one._since).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request came."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller went."""
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        state = self.conn.their_state
+        if state is self._state:
+            return
+        self._unwatch()
+        self._state, self._since = state, self.loop.time()
+        if state in WITHIN_S:
+            self._late = self.loop.call_later(WITHIN_S[state], self.transport.abort)
+
+    def _unwatch(self) -> None:
+        if self._late:
+            self._late.cancel()
+            self._late = None
+
+
 class ThreadedServer:
     """uvicorn in a daemon thread over a socket that is already bound."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, name: str, **options: Any) -> None:
         config = uvicorn.Config(
-            app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-            log_level="warning", timeout_graceful_shutdown=2, limit_concurrency=MAX_CONNECTIONS, **options,
+            app, loop="asyncio", http=PunctualProtocol, ws="none", lifespan="on", proxy_headers=False, server_header=False,
+            log_config=None, access_log=False, log_level="warning", timeout_graceful_shutdown=2, limit_concurrency=MAX_CONNECTIONS,
+            **options,
         )  # fmt: skip
         config.load()
         self._server = uvicorn.Server(config)

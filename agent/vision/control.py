@@ -6,6 +6,7 @@ Whoever may open the socket (its owner and group) may do everything here; the pa
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import time
@@ -21,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agent.datatypes import Annotation, StreamHealth
-from agent.errors import AlmenaError
+from agent.errors import AlmenaError, UnknownError
 from agent.serving import HANDLERS, Problem, ThreadedServer
 from agent.settings import Settings
 from agent.vision.preview import Preview
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 class Faces(Protocol):
-    """What the API asks of identity enrolment. Records are JSON-ready; unknown ids raise KeyError, refusals AlmenaError."""
+    """What the API asks of identity enrolment. Records are JSON-ready; unknown ids raise UnknownError, refusals AlmenaError."""
 
     def identities(self) -> Sequence[Mapping[str, Any]]: ...
 
@@ -73,7 +74,9 @@ class VisionControl(Protocol):
 
     def streams(self) -> list[StreamHealth]: ...
 
-    def preview(self, stream: str) -> Preview: ...
+    def preview(self, stream: str) -> Preview:
+        """Raises UnknownError, like `annotations`."""
+        ...
 
     def annotations(self, stream: str) -> Sequence[Annotation]: ...
 
@@ -239,7 +242,7 @@ class _Api:
 def _known(name: str, what: str, ask: Callable[[str], T]) -> T:
     try:
         return ask(name)
-    except KeyError as error:
+    except UnknownError as error:
         raise Problem(404, f"No such {what}", f"there is no {what} {name!r}") from error
 
 
@@ -279,7 +282,7 @@ def _changes(value: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(found.get("consent", ""), str):
         raise Problem(422, "The consent note is no text", "set `consent` to a text")
     expires_at = found.get("expires_at")
-    if expires_at is not None and not (isinstance(expires_at, int | float) and expires_at > time.time()):
+    if expires_at is not None and not (isinstance(expires_at, int | float) and time.time() < expires_at < math.inf):
         raise Problem(422, "The expiry is not in the future", "set `expires_at` to a Unix time in seconds that is yet to come, or to null")
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from agent.datatypes import Annotation, Frame, StreamHealth
-from agent.errors import AlmenaError
+from agent.errors import AlmenaError, UnknownError
 from agent.settings import Settings
 from agent.vision.preview import Preview
 
@@ -26,13 +26,24 @@ def frame(index: int, stream: str = "door", width: int = 640, height: int = 360)
     return Frame(image, stream, index, time.time(), time.monotonic_ns())
 
 
+class Known(dict[str, Any]):
+    """Raises UnknownError as the real gallery does."""
+
+    def __missing__(self, key: str) -> None:
+        raise UnknownError(key)
+
+    def __delitem__(self, key: str) -> None:
+        self[key]
+        super().__delitem__(key)
+
+
 class SmallPeople:
     """Keeps identities in memory. A picture is taken unless its bytes are few."""
 
     def __init__(self) -> None:
-        self.records: dict[str, dict[str, Any]] = {}
-        self.images: dict[str, list[bytes]] = {}
-        self.unknown: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, dict[str, Any]] = Known()
+        self.images: dict[str, list[bytes]] = Known()
+        self.unknown: dict[str, dict[str, Any]] = Known()
 
     def identities(self) -> Sequence[Mapping[str, Any]]:
         return sorted(self.records.values(), key=lambda record: record["name"])
@@ -128,11 +139,13 @@ class SmallVision:
         ]
 
     def preview(self, stream: str) -> Preview:
+        if stream not in self._previews:
+            raise UnknownError(stream)
         return self._previews[stream]
 
     def annotations(self, stream: str) -> Sequence[Annotation]:
         if stream not in self._previews:
-            raise KeyError(stream)
+            raise UnknownError(stream)
         left = 60 + self._index * 4 % 440
         return [Annotation((left, 110, left + 100, 230), "Zoë Ångström", 0.98, known=True, track="t1")]
 

@@ -109,6 +109,22 @@ def test_a_snapshot_is_a_jpeg_and_a_conflict_before_the_first_frame(client: http
     control.stop()
 
 
+def test_a_fault_inside_is_not_taken_for_an_unknown_name(
+    vision: SmallVision, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem(client.delete("/identities/p-0"), 404)
+    inside: dict[str, str] = {}
+    monkeypatch.setattr(vision.faces, "erase", inside.__getitem__)
+    problem(client.delete("/identities/p-0"), 500)
+
+
+def test_an_expiry_that_never_comes_is_refused(vision: SmallVision, client: httpx.Client) -> None:
+    identity = vision.faces.create("Ada", "form", None)["id"]
+    for never in ("Infinity", "NaN"):
+        problem(client.patch(f"/identities/{identity}", content=f'{{"expires_at": {never}}}'), 422)
+    assert client.get("/identities").json()[0]["expires_at"] is None
+
+
 def test_identities_from_creation_to_erasure(client: httpx.Client) -> None:
     created = client.post("/identities", json={"name": " Ada Lovelace ", "consent": "form", "expires_at": None})
     assert created.status_code == 201

@@ -81,7 +81,7 @@ def test_what_cannot_be_recorded_is_not_done(tmp_path: Path) -> None:
         assert site.client.get("/api/1/identities").status_code == 200
 
 
-def test_logins_are_recorded(tmp_path: Path) -> None:
+def test_logins_are_recorded_and_guesses_are_counted(tmp_path: Path) -> None:
     pair = Authority(tmp_path / "tls").server()
     login = LoginSettings(username="keeper", password_hash=hash_password("correct horse"))
     web = WebSettings(port=0, tls=WebTlsSettings(cert_file=pair.cert, key_file=pair.key), login=login)
@@ -91,11 +91,13 @@ def test_logins_are_recorded(tmp_path: Path) -> None:
         site.client.cookies.clear()
         for password, status in (("guess", 401), ("correct horse", 200)):
             assert site.client.get("/api/1/health", auth=("keeper", password)).status_code == status
+        assert site.client.get("/api/1/health", auth=("keeper", "another guess")).status_code == 401
         assert records(site.outbox) == [
             ("page", "login", "refused", {}),
             ("page", "login", "done", {}),
-            ("page", "login", "refused", {}),
         ]
+        site.server.stop()
+        assert records(site.outbox)[2:] == [("page", "login", "refused", {"count": 2})]
         assert "keeper" not in json.dumps(site.outbox.history(lane="audit", limit=100))
 
 

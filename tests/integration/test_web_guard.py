@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
+import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NoReturn
 
+import h11
 import httpx
 import pytest
+from starlette.types import Message
 
 from agent.errors import AlmenaError
+from agent.serving import MAX_CONNECTIONS, WITHIN_S
 from agent.settings import LoginSettings, WebSettings, WebTlsSettings
 from agent.uplink.web.app import serve
 from agent.uplink.web.auth import FREE_FAILURES, hash_password
 from agent.uplink.web.context import WebContext
+from agent.uplink.web.guard import SESSION_CHECK_S, Guard
 from tests.fakes.certificates import Authority
 from tests.fakes.small_site import SmallSite
 from tests.fakes.small_uplink import telemetry
 
 PASSWORD = "correct horse"
 HASH = hash_password(PASSWORD)
+WITHOUT_BODY = b"POST /api/1/identities HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +148,66 @@ def test_scripts_send_basic_credentials(closed_site: SmallSite) -> None:
 def test_guessing_is_rate_limited(closed_site: SmallSite) -> None:
     client = closed_site.client
     wrong = b64encode(b"admin:wrong").decode()
-    for _ in range(FREE_FAILURES):
-        client.get("/metrics", headers={"Authorization": f"Basic {wrong}"})
+    for number in range(FREE_FAILURES):
+        client.get("/metrics", headers={"Authorization": f"Basic {wrong}", "X-Forwarded-For": f"192.0.2.{number}"})
     answer = client.post("/api/1/login", json={"username": "admin", "password": PASSWORD})
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert client.get("/metrics", auth=("admin", PASSWORD)).status_code == 429
+
+
+@pytest.mark.parametrize("path", ["/api/1/events/live", "/api/1/streams/door/live.mjpg"])
+def test_live_answers_end_with_their_session(closed_site: SmallSite, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = closed_site.client
+    client.post("/api/1/login", json={"username": "admin", "password": PASSWORD})
+    with client.stream("GET", path) as answer:
+        parts = answer.iter_raw()
+        began, logged_out = time.monotonic(), False
+        for _ in parts:
+            if not logged_out and time.monotonic() - began > SESSION_CHECK_S + 0.5:
+                logged_out = client.post("/api/1/logout").status_code == 204
+                began = time.monotonic()
+            assert time.monotonic() - began < 2 * SESSION_CHECK_S
+    assert logged_out
+    assert not caplog.records
+
+
+def test_silent_callers_shut_nobody_out(open_site: SmallSite) -> None:
+    address = httpx.URL(open_site.server.url)
+    with ExitStack() as silent:
+        for number in range(MAX_CONNECTIONS + 10):
+            raw = silent.enter_context(socket.create_connection((address.host, address.port or 0), timeout=5))
+            raw.sendall((b"", b"GET /healthz HTTP/1.1\r\n", WITHOUT_BODY)[number % 3])
+        for _ in range(3):
+            assert httpx.get(f"{open_site.server.url}healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("begun", "state"), [(b"", h11.IDLE), (b"GET / HTTP/1.1\r\n", h11.IDLE), (WITHOUT_BODY, h11.SEND_BODY)])
+def test_a_request_that_does_not_come_is_not_waited_for(
+    open_site: SmallSite, begun: bytes, state: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WITHIN_S, state, 0.3)
+    address = httpx.URL(open_site.server.url)
+    with socket.create_connection((address.host, address.port or 0), timeout=5) as raw:
+        raw.sendall(begun)
+        with suppress(ConnectionResetError):
+            assert raw.recv(4096) == b""
+
+
+def test_web_sockets_are_refused(open_site: SmallSite) -> None:
+    async def never(*_: object) -> NoReturn:
+        raise AssertionError("passed on")
+
+    async def knock() -> list[Message]:
+        said: list[Message] = []
+
+        async def send(message: Message) -> None:
+            said.append(message)
+
+        await Guard(never, open_site.settings.web, None)({"type": "websocket", "path": "/", "headers": []}, never, send)
+        return said
+
+    assert asyncio.run(knock()) == [{"type": "websocket.close"}]
 
 
 def test_only_tls_is_spoken(closed_site: SmallSite) -> None:

@@ -90,7 +90,12 @@ def test_an_invalid_request_says_which_field(shared: SmallSite) -> None:
     document = problem(shared.client.post("/api/1/identities", json={"name": "", "colour": "red"}), 422)
     assert {error["field"] for error in document["errors"]} == {"name", "colour"}  # type: ignore[attr-defined]
     problem(shared.client.get("/api/1/events?limit=0"), 422)
-    problem(shared.client.get("/api/1/events?cursor=rubbish"), 422)
+    for cursor in ("rubbish", "1.0", "1.0|x", "|1"):
+        problem(shared.client.get("/api/1/events", params={"cursor": cursor}), 422)
+    problem(shared.client.get("/api/1/events?until=inf"), 422)
+    for never in ("Infinity", "NaN"):
+        body = f'{{"name": "Ada", "expires_at": {never}}}'
+        problem(shared.client.post("/api/1/identities", content=body, headers={"Content-Type": "application/json"}), 422)
     problem(shared.client.get("/api/1/nothing"), 404)
 
 
@@ -136,6 +141,14 @@ def test_csv_holds_every_event_and_no_formula(site: SmallSite) -> None:
     names = {row["name"] for row in rows}
     assert {'\'=HYPERLINK("http://x")', 'a "quoted", name', "n599"} <= names
     assert json.loads(rows[0]["data"])["type"] == "new"
+
+
+def test_many_events_of_one_moment_hide_none_of_the_older_ones(site: SmallSite) -> None:
+    moment = time.time() - 50
+    site.outbox.append("event", [face(name=f"older {number}", at=moment - 1 - number) for number in range(1000)])
+    site.outbox.append("event", [face(name=f"same {number}", at=moment) for number in range(2000)])
+    rows = list(csv.DictReader(io.StringIO(site.client.get("/api/1/events.csv").text)))
+    assert [row["name"] for row in rows] == [f"same {number}" for number in reversed(range(2000))] + [f"older {n}" for n in range(1000)]
 
 
 def test_live_events_arrive_within_a_second_and_resume_without_a_gap(site: SmallSite) -> None:

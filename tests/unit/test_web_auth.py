@@ -7,7 +7,17 @@ from base64 import b64encode
 import pytest
 
 from agent.settings import LoginSettings
-from agent.uplink.web.auth import FREE_FAILURES, IDLE_S, MAX_BACKOFF_S, SESSION_S, Login, RateLimit, hash_password
+from agent.uplink.web.auth import (
+    FORGOTTEN_AFTER_S,
+    FREE_FAILURES,
+    IDLE_S,
+    MAX_BACKOFF_S,
+    RECORD_EVERY_S,
+    SESSION_S,
+    Login,
+    RateLimit,
+    hash_password,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +40,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def login(clock: Clock) -> Login:
-    return Login(LoginSettings(username="admin", password_hash=HASH), lambda _: None, clock)
+    return Login(LoginSettings(username="admin", password_hash=HASH), lambda *_: None, clock)
 
 
 def test_right_and_wrong_passwords(login: Login) -> None:
@@ -41,7 +51,7 @@ def test_right_and_wrong_passwords(login: Login) -> None:
 
 
 def test_a_hash_that_is_none_lets_nobody_in(clock: Clock) -> None:
-    broken = Login(LoginSettings(password_hash="$argon2id$rubbish"), lambda _: None, clock)
+    broken = Login(LoginSettings(password_hash="$argon2id$rubbish"), lambda *_: None, clock)
     assert not broken.check("admin", PASSWORD, "192.0.2.1")
 
 
@@ -68,6 +78,30 @@ def test_guessing_is_slowed_down_and_even_the_right_password_waits(login: Login,
     clock.now += 1.1
     assert login.check("admin", PASSWORD, "192.0.2.1")
     assert login.limit.wait_s("192.0.2.1") == 0
+
+
+def test_somebody_who_knows_the_password_does_not_help_a_guesser_at_the_same_address(login: Login, clock: Clock) -> None:
+    for _ in range(FREE_FAILURES):
+        assert login.check("admin", PASSWORD, "192.0.2.1")
+        assert not login.check("admin", "wrong", "192.0.2.1")
+    assert login.limit.wait_s("192.0.2.1") > 0
+    clock.now += FORGOTTEN_AFTER_S + 1
+    assert not login.check("admin", "wrong", "192.0.2.1")
+    assert login.limit.wait_s("192.0.2.1") == 0
+
+
+def test_wrong_passwords_are_recorded_together(clock: Clock) -> None:
+    recorded: list[tuple[str, int]] = []
+    login = Login(LoginSettings(password_hash=HASH), lambda *outcome: recorded.append(outcome), clock)
+    for number in range(20):
+        login.check("admin", "wrong", f"192.0.2.{number}")
+    assert recorded == [("refused", 1)]
+    clock.now += RECORD_EVERY_S
+    login.check("admin", "wrong", "192.0.2.100")
+    login.check("admin", "wrong", "192.0.2.101")
+    login.end()
+    login.end()
+    assert recorded == [("refused", 1), ("refused", 20), ("refused", 1)]
 
 
 def test_the_wait_doubles_up_to_a_quarter_of_an_hour(clock: Clock) -> None:

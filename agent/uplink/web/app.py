@@ -73,6 +73,8 @@ def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await vision.close()
+        if login:
+            login.end()
 
     app = FastAPI(
         title="Almena", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/1/openapi.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
 import secrets
 import threading
 import time
@@ -24,6 +25,8 @@ MAX_SESSIONS = 64
 FREE_FAILURES = 5
 MAX_BACKOFF_S = 900.0
 MAX_ADDRESSES = 4096
+FORGOTTEN_AFTER_S = 3600.0
+RECORD_EVERY_S = 600.0
 
 
 def hash_password(password: str) -> str:
@@ -32,7 +35,10 @@ def hash_password(password: str) -> str:
 
 
 class RateLimit:
-    """After five failures an address waits: 1 s, 2 s, 4 s … up to 15 minutes. IPv6 addresses count by /64."""
+    """After five failures an address waits: 1 s, 2 s, 4 s … up to 15 minutes. IPv6 addresses count by /64.
+
+    Only time makes it forget: behind one address may be a guesser and somebody who knows the password.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -46,15 +52,12 @@ class RateLimit:
     def failed(self, address: str) -> None:
         """Count a wrong password."""
         key = _network(address)
-        count = self._failures.pop(key, (0, 0.0))[0] + 1
+        count, until = self._failures.pop(key, (0, 0.0))
+        count = count + 1 if self._clock() < until + FORGOTTEN_AFTER_S else 1
         pause = min(MAX_BACKOFF_S, 2.0 ** (count - FREE_FAILURES)) if count >= FREE_FAILURES else 0.0
         self._failures[key] = (count, self._clock() + pause)
         while len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
-
-    def succeeded(self, address: str) -> None:
-        """Forget what the address got wrong."""
-        self._failures.pop(_network(address), None)
 
 
 @dataclass
@@ -66,10 +69,11 @@ class _Session:
 class Login:
     """Checks passwords and keeps sessions. Safe to call from several threads; one password is checked at a time.
 
-    `record` gets `done` for each session and `refused` for each wrong password.
+    `record` gets `done` for each session, and `refused` with the number of wrong passwords: the first at once, more of them together
+    every ten minutes, so that a guesser cannot fill the audit lane.
     """
 
-    def __init__(self, settings: LoginSettings, record: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: LoginSettings, record: Callable[[str, int], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._record = record
         self._clock = clock
@@ -77,6 +81,8 @@ class Login:
         self._one = threading.Lock()
         self._lock = threading.Lock()
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
+        self._refused = 0
+        self._recorded_at = -math.inf
         self.limit = RateLimit(clock)
 
     def check(self, username: str, password: str, address: str) -> bool:
@@ -89,11 +95,11 @@ class Login:
                 right &= self._hasher.verify(self._settings.password_hash, password)
             except (VerificationError, InvalidHashError):
                 right = False
-            if right:
-                self.limit.succeeded(address)
-            else:
+            if not right:
                 self.limit.failed(address)
-                self._record("refused")
+                self._refused += 1
+                if self._clock() - self._recorded_at >= RECORD_EVERY_S:
+                    self._record_refused()
             return right
 
     def check_basic(self, header: str, address: str) -> bool:
@@ -107,7 +113,7 @@ class Login:
 
     def open(self) -> str:
         """Begin a session and return its token, of which only a hash is kept."""
-        self._record("done")
+        self._record("done", 1)
         token = secrets.token_urlsafe(32)
         now = self._clock()
         with self._lock:
@@ -116,8 +122,8 @@ class Login:
                 self._sessions.popitem(last=False)
         return token
 
-    def valid(self, token: str) -> bool:
-        """Whether the token's session is open: not older than 12 hours, used within the last two."""
+    def valid(self, token: str, use: bool = True) -> bool:
+        """Whether the token's session is open: not older than 12 hours, used within the last two. Being asked is a `use`."""
         now = self._clock()
         with self._lock:
             session = self._sessions.get(_digest(token))
@@ -126,13 +132,24 @@ class Login:
             if now - session.started > SESSION_S or now - session.used > IDLE_S:
                 del self._sessions[_digest(token)]
                 return False
-            session.used = now
+            if use:
+                session.used = now
             return True
 
     def close(self, token: str) -> None:
         """End a session."""
         with self._lock:
             self._sessions.pop(_digest(token), None)
+
+    def end(self) -> None:
+        """Record the wrong passwords that wait for it."""
+        with self._one:
+            if self._refused:
+                self._record_refused()
+
+    def _record_refused(self) -> None:
+        self._record("refused", self._refused)
+        self._refused, self._recorded_at = 0, self._clock()
 
 
 def _digest(token: str) -> bytes:

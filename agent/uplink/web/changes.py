@@ -44,12 +44,13 @@ async def changed(outbox: AuditLane, request: Request, action: str, act: Callabl
     return answer
 
 
-def recorded(outbox: AuditLane) -> Callable[[str], None]:
-    """Takes the outcomes of logins. One that cannot be recorded is logged: the page is needed most when something is full."""
+def recorded(outbox: AuditLane) -> Callable[[str, int], None]:
+    """Takes an outcome of logins, and how many had it. One that cannot be recorded is logged: the page is needed most when something is
+    full."""
 
-    def login(outcome: str) -> None:
+    def login(outcome: str, count: int) -> None:
         try:
-            record(outbox, "page", "login", outcome, {})
+            record(outbox, "page", "login", outcome, {"count": count} if count > 1 else {})
         except OutboxError as error:
             log.error("a login (%s) could not be recorded: %s", outcome, error)
 

@@ -22,9 +22,13 @@ class History(AuditLane, Protocol):
         kind: str | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        before: tuple[float, int] | None = None,
         after_seq: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Decoded envelopes, settled ones too, by the time of capture (`until` is excluded); with `after_seq` by number, oldest first."""
+        """Decoded envelopes, settled ones too, by time of capture and number (`until` and `before` are excluded).
+
+        With `after_seq` by number, oldest first.
+        """
         ...
 
     def stats(self) -> Mapping[str, Any]:

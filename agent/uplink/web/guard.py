@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN = ("/login", "/api/1/login", "/healthz", "/readyz")
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 64 * 1024
+SESSION_CHECK_S = 2.0
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -47,8 +49,11 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse or pass on."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
             return
 
         async def send_guarded(message: Message) -> None:
@@ -66,11 +71,27 @@ class Guard:
             self._check_host(headers)
             self._check_origin(scope, headers)
             limit = _check_body(scope, headers)
-            await self._check_login(scope, headers)
+            token = await self._check_login(scope, headers)
         except Problem as problem:
             await error_response(problem)(scope, receive, send_guarded)
             return
-        await self._app(scope, _limited(receive, limit), send_guarded)
+        await self._app(scope, _limited(receive, limit), self._while_valid(token, send_guarded) if token else send_guarded)
+
+    def _while_valid(self, token: str, send: Send) -> Send:
+        """Ends live answers with the session they belong to."""
+        login = self._login
+        assert login
+        checked, over = time.monotonic(), False
+
+        async def send_while_valid(message: Message) -> None:
+            nonlocal checked, over
+            if over:
+                return
+            if message.get("more_body") and time.monotonic() - checked > SESSION_CHECK_S:
+                checked, over = time.monotonic(), not login.valid(token, use=False)
+            await send({"type": "http.response.body"} if over else message)
+
+        return send_while_valid
 
     def _check_host(self, headers: Headers) -> None:
         """A name that somebody else's DNS answers for is never ours; an address literal cannot be rebound."""
@@ -89,19 +110,20 @@ class Guard:
             if not page:
                 raise Problem(403, "Requests from other sites are refused")
 
-    async def _check_login(self, scope: Scope, headers: Headers) -> None:
+    async def _check_login(self, scope: Scope, headers: Headers) -> str | None:
+        """The token of the session, if it is by one that the request is allowed."""
         path = scope["path"]
         if self._login is None or path in OPEN or path.startswith("/static/"):
-            return
+            return None
         token = session_token(headers, self._cookie)
         if token is not None and self._login.valid(token):
-            return
+            return token
         address = scope["client"][0] if scope.get("client") else ""
         wait = self._login.limit.wait_s(address)
         if wait > 0 and "authorization" in headers:
             raise too_many(wait)
         if "authorization" in headers and await run_in_threadpool(self._login.check_basic, headers["authorization"], address):
-            return
+            return None
         if path == "/":
             raise Problem(303, "Log in", headers={"Location": "/login"})
         raise Problem(401, "Log in", "send the session cookie of /api/1/login, or HTTP Basic credentials")

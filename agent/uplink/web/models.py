@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 PersonName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Consent = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
@@ -21,7 +21,7 @@ class NewIdentity(Request):
 
     name: PersonName
     consent: Consent = Field("", description="How the person agreed: form, date, who keeps it.")
-    expires_at: float | None = Field(None, description="Unix time in seconds at which the identity is erased by itself.")
+    expires_at: FiniteFloat | None = Field(None, description="Unix time in seconds at which the identity is erased by itself.")
 
 
 class ChangedIdentity(Request):
@@ -29,7 +29,7 @@ class ChangedIdentity(Request):
 
     name: PersonName = Field(default_factory=str)
     consent: Consent = Field(default_factory=str)
-    expires_at: float | None = Field(None, description="Unix time in seconds at which the identity is erased by itself; null: never.")
+    expires_at: FiniteFloat | None = Field(None, description="Unix time in seconds at which the identity is erased by itself; null: never.")
 
     @model_validator(mode="after")
     def _changes_something(self) -> ChangedIdentity:

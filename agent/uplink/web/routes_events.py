@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timezone
 from typing import Annotated, Any
@@ -19,12 +18,10 @@ from agent.uplink.web.feed import follow
 from agent.uplink.web.models import EventPage
 
 CSV_PAGE = 500
-SAME_MOMENT = 200
-"""Events that may share one moment without the cursor losing its place."""
 COLUMNS = ("type", "track", "name", "identity", "cluster", "decision", "score", "distance", "threshold", "started_at", "ended_at", "reason")
 
-Since = Annotated[float | None, Query(description="Captured at this Unix time or later, seconds.")]
-Until = Annotated[float | None, Query(description="Captured before this Unix time, seconds.")]
+Since = Annotated[float | None, Query(allow_inf_nan=False, description="Captured at this Unix time or later, seconds.")]
+Until = Annotated[float | None, Query(allow_inf_nan=False, description="Captured before this Unix time, seconds.")]
 Stream = Annotated[str | None, Query(description="Only this stream.")]
 Kind = Annotated[str | None, Query(description="Only this kind, for example `face`.")]
 
@@ -94,22 +91,20 @@ def _number(event: str) -> int:
 def _page(
     outbox: History, since: float | None, until: float | None, stream: str | None, kind: str | None, limit: int, cursor: str | None
 ) -> EventPage:
-    """The cursor is moment and id of the last event shown, so that events which share a moment are neither lost nor shown twice."""
-    last, extra = None, 1
-    if cursor is not None:
-        moment, _, last = cursor.partition("|")
-        extra = SAME_MOMENT
-        try:
-            until = min(math.nextafter(float(moment), math.inf), until if until is not None else float("inf"))
-        except ValueError as error:
-            raise Problem(422, "The cursor is not one of ours", "give `next` of the page before, unchanged") from error
-    found = outbox.history(since=since, until=until, stream=stream, kind=kind, limit=limit + extra, newest_first=True)
-    ids = [event["id"] for event in found]
-    if last in ids:
-        found = found[ids.index(last) + 1 :]
+    """The cursor is moment and number of the last event shown, so that events which share a moment are neither lost nor shown twice."""
+    before = _moment(cursor) if cursor is not None else None
+    found = outbox.history(since=since, until=until, stream=stream, kind=kind, limit=limit + 1, before=before)
     shown = found[:limit]
     more = len(found) > limit
-    return EventPage(events=shown, next=f"{shown[-1]['captured_at']!r}|{shown[-1]['id']}" if more else None)
+    return EventPage(events=shown, next=f"{shown[-1]['captured_at']!r}|{_number(shown[-1]['id'])}" if more else None)
+
+
+def _moment(cursor: str) -> tuple[float, int]:
+    moment, _, number = cursor.partition("|")
+    try:
+        return float(moment), int(number)
+    except ValueError as error:
+        raise Problem(422, "The cursor is not one of ours", "give `next` of the page before, unchanged") from error
 
 
 def _row(event: dict[str, Any]) -> tuple[Any, ...]:
