@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import stat
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 RESERVE_BYTES = 1024 * 1024
+FILE_MODE = 0o660
+FOLDER_MODE = 0o770
 
 
 class Gate:
     """Many may write, one may replace the database: a lock between processes (and, by its owner's care, threads)."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        make_private(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self.threads = threading.RLock()
         """Held by the thread that is inside."""
 
@@ -60,16 +68,16 @@ class Reserve:
         """Have it, or raise OSError: then the disk is still full."""
         if self.present():
             return
-        part = self._path.with_suffix(".part")
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        fd, part = tempfile.mkstemp(prefix=f"{self._path.name}.", suffix=".part", dir=self._path.parent)
         try:
             os.posix_fallocate(fd, 0, RESERVE_BYTES)
+            os.fchmod(fd, FILE_MODE)
+            os.replace(part, self._path)
         except OSError:
-            os.ftruncate(fd, 0)
+            os.unlink(part)
             raise
         finally:
             os.close(fd)
-        part.replace(self._path)
 
     def release(self) -> bool:
         """Give it up; True if there was any."""
@@ -78,6 +86,23 @@ class Reserve:
         except FileNotFoundError:
             return False
         return True
+
+
+def make_private(path: Path) -> None:
+    """Make the file if there is none, for its owner and group alone whatever the umask is. Opens no file that is there: closing it would
+    drop the locks that SQLite has on it."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+    restrict(path, FILE_MODE)
+
+
+def restrict(path: Path, mode: int) -> None:
+    """Give the path this mode."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        try:
+            path.chmod(mode)
+        except PermissionError:
+            logger.warning("%s belongs to somebody else and its mode is not %o: others may read names in it", path, mode)
 
 
 def sync_folder(folder: Path) -> None:

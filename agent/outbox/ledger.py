@@ -14,7 +14,7 @@ from typing import Any
 from agent.datatypes import Event
 from agent.outbox import losses, ranges
 from agent.outbox.rows import DEAD, PENDING, SETTLED, LaneState, OutboxFullError, Rules, new_spool
-from agent.wire import WireError, encode_event, lane_topic
+from agent.wire import WireError, blanked, encode_event, lane_topic
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,10 @@ class Ledger:
             (KEPT_KEYS,),
         )
         self._db.execute("DELETE FROM alarms WHERE n <= (SELECT MAX(n) FROM alarms) - 100")
+        self._db.execute(
+            "DELETE FROM spools WHERE EXISTS (SELECT 1 FROM spools AS later JOIN lanes USING (lane)"
+            " WHERE later.lane = spools.lane AND later.n > spools.n AND later.first <= lanes.floor + 1)"
+        )
 
     def drop_damaged(self, lane: str, damaged: Sequence[tuple[str, int]]) -> None:
         """Declare pending rows whose payload is not what was stored."""
@@ -151,15 +155,20 @@ class Ledger:
                 self.lose(state, spool, "damaged", [(seq, seq)])
         self._raise_floor(state)
 
-    def rewrite(self, n: int, payload: bytes) -> None:
-        """Put another payload in the place of a row's."""
-        lane, state, size = self._db.execute("SELECT lane, state, size FROM rows WHERE n=?", (n,)).fetchone()
+    def blank(self, n: int, identity: str) -> int:
+        """Take an identity out of a row; 1 if the row is there (still) and held it."""
+        found = self._db.execute("SELECT lane, state, size, payload FROM rows WHERE n=?", (n,)).fetchone()
+        payload = blanked(found[3], identity) if found else None
+        if payload is None:
+            return 0
+        lane, state, size, _ = found
         new_size = len(payload) + _OVERHEAD
         self._db.execute("UPDATE rows SET payload=?, size=?, checksum=? WHERE n=?", (payload, new_size, zlib.crc32(payload), n))
         if state == PENDING:
             self.states[lane].pending_bytes += new_size - size
         else:
             self.states[lane].history_bytes += new_size - size
+        return 1
 
     def erased(self) -> None:
         """Something was taken out of rows: copies of their payloads are void."""
@@ -167,7 +176,9 @@ class Ledger:
 
     def start_spool(self, lane: str) -> None:
         """Go on under a new random id; numbers go on, so that they order the whole lane."""
-        self.states[lane].spool = new_spool()
+        state = self.states[lane]
+        state.spool = new_spool()
+        self._db.execute("INSERT INTO spools(lane, spool, first) VALUES(?,?,?)", (lane, state.spool, state.seq + 1))
 
     def alarm(self, text: str) -> None:
         """Keep a message for the operator."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent.outbox.guard import make_private
 from agent.outbox.rows import LaneState
 
 _SLOT = 4096
@@ -64,7 +65,8 @@ class Mirror:
     def __init__(self, path: Path, lanes: Sequence[str]) -> None:
         self._lanes = tuple(lanes)
         self._lock = threading.Lock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        make_private(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         if os.fstat(self._fd).st_size < 2 * _SLOT:
             os.posix_fallocate(self._fd, 0, 2 * _SLOT)
             os.fsync(self._fd)

@@ -39,3 +39,8 @@ def without(first: int, last: int, numbers: Iterable[int]) -> Ranges:
     if first <= last:
         left.append((first, last))
     return left
+
+
+def within(ranges: Iterable[tuple[int, int]], first: int, last: int) -> Ranges:
+    """What of them lies in first..last."""
+    return [(max(start, first), min(end, last)) for start, end in ranges if start <= last and end >= first]

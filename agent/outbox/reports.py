@@ -7,7 +7,6 @@ import sqlite3
 from dataclasses import asdict
 from typing import Any
 
-from agent import wire
 from agent.clock import Clock
 from agent.outbox.ledger import load_states
 from agent.outbox.rows import DEAD, PENDING
@@ -37,18 +36,11 @@ def knows_boot(connection: sqlite3.Connection, clock: Clock) -> bool:
     return connection.execute("SELECT 1 FROM boots WHERE boot_id=?", (clock.boot_id,)).fetchone() is not None
 
 
-def holding(connection: sqlite3.Connection, identity: str, after: int) -> list[tuple[int, bytes]]:
-    """Some rows numbered above `after` that hold `identity`, with payloads in which it is blank. Empty at the end."""
+def holding(connection: sqlite3.Connection, identity: str, after: int) -> list[int]:
+    """Some of the rows above `after` that hold `identity`, by their number in the table. Empty at the end."""
     needle = json.dumps(identity, ensure_ascii=False).encode()
-    found: list[tuple[int, bytes]] = []
-    rows = connection.execute("SELECT n, payload FROM rows WHERE n > ? AND instr(payload, ?) ORDER BY n", (after, needle))
-    for n, payload in rows:
-        blank = wire.blanked(payload, identity)
-        if blank is not None:
-            found.append((n, blank))
-        if len(found) == _SCAN_AT_ONCE:
-            break
-    return found
+    query = "SELECT n FROM rows WHERE n > ? AND instr(payload, ?) ORDER BY n LIMIT ?"
+    return [n for (n,) in connection.execute(query, (after, needle, _SCAN_AT_ONCE))]
 
 
 def _oldest_age(connection: sqlite3.Connection, clock: Clock, lane: str) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from agent.clock import Clock
 from agent.config import Config
+from agent.datatypes import Event
 from agent.errors import AlmenaError
 from agent.settings import LaneSettings
 
@@ -54,6 +56,18 @@ class LaneState:
     booked: int = 0
     pending_bytes: int = 0
     history_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """One caller's events on their way into a shared commit; `kept`: the caller has them until they are stored."""
+
+    lane: str
+    events: Sequence[Event]
+    kept: bool = False
+    done: bool = False
+    numbers: list[int] = field(default_factory=list)
+    error: OutboxError | None = None
 
 
 class Rules(Config):

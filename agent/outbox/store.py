@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from agent.outbox import losses, recovery, reports, schema
 from agent.outbox.guard import Gate, Reserve, make_private, sync_folder
 from agent.outbox.ledger import Ledger
 from agent.outbox.mirror import Mark, Mirror
-from agent.outbox.rows import LaneState, OutboxError, OutboxFullError, Rules
+from agent.outbox.rows import Append, LaneState, OutboxError, OutboxFullError, Rules
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +27,6 @@ REOPEN_S = 3.0
 """Between two attempts to open a database that could not be opened."""
 WRITE_BACKS = 10
 """Attempts to empty the log after an erasure."""
-
-
-@dataclass(slots=True, eq=False)
-class _Append:
-    """One caller's events on their way into a shared commit."""
-
-    lane: str
-    events: Sequence[Event]
-    kept: bool = False
-    done: bool = False
-    numbers: list[int] = field(default_factory=list)
-    error: OutboxError | None = None
 
 
 class Store:
@@ -59,7 +46,7 @@ class Store:
         self._gate = Gate(folder / f"{name}.lock")
         self._mirror = Mirror(folder / f"{name}.seq", self.lanes)
         self._reserve = Reserve(folder / "reserve")
-        self._waiting: list[_Append] = []
+        self._waiting: list[Append] = []
         self._waiting_lock = threading.Lock()
         self._read_lock = threading.RLock()
         self._uncounted: dict[str, int] = {}
@@ -87,7 +74,7 @@ class Store:
     def append(self, lane: str, events: Sequence[Event], *, kept: bool = False) -> list[int]:
         """Store events; threads that come at the same time share a commit. Raises OutboxError, after counting the failure if the caller
         has not `kept` the events."""
-        mine = _Append(lane, events, kept)
+        mine = Append(lane, events, kept)
         with self._waiting_lock:
             self._waiting.append(mine)
         with self._gate.threads:
@@ -148,17 +135,18 @@ class Store:
 
         Raises OutboxError if the log stays in use: then it may still hold the name, and the erasure is to be repeated.
         """
-        recovery.forget_aside(self.path)
         count = after = 0
         while True:
             batch = self.read(lambda db, after=after: reports.holding(db, identity, after))  # type: ignore[misc]
             if not batch:
                 break
-            self.write(lambda ledger, batch=batch: [ledger.rewrite(n, payload) for n, payload in batch])  # type: ignore[misc]
-            count, after = count + len(batch), batch[-1][0]
+            count += self.write(lambda ledger, batch=batch: sum(ledger.blank(n, identity) for n in batch))  # type: ignore[misc]
+            after = batch[-1]
+        with self._typed(), self._inside():
+            recovery.forget_aside(self.path)
         self.write(lambda ledger: ledger.erased())
         for _ in range(WRITE_BACKS):
-            with self._gate.shared():
+            with self._typed(), self._inside():
                 if schema.write_back(self._writer):
                     return count
         raise OutboxError(f"{self.path}: the name is erased, but the log is in use and may still hold it; erase again")
@@ -168,7 +156,7 @@ class Store:
         number: int = self.read(lambda db: db.execute("SELECT COALESCE(MAX(n), 0) FROM erasures").fetchone()[0])
         return number
 
-    def _append_all(self, together: Sequence[_Append]) -> None:
+    def _append_all(self, together: Sequence[Append]) -> None:
         try:
             with self._typed():
                 self._reserve.ensure()
@@ -179,7 +167,7 @@ class Store:
             for one in together:
                 one.done = True
 
-    def _append_in(self, ledger: Ledger, together: Sequence[_Append]) -> None:
+    def _append_in(self, ledger: Ledger, together: Sequence[Append]) -> None:
         self._book_failed(ledger)
         for one in together:
             one.error = None
@@ -190,7 +178,7 @@ class Store:
                     ledger.refuse_append(one.lane, len(one.events), "lane full")
                 one.error = error
 
-    def _fail(self, together: Sequence[_Append], error: OutboxError) -> None:
+    def _fail(self, together: Sequence[Append], error: OutboxError) -> None:
         """Nothing was stored: count it where no free space is needed, tell the callers, and declare it if the reserve allows."""
         for one in together:
             fate = "are kept by who brought them" if one.kept else "will be declared as lost"
@@ -390,7 +378,12 @@ class Store:
 
     def start_spool(self, lane: str, reason: str) -> None:
         """See Outbox.start_spool."""
-        self.write(lambda ledger: (ledger.start_spool(lane), self._alarm(ledger, f"lane {lane} goes on in a new spool: {reason}")))
+
+        def work(ledger: Ledger) -> None:
+            ledger.start_spool(lane)
+            self._alarm(ledger, f"lane {lane} goes on in a new spool: {reason}")
+
+        self.write(work)
 
     def _alarm(self, ledger: Ledger, text: str) -> None:
         logger.error("%s", text)

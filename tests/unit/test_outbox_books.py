@@ -146,9 +146,13 @@ class Books(RuleBasedStateMachine):
     @rule()
     def lose_database(self) -> None:
         self.outbox.close()
-        for path in self.live.glob("outbox.db*"):
-            path.unlink()
+        self.delete_databases("outbox.db")
         self.outbox = self.open()
+
+    def delete_databases(self, name: str) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            for path in self.live.glob(name + suffix):
+                path.unlink()
 
     @rule()
     def make_backup(self) -> None:
@@ -163,8 +167,7 @@ class Books(RuleBasedStateMachine):
     @rule()
     def restore_backup(self) -> None:
         self.outbox.close()
-        for path in self.live.glob("*.db*"):
-            path.unlink()
+        self.delete_databases("*.db")
         for path in self.backup.iterdir():
             shutil.copy(path, self.live)
         self.outbox = self.open()
