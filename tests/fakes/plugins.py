@@ -132,12 +132,13 @@ class NoViewer:
 
     def __init__(self) -> None:
         self.shown: list[int] = []
+        self.forgotten = 0
 
     def offer(self, frame: Frame, annotations: Sequence[Annotation]) -> None:
         self.shown.append(frame.index)
 
     def forget(self) -> None:
-        """Keeps no picture."""
+        self.forgotten += 1
 
 
 def told(envelopes: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

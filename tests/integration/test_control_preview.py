@@ -48,6 +48,19 @@ def test_the_picture_is_scaled_and_shows_boxes_but_the_frame_stays_clean() -> No
     assert np.abs(clean.astype(int) - before).mean() < 2
 
 
+def test_names_are_forgotten_and_the_frame_stays() -> None:
+    preview = Preview("door", 1000.0, 640)
+    preview.forget()
+    assert preview.latest(0, 0.0) is None
+    preview.offer(frame(3), SEEN)
+    number, named = preview.latest(0, 1.0) or (0, b"")
+    preview.forget()
+    plain = picture((preview.latest(0, 1.0) or (0, b""))[1])
+    assert np.abs(plain.astype(int) - picture(named)).max() > 100
+    assert np.abs(plain.astype(int) - frame(3).image).mean() < 3
+    assert (preview.latest(number, 1.0) or (0, b""))[0] == number + 1, "who looks on sees it too"
+
+
 def test_boxes_that_overhang_the_picture_do_no_harm() -> None:
     preview = Preview("door", 10.0, 960)
     boxes = ((-50.0, -50.0, 30.0, 30.0), (600.0, 340.0, 700.0, 400.0))

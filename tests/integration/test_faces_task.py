@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 from agent.datatypes import Event, Frame, Image
+from agent.outbox import Outbox
 from agent.settings import Settings
+from agent.vision.erasure import Housekeeping
 from agent.vision.face_kit import FaceKit
+from agent.vision.gallery import Gallery, Picture
 from agent.vision.tasks.faces import FacesConfig, FacesTask
+from tests.waiting import wait_until
 
 RATE = 12.5
 Scene = Callable[[float], list[tuple[str, float, float, float]]]
@@ -133,6 +137,22 @@ def test_enrolling_while_a_person_is_in_view_gives_the_name(
     kit.gallery.erase(identity.id)
     erased = play(task, people, lambda at: [("grace-hopper", 200, 180, 90)], 0.5, start=4.0)
     assert [event.data["name"] for event in erased] == [None]
+
+
+def test_pictures_that_are_enrolled_with_another_embedder_are_read_too(
+    kit: FaceKit, settings: Settings, portraits: dict[str, Path]
+) -> None:
+    with (
+        Outbox.open(settings.outbox_dir, "dev", settings.outbox) as outbox,
+        closing(Gallery.open(settings.gallery_dir, settings.gallery, "another@0123456789ab", kit.point)) as other,
+    ):
+        keeper = Housekeeping(settings, outbox, lambda: None)
+        identity = other.add("Grace", [Picture(portraits["grace-hopper"].read_bytes(), np.ones(64, np.float32))])
+        assert kit.gallery.candidates.ids == ()
+        wait_until(lambda: keeper.tick() or kit.gallery.candidates.ids == (identity.id,), 10, "the other embedder's template")
+        other.erase(identity.id)
+        wait_until(lambda: keeper.tick() or kit.gallery.candidates.ids == (), 10, "the erasure")
+        keeper.stop()
 
 
 def test_every_photograph_stands_alone_and_a_repeat_has_the_same_keys(task: FacesTask, people: dict[str, Image]) -> None:

@@ -60,6 +60,25 @@ def test_broker_delivery_settles_on_the_brokers_word(tmp_path: Path, version: st
         assert not one.status.no_subscribers
 
 
+def test_what_waits_for_the_hub_is_sent_without_a_name_that_was_erased(tmp_path: Path, version: str, producers: list[Producer]) -> None:
+    with (
+        Mosquitto(tmp_path / "broker") as broker,
+        peer(broker.port, EVENTS, version=version) as observer,
+        uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one,
+    ):
+        producers.append(Producer(one.settings))
+        outbox = producers[0].outbox
+        outbox.append("event", [event(1, identity="p-1", name="Zacharias"), event(2, identity="p-2", name="Yolanda")])
+        named = lambda: [each.data["data"]["name"] for each in observer.heard]  # noqa: E731
+        wait_until(lambda: named().count("Zacharias") >= 2, 10, "the row to be sent again, as no hub answers")
+        assert outbox.erase("p-1") == 1
+        wait_until(lambda: named().count(None) >= 1, 10, "the row to be sent without the name")
+        before = named().count("Zacharias")
+        wait_until(lambda: named().count(None) >= 3, 15, "the row to be sent without the name, again and again")
+        assert named().count("Zacharias") == before
+        assert "Yolanda" in named()[-3:]
+
+
 def test_no_subscriber_is_shown(tmp_path: Path, producers: list[Producer]) -> None:
     with Mosquitto(tmp_path / "broker") as broker, uplink(write_settings(tmp_path, broker.port, version="5", delivery="broker")) as one:
         producers.append(Producer(one.settings))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.datatypes import Frame
+from agent.datatypes import Annotation, Event, Frame
 from agent.errors import AlmenaError, SourceError
 from agent.outbox import Outbox, OutboxError, OutboxFullError
 from agent.settings import OutboxSettings
@@ -254,6 +254,28 @@ def test_a_source_that_gives_up_ends_tracks_as_lost(run: Callable[..., Pipeline]
     camera.fail(SourceError("STREAM_NOT_FOUND", "no such file", fatal=True))
     until_ended(one)
     assert told(events(outbox), "end") == [{"reason": "stream lost"}]
+
+
+def test_names_leave_the_picture_when_the_stream_is_lost_or_over(outbox: Outbox) -> None:
+    class Seeing(Counting):
+        def update(self, frame: Frame, prediction: int) -> list[Event]:
+            self.annotations = (Annotation((0.0, 0.0, 9.0, 9.0), "Zacharias", 0.9, known=True),)
+            return super().update(frame, prediction)
+
+    camera, task, viewer = Camera(), Seeing(), NoViewer()
+    one = Pipeline(camera, (task,), outbox, viewer)
+    one.start()
+    camera.give(1)
+    wait_until(lambda: viewer.shown == [0], 10, "a frame")
+    assert task.annotations
+    camera.fail(SourceError("STREAM_LOST", "the cable"))
+    wait_until(lambda: viewer.forgotten == 1, 10, "the name to go")
+    assert task.annotations == ()
+    camera.give(1)
+    wait_until(lambda: viewer.shown == [0, 1], 10, "a frame after the loss")
+    one.stop()
+    assert viewer.forgotten == 2
+    assert task.annotations == ()
 
 
 def test_a_flush_that_fails_is_told_and_the_other_task_still_ends(run: Callable[..., Pipeline], outbox: Outbox) -> None:

@@ -29,6 +29,10 @@ def _say(kind: str, stream: str = "door", **data: Any) -> str:
     [
         ({}, "door: somebody is there"),
         (KNOWN, "door: Ada is there, distance 0.31 of at most 0.50"),
+        (
+            {**KNOWN, "identity": None, "name": None, "type": "end", "ended_at": 103.0},
+            "door: somebody (erased) left after 3 s, distance 0.31 of at most 0.50",
+        ),
         ({**UNKNOWN, "type": "update"}, "door: it is an unknown person (c-7), distance 0.70 of at most 0.50"),
         ({"type": "update"}, "door: somebody is still there"),
         ({**KNOWN, "type": "end", "ended_at": 112.0, "reason": "left"}, "door: Ada left after 12 s, distance 0.31 of at most 0.50"),
