@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from agent.uplink.telemetry import jetson as jetson_module
 from agent.uplink.telemetry.jetson import JetsonCollector
 from agent.uplink.telemetry.system import SystemCollector
 
@@ -102,6 +104,27 @@ def test_a_service_without_its_library_is_a_reason(tmp_path: Path, monkeypatch: 
     _write(tmp_path, {"run/jtop.sock": ""})
     monkeypatch.setitem(sys.modules, "jtop", None)
     assert "jetson-stats" in JetsonCollector(tmp_path).collect().missing["jtop"]
+
+
+def test_a_service_that_hangs_costs_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    class Hanging(_Jtop):
+        def ok(self) -> bool:
+            return released.wait(30)
+
+    _write(tmp_path, {"run/jtop.sock": ""})
+    monkeypatch.setitem(sys.modules, "jtop", types.SimpleNamespace(jtop=Hanging))
+    monkeypatch.setattr(jetson_module, "JTOP_TIMEOUT_S", 0.01)
+    jetson = JetsonCollector(tmp_path)
+    assert "no answer" in jetson.collect().missing["jtop"]
+    assert "still waiting" in jetson.collect().missing["jtop"]
+    workers = [thread for thread in threading.enumerate() if thread.name == "jtop"]
+    assert len(workers) == 1
+    released.set()
+    workers[0].join()
+    monkeypatch.setattr(jetson_module, "JTOP_TIMEOUT_S", 5.0)
+    assert jetson.collect().values["power_mode"] == "MAXN"
 
 
 def test_reads_this_host(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class JetsonCollector:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
+        self._jtop = _JetsonStats()
 
     @property
     def present(self) -> bool:
@@ -37,7 +38,7 @@ class JetsonCollector:
         self._rails(reading)
         self._zones(reading)
         if (self._root / "run/jtop.sock").exists():
-            _jtop(reading)
+            self._jtop.collect(reading)
         return reading
 
     def _gpu(self, reading: Reading) -> None:
@@ -104,18 +105,27 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _jtop(reading: Reading) -> None:
-    """Fans and power mode. jetson-stats waits without a limit, so it runs aside, and a late answer is dropped."""
-    answer: list[dict[str, Any] | Exception] = []
-    worker = threading.Thread(target=lambda: answer.append(_attempt(_jtop_stats)), name="jtop", daemon=True)
-    worker.start()
-    worker.join(JTOP_TIMEOUT_S)
-    if not answer:
-        reading.missing["jtop"] = f"jetson-stats gave no answer within {JTOP_TIMEOUT_S:g} s"
-    elif isinstance(answer[0], Exception):
-        reading.missing["jtop"] = f"jetson-stats: {reason(answer[0])}"
-    else:
-        reading.values |= answer[0]
+class _JetsonStats:
+    """Fans and power mode. jetson-stats waits without a limit, so it runs aside, once at a time, and a late answer is dropped."""
+
+    def __init__(self) -> None:
+        self._worker: threading.Thread | None = None
+
+    def collect(self, reading: Reading) -> None:
+        """Ask, unless the last question is still open."""
+        if self._worker is not None and self._worker.is_alive():
+            reading.missing["jtop"] = "still waiting for an earlier answer of jetson-stats; restart its service (jtop.service)"
+            return
+        answer: list[dict[str, Any] | Exception] = []
+        self._worker = threading.Thread(target=lambda: answer.append(_attempt(_jtop_stats)), name="jtop", daemon=True)
+        self._worker.start()
+        self._worker.join(JTOP_TIMEOUT_S)
+        if not answer:
+            reading.missing["jtop"] = f"jetson-stats gave no answer within {JTOP_TIMEOUT_S:g} s"
+        elif isinstance(answer[0], Exception):
+            reading.missing["jtop"] = f"jetson-stats: {reason(answer[0])}"
+        else:
+            reading.values |= answer[0]
 
 
 def _attempt(call: Callable[[], dict[str, Any]]) -> dict[str, Any] | Exception:
