@@ -24,3 +24,14 @@ def test_one_record_each_time_the_clock_becomes_synchronised(tmp_path: Path) -> 
             rows = outbox.history(lane="clock")
             assert len(rows) == records
         assert rows[0]["data"] == {"mono_ns": 10_000_000_000, "wall": 1.7e9}
+
+
+def test_a_step_of_a_synchronised_clock_is_told(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with Outbox.open(tmp_path, "dev-1", OutboxSettings()) as outbox:
+        watch = ClockWatch(outbox, clock)
+        for step_s, records in ((0.0, 1), (0.4, 1), (0.2, 2), (-3600.0, 3), (0.0, 3)):
+            clock.pass_time(5.0)
+            clock.wall_s += step_s
+            watch.look()
+            assert len(outbox.history(lane="clock")) == records
