@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from typing import Any
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m agent.broker", description=__doc__)
     parser.add_argument("--port", type=int, default=1883, help="TCP port on 127.0.0.1 (default: %(default)s)")
     options = parser.parse_args(arguments)
+    os.umask(0o007)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)

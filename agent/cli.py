@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -60,6 +61,7 @@ def main() -> None:
     from agent.errors import AlmenaError, SettingsError
     from engines.base import EngineError
 
+    os.umask(0o007)  # state, pictures and reports are for the owner and the group
     try:
         app()
     except SettingsError as error:

@@ -59,6 +59,7 @@ class Uplink:
         self._stops = ExitStack()
         self._stops.callback(self.outbox.close)
         self._connection: Connection | None = None
+        self._local = LocalOnly(self.outbox)
         if settings.mqtt is not None and settings.mqtt.delivery != "none":
             self._connection = Connection(settings, settings.mqtt, self.outbox, self._clock, self.status, pace)
 
@@ -72,16 +73,16 @@ class Uplink:
         if self._connection is not None:
             self._connection.start(self._stops)
         else:
-            local = LocalOnly(self.outbox)
-            local.start()
-            self._stops.callback(local.stop)
+            self._local.start()
+            self._stops.callback(self._local.stop)
         if self.settings.web.enabled:
             self._serve(telemetry.snapshot)
 
     def look(self) -> bool:
         """Regular small duties; True while the uplink makes progress."""
         self._clock_watch.look()
-        return self._connection is None or self._connection.sender.alive(STUCK_AFTER_S)
+        worker = self._connection.sender if self._connection else self._local
+        return worker.alive(STUCK_AFTER_S)
 
     def stop(self) -> None:
         """Say goodbye to the broker and end everything."""

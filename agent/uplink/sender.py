@@ -97,8 +97,8 @@ class Sender:
             thread.join(timeout)
 
     def alive(self, within_s: float) -> bool:
-        """Whether the thread has got through a round in the last `within_s` seconds."""
-        return time.monotonic() - self._last_round < within_s
+        """Whether both threads live and the sender has got through a round in the last `within_s` seconds."""
+        return all(thread.is_alive() for thread in self._threads) and time.monotonic() - self._last_round < within_s
 
     def up(self, link: Link) -> None:
         """See session.Listener."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -17,10 +18,13 @@ from agent.vision.service import Vision
 log = logging.getLogger("agent.vision")
 
 STUCK_AFTER_S = 20.0
+GIVE_UP_AFTER_S = 120.0
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. 0 after a clean stop, 2 when the settings are wrong, 1 when the outbox cannot be used."""
+    """Run until SIGTERM or SIGINT. 0 after a clean stop, 2 when the settings are wrong, 1 when the outbox cannot be used
+    or a stream is stuck."""
+    os.umask(0o007)
     logs.setup("vision")
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -38,8 +42,12 @@ def main() -> int:
     vision.start()
     notify("READY=1")
     while not stopping.wait(1.0):
-        if vision.stuck_for_s < STUCK_AFTER_S:
+        stuck_s = vision.stuck_for_s
+        if stuck_s < STUCK_AFTER_S:
             notify("WATCHDOG=1")
+        elif stuck_s > GIVE_UP_AFTER_S:
+            log.error("a stream has made no progress for %.0f s; the process ends, to be started again", stuck_s)
+            os._exit(1)  # a thread that is stuck cannot be joined
     notify("STOPPING=1")
     control.stop()
     vision.stop()
