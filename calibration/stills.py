@@ -27,17 +27,24 @@ class Detector(Protocol):
         ...
 
 
+class AnyScoreDetector(Protocol):
+    """What finds faces from any score on."""
+
+    def detect(self, image: Image, threshold: float) -> Detections:
+        """Faces of at least that score, best score first."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AtScore:
-    """A detector without the faces that it is less sure of than `least`."""
+    """A detector that finds the faces of at least the score `least`."""
 
-    detector: Detector
+    detector: AnyScoreDetector
     least: float
 
     def detect(self, image: Image) -> Detections:
         """As the detector's own."""
-        found = self.detector.detect(image)
-        return found[found.scores >= self.least]
+        return self.detector.detect(image, self.least)
 
 
 def find_faces(detector: Detector, image: Image) -> Detections:

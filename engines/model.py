@@ -67,13 +67,16 @@ class FaceDetector:
         self._first = self.card.input.sizes[0]
         self.engine, self.passport, self._decoder = self._opened(self._first)
 
-    def detect(self, image: Image) -> Detections:
-        """Faces in `image`, (H, W, 3) uint8 BGR, in its pixels. Raises EngineError; a failure is never an empty result."""
+    def detect(self, image: Image, threshold: float | None = None) -> Detections:
+        """Faces in `image`, (H, W, 3) uint8 BGR, in its pixels. Raises EngineError; a failure is never an empty result.
+
+        `threshold`: their least score, instead of that of the detector.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise EngineError(f"{self.card.name}: a picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
         engine, decoder = self._for(best_size(image.shape[1], image.shape[0], self.card.input.sizes))
         canvas, placed = letterbox(image, decoder.width, decoder.height, self.card.input.pad)
-        found = engine.read({IMAGE: canvas[None]}, lambda outputs: decoder.decode(outputs, self.threshold or 0.0))
+        found = engine.read({IMAGE: canvas[None]}, lambda outputs: decoder.decode(outputs, threshold or self.threshold or 0.0))
         if not len(found):
             return found
         boxes = placed.to_picture(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)

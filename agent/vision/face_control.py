@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as OutOfPatience
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from agent.errors import UnknownError
+from agent.errors import AlmenaError, UnknownError
 from agent.outbox import Outbox
+from agent.serving import Problem
 from agent.settings import Settings
 from agent.vision.clusters import Cluster
 from agent.vision.enrolment import EnrolmentError
 from agent.vision.erasure import erase
-from agent.vision.face_kit import FaceKit, chosen_models, open_gallery
+from agent.vision.face_kit import FaceKit, open_gallery
 from agent.vision.gallery import Gallery, Identity, UnknownIdentityError
 from agent.vision.pictures import decode
+from agent.vision.recognition import Evidence, Judge, geometry, sharp_share
+from agent.vision.tasks.faces import FacesConfig
+from engines.base import EngineError
+from engines.results import Detections
+
+PATIENCE_S = 5.0
+"""How long a request waits for models."""
 
 T = TypeVar("T")
 
 
 class FaceControl:
-    """What `agent.vision.control.Faces` asks for. The models are loaded when first asked for, unless a stream has loaded them.
+    """What `agent.vision.control.Faces` asks for, with the models and settings of the first stream that recognises faces.
 
-    Unknown ids raise UnknownError, refusals GalleryError or EnrolmentError.
+    Only what looks at pictures needs models. They are loaded when first asked for, unless a stream has loaded them; whoever asks
+    meanwhile gets a Problem of status 503. Unknown ids raise UnknownError, refusals GalleryError or EnrolmentError.
     """
 
     def __init__(self, settings: Settings, outbox: Outbox) -> None:
+        tasks = [task for stream in settings.streams for task in stream.tasks if isinstance(task, FacesConfig)]
+        self._config = tasks[0] if tasks else FacesConfig()
         self._settings = settings
         self._outbox = outbox
-        self._kit: FaceKit | None = None
+        self._lock = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, "load-faces")
+        self._loaded: Future[FaceKit] | None = None
 
     @property
     def kit(self) -> FaceKit:
-        """Of the first stream that recognises faces, else the default one."""
-        if self._kit is None:
-            self._kit = FaceKit.open(self._settings, *chosen_models(self._settings))
-        return self._kit
+        """The models. Raises Problem while they are being loaded, AlmenaError where they cannot be."""
+        with self._lock:
+            if self._loaded is None or (self._loaded.done() and self._loaded.exception()):
+                self._loaded = self._loader.submit(FaceKit.open, self._settings, self._config.detector, self._config.embedder)
+            loaded = self._loaded
+        try:
+            return loaded.result(PATIENCE_S)
+        except OutOfPatience:
+            raise Problem(503, "Models are being loaded", "the first start takes minutes; try again soon", {"Retry-After": "10"}) from None
+        except EngineError as error:
+            raise AlmenaError(str(error)) from error
 
     def close(self) -> None:
         """Give the models back."""
-        if self._kit is not None:
-            self._kit.close()
-            self._kit = None
+        self._loader.shutdown()
+        if self._loaded is not None and not self._loaded.exception():
+            self._loaded.result().close()
 
     def identities(self) -> list[dict[str, Any]]:
         """All, by name."""
-        return [asdict(identity) for identity in self.kit.gallery.identities()]
+        with self._gallery() as gallery:
+            return [asdict(identity) for identity in gallery.identities()]
 
     def create(self, name: str, consent: str, expires_at: float | None) -> dict[str, Any]:
         """A new identity, still without a picture."""
-        return asdict(self.kit.gallery.add(name, [], consent, expires_at))
+        with self._gallery() as gallery:
+            return asdict(gallery.add(name, [], consent, expires_at))
 
     def add_image(self, identity: str, picture: bytes) -> Mapping[str, Any]:
         """`accepted`, and `reasons` if it was not; `warnings` are for people."""
@@ -66,13 +92,15 @@ class FaceControl:
 
     def pictures(self, identity: str) -> Sequence[bytes]:
         """The enrolled pictures, JPEG."""
-        _known(lambda: self.kit.gallery.get(identity))
-        return self.kit.gallery.pictures(identity)
+        with self._gallery() as gallery:
+            _known(lambda: gallery.get(identity))
+            return gallery.pictures(identity)
 
     def change(self, identity: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Other values for any of name, consent and expires_at (Unix seconds; None: never)."""
-        changed: Identity = _known(lambda: self.kit.gallery.change(identity, **changes))
-        return asdict(changed)
+        with self._gallery() as gallery:
+            changed: Identity = _known(lambda: gallery.change(identity, **changes))
+            return asdict(changed)
 
     def erase(self, identity: str) -> None:
         """Templates, pictures, matching clusters, and the name in the local history. Waits for no model."""
@@ -81,49 +109,59 @@ class FaceControl:
 
     @contextmanager
     def _gallery(self) -> Iterator[Gallery]:
-        if self._kit is not None:
-            yield self._kit.gallery
-        else:
-            with closing(open_gallery(self._settings)) as gallery:
-                yield gallery
+        """That of the models where they are loaded, else one without them."""
+        kit = FaceKit.opened(self._settings, self._config.detector, self._config.embedder)
+        with closing(kit or open_gallery(self._settings)) as opened:
+            yield opened.gallery if isinstance(opened, FaceKit) else opened
 
     def clusters(self) -> list[dict[str, Any]]:
         """Unknown persons, the newest first; no templates."""
-        return [_cluster(cluster) for cluster in self.kit.gallery.clusters.all()]
+        with self._gallery() as gallery:
+            return [_cluster(cluster) for cluster in gallery.clusters.all()]
 
     def name_cluster(self, cluster: str, name: str, consent: str, expires_at: float | None) -> dict[str, Any]:
         """Make an identity of an unknown person."""
-        return asdict(_known(lambda: self.kit.gallery.name_cluster(cluster, name, consent, expires_at)))
+        with self._gallery() as gallery:
+            return asdict(_known(lambda: gallery.name_cluster(cluster, name, consent, expires_at)))
 
     def erase_cluster(self, cluster: str) -> None:
         """Forget an unknown person."""
-        if not self.kit.gallery.clusters.erase(cluster):
+        with self._gallery() as gallery:
+            erased = gallery.clusters.erase(cluster)
+        if not erased:
             raise UnknownError(f"there is no cluster {cluster!r}")
 
     def recognise(self, picture: bytes) -> list[dict[str, Any]]:
-        """Every face of a photograph, with the nearest identity if it is near enough."""
+        """Every face of a photograph, decided as the stream decides about photographs."""
         image = decode(picture)
-        kit = self.kit
-        faces = kit.photograph(image)
-        if not len(faces):
-            return []
-        vectors = kit.embed([kit.embedder.chip(image, points) for points in faces.landmarks])
+        kit, config = self.kit, self._config
+        score = config.score or kit.score
+        faces = kit.photograph(image, score)
+        views = geometry(faces.boxes, faces.landmarks, image.shape[1], image.shape[0])
+        clear = config.recognisable(faces, score)
         answers = []
-        for box, score, vector in zip(faces.boxes.tolist(), faces.scores.tolist(), vectors, strict=True):
-            ranking = kit.gallery.candidates.rank(vector)
-            known = ranking.distance is not None and ranking.distance <= kit.point.identify
-            answers.append(
-                {
-                    "box": {**dict(zip(("x_min", "y_min", "x_max", "y_max"), box, strict=True)), "probability": score},
-                    "decision": "known" if known else "unknown",
-                    "identity": ranking.identity if known else None,
-                    "name": ranking.name if known else None,
-                    "distance": ranking.distance,
-                    "second_best": ranking.second_best,
-                    "threshold": kit.point.identify,
-                }
-            )
+        for index in range(len(faces)):
+            judge = Judge(config.point(kit.point), least_views=1)
+            if clear[index]:
+                chip = kit.embedder.chip(image, faces.landmarks[index])
+                evidence = Evidence()
+                evidence.add(kit.embed([chip])[0], float(views[index]) * sharp_share(chip))
+                judge.assess(evidence, kit.gallery.candidates)
+            answers.append(_answer(faces, index, judge))
         return answers
+
+
+def _answer(faces: Detections, index: int, judge: Judge) -> dict[str, Any]:
+    box = dict(zip(("x_min", "y_min", "x_max", "y_max"), faces.boxes[index].tolist(), strict=True))
+    return {
+        "box": {**box, "probability": float(faces.scores[index])},
+        "decision": judge.decision.kind,
+        "identity": judge.decision.identity,
+        "name": judge.decision.name,
+        "distance": judge.decision.distance,
+        "second_best": judge.decision.second_best,
+        "threshold": None if math.isnan(judge.limit) else judge.limit,
+    }
 
 
 def _known(ask: Callable[[], T]) -> T:

@@ -22,13 +22,11 @@ from engines.results import Detections
 
 DETECTOR = "centerface"
 EMBEDDER = "dlib-resnet"
-FAINT = 0.6
-"""Of the card's score: how faint a face may be to carry a track on (the low scores of ByteTrack)."""
 
-_loading = threading.Lock()
-"""Held for minutes where engines are built; `_lock` only for a moment."""
 _lock = threading.Lock()
 _kits: dict[Any, FaceKit] = {}
+_loading: dict[Any, threading.Lock] = {}
+"""Held for minutes where engines are built; `_lock` only for a moment."""
 
 
 @dataclass(slots=True)
@@ -46,20 +44,29 @@ class FaceKit:
     @staticmethod
     def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER, progress: Progress = quiet) -> FaceKit:
         """The kit of this process for these models; `progress` is told of what is fetched. Raises EngineError, GalleryError."""
-        key = (settings.state_dir, settings.engines, settings.gallery, detector, embedder)
-        with _loading:
-            with _lock:
-                if key in _kits:
-                    _kits[key].users += 1
-                    return _kits[key]
-            kit = _load(settings, detector, embedder, key, progress)
-            with _lock:
-                _kits[key] = kit
+        key = _key(settings, detector, embedder)
+        with _lock:
+            loading = _loading.setdefault(key, threading.Lock())
+        with loading:
+            kit = FaceKit.opened(settings, detector, embedder)
+            if kit is None:
+                kit = _load(settings, detector, embedder, key, progress)
+                with _lock:
+                    _kits[key] = kit
+            return kit
+
+    @staticmethod
+    def opened(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER) -> FaceKit | None:
+        """The kit, opened once more, if it is there already; never waits for models."""
+        with _lock:
+            kit = _kits.get(_key(settings, detector, embedder))
+            if kit is not None:
+                kit.users += 1
             return kit
 
     @property
     def score(self) -> float:
-        """The least score of a face, by the detector's card. `detector` itself also returns fainter ones, which may carry a track."""
+        """The least score of a face, by the detector's card."""
         return least_score(self.detector.card)
 
     @property
@@ -67,9 +74,9 @@ class FaceKit:
         """Identity enrolment with these models into this gallery."""
         return Enrolment(AtScore(self.detector, self.score), self.embedder, self.gallery)
 
-    def photograph(self, image: Image) -> Detections:
-        """Faces of a photograph, looked for at several sizes."""
-        return find_faces(AtScore(self.detector, self.score), image)
+    def photograph(self, image: Image, score: float | None = None) -> Detections:
+        """Faces of a photograph, looked for at several sizes. `score`: the least, instead of the card's."""
+        return find_faces(AtScore(self.detector, score or self.score), image)
 
     @property
     def point(self) -> OperatingPoint:
@@ -97,6 +104,10 @@ class FaceKit:
                 self.gallery.close()
                 self.embedder.close()
                 self.detector.close()
+
+
+def _key(settings: Settings, detector: str, embedder: str) -> Any:
+    return (settings.state_dir, settings.engines, settings.gallery, detector, embedder)
 
 
 def open_kits() -> list[FaceKit]:
@@ -144,7 +155,7 @@ def _load(settings: Settings, detector_name: str, embedder_name: str, key: Any, 
     embedder = load_embedder(embedder_name, options)
     point = operating_point(embedder.card)
     gallery = Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, point)
-    detector = load_detector(detector_name, options, threshold=FAINT * least_score(card(detector_name)))
+    detector = load_detector(detector_name, options)
     kit = FaceKit(detector, embedder, gallery, key, users=1)
     kit.refresh()
     return kit

@@ -24,7 +24,7 @@ from agent.settings import Settings
 from agent.vision.base import Task
 from agent.vision.face_kit import DETECTOR, EMBEDDER, FaceKit
 from agent.vision.gallery_store import GalleryError
-from agent.vision.recognition import Vector, geometry, sharp_share
+from agent.vision.recognition import OperatingPoint, Vector, geometry, sharp_share
 from agent.vision.tasks.faces_person import CLEARLY_BETTER, Kind, Person, Settled, new_person
 from agent.vision.tracker.association import overlaps
 from agent.vision.tracker.byte import Step, Track, Tracker, TrackerRules
@@ -33,6 +33,8 @@ from engines.results import Detections
 
 log = logging.getLogger(__name__)
 
+FAINT = 0.6
+"""Of the least score: how faint a face may be to carry a track on (the low scores of ByteTrack)."""
 COVERS, TOUCHES = 0.4, 0.15
 """Overlap from which a face is taken to be a track's, and from which it might be."""
 LEAST_EYES = 5.0
@@ -56,6 +58,17 @@ class FacesConfig(Config):
     keep_lost_s: float = Field(2.0, gt=0, le=60, description="A track ends when it was not seen for so long.")
     recheck_s: float = Field(2.0, gt=0, description="A recognised face is looked at again after so long.")
     update_s: float = Field(10.0, ge=1, description="Least time between updates that tell of a better view only.")
+
+    def point(self, usual: OperatingPoint) -> OperatingPoint:
+        """The embedder's operating point with what is set here."""
+        return usual if self.identify is None else replace(usual, identify=self.identify, slack=0.0)
+
+    def recognisable(self, faces: Detections, score: float) -> NDArray[np.bool_]:
+        """Which of the faces (N,) are sure and large enough to be recognised; `score`: the least."""
+        sides = np.min(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1)
+        eyes = np.linalg.norm(faces.landmarks[:, 1] - faces.landmarks[:, 0], axis=1)
+        sure: NDArray[np.bool_] = (faces.scores >= score) & (sides >= self.min_face) & (eyes >= LEAST_EYES)
+        return sure
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class FacesTask(Task):
         self._stream = stream
         self._kit = FaceKit.open(settings, config.detector, config.embedder)
         self.parallel = self._kit.detector.engine.parallel
-        self._point = self._kit.point if config.identify is None else replace(self._kit.point, identify=config.identify, slack=0.0)
+        self._point = config.point(self._kit.point)
         self._high = config.score or self._kit.score
         self._model = f"{self._kit.detector.card.model_id} {self._kit.embedder.model_id}"
         rules = TrackerRules(self._high, self._point.cluster, self._point.stranger, config.keep_lost_s, confirm_hits=config.confirm_hits)
@@ -96,7 +109,10 @@ class FacesTask(Task):
     def infer(self, frame: Frame) -> Prediction:
         """Detect, and embed the faces that still need a view. The tracks of earlier frames only spare work."""
         started = time.perf_counter()
-        faces = self._kit.detector.detect(frame.image) if frame.item is None else self._kit.photograph(frame.image)
+        if frame.item is None:
+            faces = self._kit.detector.detect(frame.image, FAINT * self._high)
+        else:
+            faces = self._kit.photograph(frame.image, self._high)
         detected = time.perf_counter()
         views = geometry(faces.boxes, faces.landmarks, frame.image.shape[1], frame.image.shape[0])
         wanted = self._wanted(faces, views, frame)
@@ -162,9 +178,7 @@ class FacesTask(Task):
         """Indices of faces to embed, the best views first."""
         if not len(faces):
             return []
-        sides = np.min(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1)
-        eyes = np.linalg.norm(faces.landmarks[:, 1] - faces.landmarks[:, 0], axis=1)
-        wanted = (faces.scores >= self._high) & (sides >= self._config.min_face) & (eyes >= LEAST_EYES)
+        wanted = self._config.recognisable(faces, self._high)
         if frame.item is not None:
             return [int(index) for index in np.nonzero(wanted)[0]]
         settled = self._settled
