@@ -16,6 +16,7 @@ from agent.outbox import Outbox
 from agent.settings import Settings
 from agent.vision.face_kit import open_gallery, open_kits
 from agent.vision.gallery import Gallery, Receipt
+from agent.vision.gallery_store import GalleryError
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,17 @@ class Housekeeping:
 
     def _look_through(self) -> None:
         gallery = self._gallery = self._gallery or open_gallery(self._settings)
-        if self._clock.synchronised():
-            gallery.expire(self._clock.wall())
+        gallery.clusters.expire(self._clock.wall())
+        self._guarded("who has expired is hidden, but not erased", partial(self._expire, gallery))
         for receipt in gallery.receipts(unfollowed=True):
             self._guarded(f"the erasure {receipt.id} is not finished", partial(self._follow, gallery, receipt))
+
+    def _expire(self, gallery: Gallery) -> None:
+        now = self._clock.wall()
+        if self._clock.synchronised():
+            gallery.expire(now)
+        elif gallery.over(now):
+            raise GalleryError("the clock is not synchronised")
 
     def _follow(self, gallery: Gallery, receipt: Receipt) -> None:
         """At once, and once more when nothing is under way any more; then it is on record, which tells the hub."""

@@ -230,13 +230,17 @@ class Gallery:
             self._foreign = foreign
             self.clusters.reload()
             self._load(now)
-        elif self._over(now) != self._expired:
+        elif self.over(now) != self._expired:
             self._load(now)
 
+    def over(self, now: float | None = None) -> list[str]:
+        """Ids of identities whose time is over."""
+        now = time.time() if now is None else now
+        return [row[0] for row in self._store.rows("SELECT id FROM identities WHERE expires_at <= ? ORDER BY id", now)]
+
     def expire(self, now: float | None = None) -> list[Receipt]:
-        """Erase identities and clusters whose time is over. Only for a clock that can be trusted: it cannot be undone."""
-        self.clusters.expire(now)
-        receipts = [self.erase(identity, "expired") for identity in self._over(now)]
+        """Erase identities whose time is over. Only for a clock that can be trusted: it cannot be undone."""
+        receipts = [self.erase(identity, "expired") for identity in self.over(now)]
         for receipt in receipts:
             log.info("identity %s expired and was erased", receipt.identity)
         return receipts
@@ -295,16 +299,11 @@ class Gallery:
                 return receipt
         raise UnknownIdentityError(f"there is no identity {identity!r}; `almena identity list` shows all")
 
-    def _over(self, now: float | None) -> list[str]:
-        """Ids whose time is over."""
-        now = time.time() if now is None else now
-        return [row[0] for row in self._store.rows("SELECT id FROM identities WHERE expires_at <= ? ORDER BY id", now)]
-
     def _load(self, now: float | None = None) -> None:
         """Build the view for matching anew."""
         with self._store.lock:
             self._version += 1
-            self._expired = self._over(now)
+            self._expired = self.over(now)
             known = {identity.id: identity for identity in self.identities(now)}
             templates = [(owner, vector) for owner, vector in self._templates("") if owner in known]
             ids = sorted({owner for owner, _ in templates})

@@ -100,12 +100,14 @@ def test_who_expires_leaves_gallery_and_history_without_a_stream_or_a_model(site
     assert len(site.audit()) == 1
 
 
-def test_a_clock_that_nobody_vouches_for_erases_nobody(site: Site) -> None:
+def test_a_clock_that_nobody_vouches_for_erases_nobody(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     person = site.enrol(expires_at=site.clock.wall_s + 100)
     site.clock.synced = False
     site.clock.pass_time(10**9)
     site.keeper.tick()
+    site.keeper.tick()
     assert site.gallery.get(person.id).name == NAME
+    assert caplog.text.count("the clock is not synchronised") == 1
     site.clock.synced = True
     site.keeper.tick()
     assert not site.gallery.identities()

@@ -14,7 +14,7 @@ import yaml
 
 from agent.config import Config
 from agent.datatypes import Event
-from agent.errors import AlmenaError, SettingsError
+from agent.errors import AlmenaError, SettingsError, UnknownError
 from agent.outbox import Outbox, OutboxFullError
 from agent.registry import SOURCES, TASKS
 from agent.settings import OutboxSettings, Settings
@@ -200,8 +200,13 @@ def test_reload(path: Path, started: Callable[[], Vision]) -> None:
     assert vision.reload() is False
     assert len(cameras) == 1
     assert state(vision)[0] == "running"
+    write(path, text="telemetry: {period_s: 7}\nmqtt: {port: 1884}\n")
+    assert vision.reload() is False
+    assert vision.restart_needed == ("mqtt", "telemetry")
+    assert vision.settings == before
     write(path, pace=2.0)
     assert vision.reload() is True
+    assert vision.restart_needed == ()
     runs(vision)
     assert [camera.config.pace for camera in cameras] == [1.0, 2.0]
     assert tasks[0].closed == 1
@@ -221,7 +226,7 @@ def test_a_full_disk_at_the_start_does_not_keep_streams_from_running(
 def test_stream_names_that_do_not_exist(started: Callable[[], Vision]) -> None:
     vision = started()
     for ask in (vision.preview, vision.annotations):
-        with pytest.raises(KeyError):
+        with pytest.raises(UnknownError):
             ask("attic")
 
 
