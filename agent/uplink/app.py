@@ -166,10 +166,9 @@ class Connection:
         self._session.announce()
         self._commands.report()
 
-    def _reload(self, _arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Let the vision process read the settings file again."""
-        status, _ = self._vision.post("/reload")
-        return {"reloaded": status == 201}
+    def _reload(self, _arguments: Mapping[str, Any]) -> Any:
+        """Let the vision process read the settings file again: whether streams were started anew, and what takes a restart."""
+        return self._vision.post("/reload")[1]
 
     def _answer_status(self, _arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {"uplink": self._ask_status.as_dict(), "streams": self._from_vision("/streams"), "at": time.time()}

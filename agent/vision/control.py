@@ -84,6 +84,11 @@ class VisionControl(Protocol):
 
     def metrics(self) -> dict[str, Any]: ...
 
+    @property
+    def restart_needed(self) -> Sequence[str]:
+        """Sections of the settings that `reload` found changed and that are not in force before a restart."""
+        ...
+
     def reload(self) -> bool: ...
 
 
@@ -153,9 +158,9 @@ class _Api:
         return JSONResponse(self._vision.metrics())
 
     def reload(self, _request: Request) -> Response:
-        """201 when the settings had changed, 200 when there was nothing to do."""
+        """201 when streams were started anew, 200 when there was nothing to do; `restart_needed` names what takes a restart."""
         changed = self._vision.reload()
-        return JSONResponse({"reloaded": changed}, 201 if changed else 200)
+        return JSONResponse({"reloaded": changed, "restart_needed": list(self._vision.restart_needed)}, 201 if changed else 200)
 
     def snapshot(self, request: Request) -> Response:
         name = request.path_params["stream"]

@@ -26,6 +26,8 @@ from engines.base import EngineError
 log = logging.getLogger(__name__)
 
 RETRY_S = (2.0, 5.0, 15.0, 60.0)
+AT_START_ONLY = ("device", "state_dir", "outbox", "mqtt", "web", "telemetry")
+"""Sections of the settings that both processes read only when they start."""
 
 
 class Stream:
@@ -109,6 +111,7 @@ class Vision:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self.restart_needed: tuple[str, ...] = ()
         self.settings = settings_module.load(path)
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
         self.faces = FaceControl(self.settings, self.outbox)
@@ -134,9 +137,15 @@ class Vision:
         self.outbox.close()
 
     def reload(self) -> bool:
-        """Read the settings again; streams start anew when something changed. Raises SettingsError, and then nothing changes."""
+        """Read the settings again; streams start anew when something that concerns them changed.
+
+        Changed sections that take a restart of the agent are named in `restart_needed`. Raises SettingsError, and then nothing changes.
+        """
         settings = settings_module.load(self._path)
         with self._lock:
+            in_force = {name: getattr(self.settings, name) for name in AT_START_ONLY}
+            self.restart_needed = tuple(name for name in AT_START_ONLY if getattr(settings, name) != in_force[name])
+            settings = settings.model_copy(update=in_force)
             if settings == self.settings:
                 return False
             self._stop_streams()

@@ -100,6 +100,7 @@ class SmallVision:
         self.settings = Settings(state_dir=state_dir)
         self.faces = SmallPeople()
         self.reloads = 0
+        self.restart_needed = ("mqtt",)
         self._previews = {name: Preview(name, 10.0, 960) for name in streams}
         self._stopping = threading.Event()
         self._index = 0

@@ -165,5 +165,7 @@ def test_clusters_and_recognition(vision: SmallVision, client: httpx.Client) -> 
 
 
 def test_reload_says_whether_anything_changed(client: httpx.Client) -> None:
-    assert client.post("/reload").status_code == 201
+    first = client.post("/reload")
+    assert first.status_code == 201
+    assert first.json() == {"reloaded": True, "restart_needed": ["mqtt"]}
     assert client.post("/reload").status_code == 200

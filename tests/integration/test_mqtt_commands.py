@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from agent.uplink.app import Uplink
+from agent.vision.control import ControlServer
 from tests.fakes.fleet import DEVICE, VERSIONS, Peer, peer, write_settings
 from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.small_vision import SmallVision
 from tests.fakes.uplinks import uplink
 from tests.waiting import wait_until
 
@@ -107,6 +109,18 @@ def test_failure_of_vision_is_told(scene: Scene) -> None:
     assert (reply["ok"], reply["code"]) == (False, "failed")
     assert "vision process does not answer" in reply["detail"]
     assert scene.audited("c-6") == ["accepted", "failed"]
+
+
+def test_reload_names_what_takes_a_restart(scene: Scene) -> None:
+    with SmallVision(scene.device.settings.state_dir) as vision:
+        control = ControlServer(vision)
+        control.start()
+        try:
+            scene.command("reload", "c-9")
+            (reply,) = scene.replies("c-9")
+        finally:
+            control.stop()
+    assert reply["result"] == {"reloaded": True, "restart_needed": ["mqtt"]}
 
 
 def test_topic_and_payload_must_agree(scene: Scene) -> None:

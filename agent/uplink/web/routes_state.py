@@ -80,9 +80,12 @@ def state_router(context: WebContext, vision: VisionClient) -> APIRouter:
         """The newest telemetry of the host."""
         return JSONResponse(dict(context.telemetry()))
 
-    @router.post("/config/reload", responses={201: {"description": "The settings had changed."}, 422: {"model": ProblemDocument}})
+    @router.post("/config/reload", responses={201: {"description": "Streams were started anew."}, 422: {"model": ProblemDocument}})
     async def reload(request: Request) -> Response:
-        """Read the settings file again. A file with errors changes nothing, and the answer says where they are."""
+        """Read the settings file again; `restart_needed` names changed sections that take a restart of the agent.
+
+        A file with errors changes nothing, and the answer says where they are.
+        """
         return await changed(context.outbox, request, "settings reload", lambda: vision.forward("POST", "/reload"))
 
     return router
