@@ -91,7 +91,7 @@ def salvage_history(path: Path, connection: sqlite3.Connection) -> None:
             for group in _readable(old, "rows"):
                 done = [row for row in group if row[_STATE] != PENDING]
                 _insert_all(connection, "rows", done, then="UPDATE lanes SET history_bytes = history_bytes + ? WHERE lane = ?")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         logger.error("%s: the local history could not be copied from %s: %s", path, aside, error)
 
 
@@ -104,10 +104,9 @@ def _evidence(path: Path) -> Path:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """For one process alone, so that no index of the log is written to a disk that may be full."""
-    old = sqlite3.connect(path, isolation_level=None)
-    old.execute("PRAGMA locking_mode=EXCLUSIVE")
-    return old
+    """For reading. Raises OSError if there is no room for that: then everything would seem unreadable."""
+    schema.need_room(path)
+    return sqlite3.connect(path, timeout=schema.BUSY_S, isolation_level=None)
 
 
 def _insert_all(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]], then: str = "") -> None:
@@ -129,11 +128,11 @@ def _insert(connection: sqlite3.Connection, table: str, row: tuple[Any, ...]) ->
 
 
 def _fetched(old: sqlite3.Connection, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]] | None:
-    """None if it cannot be read. Raises sqlite3.Error if only the disk is full."""
+    """None if it cannot be read. Raises sqlite3.Error if it only cannot be read now."""
     try:
         return old.execute(query, values).fetchall()
     except sqlite3.Error as error:
-        if schema.is_full(error):
+        if schema.is_full(error) or "locked" in str(error):
             raise
         return None
 

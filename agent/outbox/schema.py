@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,7 @@ BUSY_S = 10.0
 WRITE_BACK_MS = 300
 """How long one attempt to empty the log may keep writers waiting."""
 FORMAT = 2
+INDEX_ROOM = 128 * 1024
 LARGEST = 2**63 - 1
 """The largest number of a row."""
 LOG_PAGES = 200
@@ -49,8 +52,15 @@ class NewerFormatError(Exception):
     """The file was written by a later version."""
 
 
+def need_room(path: Path) -> None:
+    """Raise OSError if there is no room for the index that SQLite makes of the log when it opens a file: it would say `I/O error`."""
+    if not Path(f"{path}-shm").exists() and shutil.disk_usage(path.parent).free < INDEX_ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    """A connection in WAL mode; transactions are begun and ended by hand."""
+    """A connection in WAL mode; transactions are begun and ended by hand. Raises sqlite3.Error, OSError."""
+    need_room(path)
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

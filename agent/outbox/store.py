@@ -293,7 +293,7 @@ class Store:
         try:
             try:
                 self._open_once(damage)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 if not (schema.is_full(error) and self._reserve.release()):
                     raise
                 self._close_connections()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from agent.datatypes import Event
 from agent.outbox import Outbox, OutboxError, OutboxFullError
 from agent.settings import OutboxSettings
 from tests.fakes import small_disk as disk
+from tests.fakes.clock import FakeClock
+from tests.waiting import wait_until
 
 ROWS = 400
 
@@ -30,8 +33,8 @@ def balanced(outbox: Outbox) -> dict[str, dict[str, Any]]:
     return stats
 
 
-def opened(folder: Path) -> Outbox:
-    return Outbox.open(folder, "dev", OutboxSettings())
+def opened(folder: Path, boot: str = "") -> Outbox:
+    return Outbox.open(folder, "dev", OutboxSettings(), FakeClock(boot) if boot else None)
 
 
 def declared(outbox: Outbox) -> int:
@@ -106,9 +109,9 @@ def written(folder: Path) -> None:
         outbox.settle("event", outbox.pending("event", 1)[0].spool, upto=100)
 
 
-def recovered(folder: Path) -> int:
+def recovered(folder: Path, boot: str = "") -> int:
     """What a damaged outbox still has. Everything else is declared, exactly; and it goes on."""
-    with opened(folder) as outbox:
+    with opened(folder, boot) as outbox:
         rows = outbox.pending("event", 10_000)
         numbers = [json.loads(row.payload)["data"]["number"] for row in rows]
         assert numbers == [row.seq for row in rows], "rows keep their numbers"
@@ -123,18 +126,83 @@ def recovered(folder: Path) -> int:
         return len(numbers)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_overwritten_pages(tmp_path: Path, seed: int) -> None:
-    folder = tmp_path / "outbox"
-    written(folder)
+def overwrite_pages(path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    with (folder / "outbox.db").open("r+b") as file:
+    with path.open("r+b") as file:
         pages = os.fstat(file.fileno()).st_size // 4096
         for page in chance.sample(range(1, pages), 5):
             file.seek(page * 4096)
             file.write(chance.randbytes(4096))
-    assert recovered(folder) > 100
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_overwritten_pages(tmp_path: Path, seed: int) -> None:
+    """Found by the check of the next boot."""
+    folder = tmp_path / "outbox"
+    written(folder)
+    overwrite_pages(folder / "outbox.db", seed)
+    assert recovered(folder, "boot-2") > 100
     assert (folder / "outbox.db.corrupt").exists()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_overwritten_pages_that_nobody_looks_for(tmp_path: Path, seed: int) -> None:
+    """Found where they are used, if they are."""
+    folder = tmp_path / "outbox"
+    written(folder)
+    overwrite_pages(folder / "outbox.db", seed)
+    assert recovered(folder) > 100
+
+
+def test_damage_that_there_is_no_room_to_mend(small_disk: Path) -> None:
+    folder = small_disk / "outbox"
+    with opened(folder) as outbox:
+        for first in range(0, 2000, 50):
+            outbox.append("event", [event(number) for number in range(first, first + 50)])
+    overwrite_pages(folder / "outbox.db", 0)
+    disk.fill(small_disk)
+    with pytest.raises(OutboxError, match=r"full|No space"):
+        opened(folder, "boot-2")
+    disk.resize(small_disk, 32)
+    with opened(folder, "boot-2") as outbox:
+        assert kept(outbox, 2000) > 1900
+
+
+def test_damage_while_it_is_open_and_the_disk_is_full(small_disk: Path) -> None:
+    folder = small_disk / "outbox"
+    with opened(folder) as vision, opened(folder) as uplink:
+        for first in range(0, 2000, 50):
+            vision.append("event", [event(number) for number in range(first, first + 50)])
+        disk.fill(small_disk)
+        with pytest.raises(sqlite3.Error):
+            vision._stores[0]._recover(sqlite3.DatabaseError("malformed"))
+        for outbox in (vision, uplink):
+            with pytest.raises(OutboxFullError):
+                outbox.append("event", [event(0)])
+            with pytest.raises(OutboxError):
+                outbox.stats()
+        disk.resize(small_disk, 32)
+        wait_until(lambda: works(vision), 20, "the outbox to be mended")
+        wait_until(lambda: works(uplink), 20, "the other process to see it")
+        books = balanced(uplink)["event"]
+        assert (books["produced"], books["pending"], books["lost"]) == (2002, 2000, 2)
+        assert declared(vision) == 2
+
+
+def works(outbox: Outbox) -> bool:
+    try:
+        outbox.stats()
+    except OutboxError:
+        return False
+    return True
+
+
+def kept(outbox: Outbox, produced: int) -> int:
+    """How many are there; all others are declared."""
+    books = balanced(outbox)["event"]
+    assert books["produced"] == produced
+    assert declared(outbox) == books["lost"] == produced - books["pending"]
+    return int(books["pending"])
 
 
 def test_a_garbled_header(tmp_path: Path) -> None:
