@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +294,18 @@ def test_erasing_an_identity_blanks_it_everywhere(opened: Opener, tmp_path: Path
     balanced(outbox)
 
 
+def test_an_erasure_is_counted_also_in_a_file_of_the_first_format(tmp_path: Path) -> None:
+    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
+        outbox.append("event", [event(1, identity="i1", name="Zacharias")])
+    for name in ("outbox", "telemetry"):
+        with closing(sqlite3.connect(tmp_path / "outbox" / f"{name}.db")) as connection:
+            connection.executescript("DROP TABLE erasures; DROP TABLE spools; PRAGMA user_version=1;")
+    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
+        before = outbox.erasures()
+        assert outbox.erase("i1") == 1
+        assert outbox.erasures() > before
+
+
 def test_two_outboxes_on_one_folder_see_each_other(opened: Opener) -> None:
     vision, uplink = opened(), opened()
     while uplink.wait(0):
@@ -355,8 +369,6 @@ def test_telemetry_starts_a_new_spool_with_each_boot(opened: Opener, clock: Fake
 
 
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
-    import sqlite3
-
     Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()).close()
     with sqlite3.connect(tmp_path / "outbox" / "outbox.db") as connection:
         connection.execute("PRAGMA user_version=99")

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from agent.outbox import Outbox, OutboxFullError
 from agent.registry import SOURCES, TASKS
 from agent.settings import OutboxSettings, Settings
 from agent.vision import service
+from agent.vision.face_kit import open_gallery
 from agent.vision.interrupted import end_interrupted
 from agent.vision.service import Vision
 from tests.fakes.plugins import Camera, Counting, told
@@ -221,6 +223,24 @@ def test_a_full_disk_at_the_start_does_not_keep_streams_from_running(
 
     monkeypatch.setattr(service, "end_interrupted", refuse)
     runs(started())
+
+
+def test_an_erasure_is_followed_from_the_start_and_after_a_reload(path: Path, started: Callable[[], Vision]) -> None:
+    def erased(name: str) -> None:
+        with closing(open_gallery(vision.settings)) as gallery:
+            person = gallery.add(name, [])
+            vision.outbox.append("event", [Event("cam", "seen", {"identity": person.id, "name": name}, 1.0, 1)])
+            gallery.erase(person.id)
+
+    vision = Vision(path)
+    erased("Zacharias")
+    vision.stop()
+    vision = started()
+    wait_until(lambda: told(vision.outbox.history(), "seen") == [{"identity": None, "name": None}], 10, "the name to go")
+    write(path, pace=2.0)
+    assert vision.reload() is True
+    erased("Yolanda")
+    wait_until(lambda: told(vision.outbox.history(), "seen") == [{"identity": None, "name": None}] * 2, 10, "the other name to go")
 
 
 def test_stream_names_that_do_not_exist(started: Callable[[], Vision]) -> None:
