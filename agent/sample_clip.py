@@ -5,7 +5,8 @@ Portraits: Eileen Collins (NASA) and Grace Hopper (US Navy); see `engines/catalo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,15 +132,15 @@ def paste(canvas: Image, person: Image, mask: NDArray[np.float32], centre_x: flo
     canvas[y1:, x1:x2] = np.clip(target * (1 - alpha[inside]) + small[inside] * alpha[inside], 0, 255).astype(np.uint8)
 
 
-def frames(known: Image, unknown: Image) -> Iterator[Image]:
-    """The clip's frames, (360, 640, 3) uint8 BGR, 25 a second for 40 s. Sensor noise comes from a seeded generator."""
+def frames(known: Image, unknown: Image, script: Sequence[Walk] = SCRIPT) -> Iterator[Image]:
+    """The clip's frames, (360, 640, 3) uint8 BGR, 25 a second until the last has left. Sensor noise comes from a seeded generator."""
     people = {"known": cut_out(known, COLLINS), "unknown": cut_out(unknown, HOPPER)}
     background, noise = room(), np.random.default_rng(7)
     grain = [noise.normal(0, 2.0, (HEIGHT, WIDTH, 1)).astype(np.float32) for _ in range(8)]
-    for number in range(FRAMES):
+    for number in range(math.ceil(max(walk.times[-1] for walk in script)) * RATE):
         moment = number / RATE
         canvas = background.copy()
-        for walk in SCRIPT:
+        for walk in script:
             if walk.times[0] <= moment <= walk.times[-1]:
                 x, size, light = (float(np.interp(moment, walk.times, values)) for values in (walk.x, walk.size, walk.light))
                 sway = 3 * np.sin(2 * np.pi * 1.6 * moment)
@@ -147,7 +148,7 @@ def frames(known: Image, unknown: Image) -> Iterator[Image]:
         yield np.clip(canvas + grain[number % len(grain)], 0, 255).astype(np.uint8)
 
 
-def compose(known: Path, unknown: Path, clip: Path) -> Iterator[None]:
+def compose(known: Path, unknown: Path, clip: Path, script: Sequence[Walk] = SCRIPT) -> Iterator[None]:
     """Write the clip as MP4, complete or not at all; yields after each of its frames. Raises OSError where OpenCV cannot write it."""
     pictures = [_picture(path) for path in (known, unknown)]
     partial = clip.with_name(f".{clip.stem}.partial.mp4")
@@ -155,7 +156,7 @@ def compose(known: Path, unknown: Path, clip: Path) -> Iterator[None]:
     if not writer.isOpened():
         raise OSError(f"OpenCV cannot write {partial}: is the folder writable, and was OpenCV built with FFmpeg?")
     try:
-        for picture in frames(pictures[0], pictures[1]):
+        for picture in frames(pictures[0], pictures[1], script):
             writer.write(picture)
             yield
     finally:
