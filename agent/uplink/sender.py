@@ -14,11 +14,11 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from agent import wire
-from agent.outbox import Outbox, OutboxError, Row
+from agent.outbox import Outbox, OutboxError, Row, ranges
 from agent.outbox.ledger import TRIES
 from agent.uplink.session import Backoff, Link, packet_size
 from agent.uplink.status import UplinkStatus
@@ -70,6 +70,7 @@ class Sender:
         self._wire: dict[int, tuple[str, Parcel]] = {}
         self._settled: Settled = defaultdict(list)
         self._highest: dict[str, int] = {}
+        self._doubtful: set[str] = set()
         self._settle_at = 0.0
         self._settle_failures = 0
         self._forget()
@@ -171,7 +172,7 @@ class Sender:
             return
         try:
             for lane, spool in list(self._settled):
-                self._status.settled += self._outbox.settle(lane, spool, ranges=_ranges(self._settled[lane, spool]))
+                self._status.settled += self._outbox.settle(lane, spool, ranges=ranges.of(self._settled[lane, spool]))
                 del self._settled[lane, spool]
             self._settle_failures = 0
         except OutboxError as error:
@@ -344,12 +345,15 @@ class Sender:
         except wire.WireError as error:
             log.warning("an acknowledgement cannot be read: %s", error)
             return
-        if self._never_given(ack):
+        try:
+            self._compare(ack)
+        except OutboxError as error:
+            log.error("an acknowledgement cannot be checked: %s", error)
             return
         refusals = {refusal.seq: refusal.reason for refusal in ack.refused}
         for lane, window in self._windows.items():
             covered = window.covered(ack.spool, ack.upto, ack.ranges)
-            stored = [parcel for parcel in covered if parcel.sends and parcel.row.seq not in refusals]
+            stored = [parcel for parcel in covered if self._may_be_stored(parcel) and parcel.row.seq not in refusals]
             if stored:
                 self._status.row_trouble = ""
                 self._settled[lane, ack.spool] += [parcel.row.seq for parcel in stored]
@@ -360,20 +364,21 @@ class Sender:
                 if refused is not None:
                     self._refused(lane, refused, f"the hub: {reason}")
 
-    def _never_given(self, ack: wire.Ack) -> bool:
-        """Whether the hub knows numbers that this outbox has not given yet: it was restored from a copy, and goes on in a new spool."""
+    def _compare(self, ack: wire.Ack) -> None:
+        """The hub knows numbers that this outbox has not given yet: it was restored from a copy, and goes on in a new spool."""
         highest = max(ack.upto, *(last for _, last in ack.ranges), 0)
         if highest <= self._highest.get(ack.spool, 0):
-            return False
-        try:
-            for lane, books in self._outbox.stats().items():
-                if books["spool"] == ack.spool and books["seq"] < highest:
-                    self._outbox.start_spool(lane, f"the hub has number {highest}, the last one given here is {books['seq']}")
-                    return True
-        except OutboxError as error:
-            log.error("an acknowledgement cannot be checked: %s", error)
-            return True
-        return False
+            return
+        for lane, books in self._outbox.stats().items():
+            if books["spool"] == ack.spool and books["seq"] < highest:
+                self._outbox.start_spool(lane, f"the hub has number {highest}, the last one given here is {books['seq']}")
+                self._doubtful.add(ack.spool)
+
+    def _may_be_stored(self, parcel: Parcel) -> bool:
+        """Whether the hub can mean this row. In a doubtful spool it may mean another one, until it had its chances to refuse this."""
+        if parcel.row.spool in self._doubtful:
+            return parcel.sends > TRIES and not parcel.refusals
+        return parcel.sends > 0
 
     def _on_hub(self, payload: bytes) -> None:
         try:
@@ -384,14 +389,3 @@ class Sender:
         if said.state == "online" and self._status.hub != "online":
             self._spread()
         self._status.hub = said.state
-
-
-def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Contiguous runs of `numbers`, both ends included."""
-    runs: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-    return runs

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.fleet import DEVICE, VERSIONS, Hub, Producer, event, peer, stored_once, write_settings
+from tests.fakes.fleet import DEVICE, VERSIONS, Hub, Producer, event, load, peer, stored_once, write_settings
 from tests.fakes.mosquitto import Mosquitto
 from tests.fakes.uplinks import uplink
 from tests.waiting import wait_until
@@ -176,6 +177,34 @@ def test_poison_is_declared_and_blocks_nobody(tmp_path: Path, version: str, prod
         books = wait_until(lambda: (found := one.outbox.stats()["event"])["pending"] == 0 and found, 10, "an empty lane")
         assert (books["produced"], books["settled"], books["lost"]) == (51, 50, 1)
         wait_until(lambda: hub.sql("SELECT ranges FROM spools WHERE ranges = '[[1, 51]]'"), 5, "the gap to be closed by the declaration")
+
+
+def test_an_outbox_restored_from_a_copy_loses_nothing_in_silence(tmp_path: Path, producers: list[Producer]) -> None:
+    with Mosquitto(tmp_path / "broker") as broker, Hub(tmp_path, broker.port, "5") as hub:
+        path = write_settings(tmp_path, broker.port, version="5", delivery="hub")
+        folder = load(path).outbox_dir
+        with uplink(path) as one:
+            producer = Producer(one.settings)
+            producer.add(10)
+            stored_once(hub, producer)
+        producer.close()
+        shutil.copytree(folder, tmp_path / "copy")
+        with uplink(path) as one:
+            producer = Producer(one.settings)
+            producer.produced = 10
+            producer.add(10)
+            stored_once(hub, producer)
+        producer.close()
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "copy", folder)
+        with uplink(path) as one:
+            producers.append(Producer(one.settings))
+            one.outbox.append("event", [event(number) for number in range(100, 105)])
+            wait_until(lambda: "new spool" in one.outbox.stats()["event"]["alarm"], 15, "the alarm")
+            one.outbox.append("event", [event(number) for number in range(105, 110)])
+            books = wait_until(lambda: (found := one.outbox.stats()["event"])["pending"] == 0 and found, 20, "an empty lane")
+            assert (books["produced"], books["settled"], books["lost"]) == (20, 15, 5)
+        assert hub.numbers() == [*range(20), *range(105, 110)]
 
 
 def test_larger_than_the_broker_takes(tmp_path: Path, producers: list[Producer]) -> None:
