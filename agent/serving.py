@@ -92,7 +92,9 @@ class PunctualProtocol(H11Protocol):
             others = (one for one in self.connections if isinstance(one, PunctualProtocol) and one is not self)
             waiting = [one for one in others if one.conn.their_state in WITHIN_S]
             if waiting:
-                min(waiting, key=lambda one: one._since).transport.abort()
+                longest = min(waiting, key=lambda one: one._since)
+                self.connections.discard(longest)
+                longest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Some of a request came."""
