@@ -87,7 +87,7 @@ class MqttSettings(Config):
 
     embedded_broker: bool = Field(
         False,
-        description="`almena run` starts a small broker of its own on loopback at `port`; it keeps nothing, so it is for trying things out.",
+        description="`almena run` starts a small broker on loopback at `port`; it keeps nothing.",
     )
     host: str = Field("127.0.0.1", description="Host name or address of the broker.")
     port: int = Field(1883, ge=1, le=65535)
@@ -96,7 +96,7 @@ class MqttSettings(Config):
     )
     delivery: Literal["hub", "broker", "none"] = Field(
         "broker",
-        description="Who settles an event: the hub after its commit, the broker on receipt (which is not storage), or nobody (history only).",
+        description="Who settles an event: the hub after its commit, the broker on receipt, or nobody.",
     )
     username: str | None = None
     password: SecretStr | None = Field(None, description="Better: password_file.")

@@ -71,7 +71,8 @@ class Bench:
 
     def open(self, precision: str = "auto", **changes: Any) -> Any:
         values: dict[str, Any] = {
-            "model": "small@0", "recipe": "r", "pictures": "portraits", "backend": "onnxruntime", "backend_version": "1", "device": "d", "shape": (1, 8, 8),
+            "model": "small@0", "recipe": "r", "pictures": "portraits", "backend": "onnxruntime", "backend_version": "1", "device": "d",
+            "shape": (1, 8, 8),
             "policy": "latency", "threads": 1,
         }  # fmt: skip
         return self.store.open(self.backend, Identity(precision=precision, **{**values, **changes}), self.order, self.judge)
