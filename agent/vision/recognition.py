@@ -218,7 +218,7 @@ class Judge:
         return standing
 
 
-CUT_OFF = 0.3
+CUT_OFF = 0.15
 """What a face at the edge of the picture counts for: part of it is missing, and the landmarks are squeezed into what is left."""
 
 
