@@ -1,6 +1,6 @@
 """A sample clip composed from two public-domain portraits: a known and an unknown person walk in, cross, leave and come back.
 
-Portraits: Eileen Collins (NASA) and Grace Hopper (US Navy); see `engines/catalog/assets.yaml` for their sources.
+Portraits: Eileen Collins (NASA) and Grace Hopper (US Navy); see `engines/catalog/_assets.yaml` for their sources.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
 from agent import logs
@@ -16,6 +15,7 @@ from agent.outbox import Outbox
 from agent.sentences import sentence
 from agent.settings import Settings
 from agent.supervisor import Child, Supervisor
+from agent.uplink.vision_link import VisionError, VisionLink
 
 app = typer.Typer(add_completion=False)
 
@@ -79,9 +79,8 @@ class Watcher:
     def _streams(self) -> str:
         """What runs, once both processes answer."""
         try:
-            with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._settings.control_socket)), timeout=1.0) as client:
-                streams = client.get("http://vision/streams").json()
-        except httpx.TransportError:
+            streams = VisionLink(self._settings.control_socket).get("/streams")
+        except VisionError:
             return ""
         if any(stream["state"] == "connecting" for stream in streams) or not (self._page() or not self._settings.web.enabled):
             return ""
