@@ -178,7 +178,7 @@ def test_small_and_turned_faces_are_poor_views() -> None:
 @pytest.mark.parametrize("box", [(0, 10, 100, 130), (10, 0, 110, 120), (540, 10, 640, 130), (10, 240, 110, 360)])
 def test_a_face_cut_off_by_the_edge_is_a_poor_view(box: tuple[int, int, int, int]) -> None:
     frontal = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], np.float32)
-    assert geometry(np.array([box], np.float32), frontal[None], 640, 360)[0] == pytest.approx(0.3)
+    assert geometry(np.array([box], np.float32), frontal[None], 640, 360)[0] == pytest.approx(0.15)
 
 
 def test_the_limit_is_tighter_the_more_are_enrolled() -> None:
