@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ class AgentProcess:
         assert self._process is not None
         found = {}
         for process in psutil.Process(self._process.pid).children(recursive=True):
-            command = process.cmdline()
-            if "-m" in command:
-                found[command[command.index("-m") + 1]] = process
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                command = process.cmdline()
+                if "-m" in command:
+                    found[command[command.index("-m") + 1]] = process
         return found
 
     def stop(self) -> int:

@@ -1,4 +1,5 @@
-"""Broker, hub and a whole agent for a folder of photographs, each a process that can be killed; what is stored is read by SQL alone."""
+"""Broker, hub and a whole agent for a folder of photographs, each a process that can be killed; what is stored is read by SQL alone, and
+heard by an observer that shares no code with them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from pathlib import Path
 
 import yaml
 
+from tests.fakes.agent_process import AgentProcess
 from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.observer import Observer
+from tests.waiting import wait_until
+
+AGENT = ("vision", "uplink")
 
 
 class Site:
@@ -21,13 +27,14 @@ class Site:
 
     def __init__(self, folder: Path, models: Path, engines: Path) -> None:
         self.broker = Mosquitto(folder / "broker").start()
+        self.observer = Observer(folder, self.broker.port)
         self.inbox, self.hub_file = folder / "inbox", folder / "hub.sqlite"
         self.inbox.mkdir()
         self.state = folder / "state"
         if engines.exists():
             shutil.copytree(engines, self.state / "engines", dirs_exist_ok=True)
         config = folder / "almena.yaml"
-        source = {"type": "folder", "path": str(self.inbox), "watch": True}
+        source = {"type": "folder", "path": str(self.inbox), "watch": True, "settle_s": 0}
         settings = {
             "device": {"name": "kill-test"},
             "state_dir": str(self.state),
@@ -41,14 +48,25 @@ class Site:
         hub = ["fleet.ingest", "--store", str(self.hub_file), "--port", str(self.broker.port)]
         self._arguments = {"vision": ["agent.vision", str(config)], "uplink": ["agent.uplink", str(config)], "hub": hub}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._agent = AgentProcess(folder, "run", "--quiet", "--config", str(config))
         for name in self._arguments:
             self.start(name)
+
+    def supervise(self) -> None:
+        """From now on the agent's two processes are children of `almena run`, which starts them again."""
+        for name in AGENT:
+            self.stop(name)
+        self._agent.start()
 
     def start(self, name: str) -> None:
         self._processes[name] = subprocess.Popen([sys.executable, "-m", *self._arguments[name]])
 
     def kill(self, name: str) -> None:
-        """SIGKILL, and another start."""
+        """SIGKILL, and another start: by the supervisor if there is one."""
+        if name in AGENT and self._agent.running:
+            wait_until(lambda: f"agent.{name}" in self._agent.processes(), 60, f"{name} to be started again")
+            self._agent.processes()[f"agent.{name}"].kill()
+            return
         self.running(name)
         self._processes[name].send_signal(signal.SIGKILL)
         self._processes[name].wait()
@@ -57,18 +75,23 @@ class Site:
     def stop(self, name: str) -> None:
         """SIGTERM; it must end in order."""
         self._processes[name].terminate()
-        assert self._processes[name].wait(20) == 0
+        assert self._processes.pop(name).wait(20) == 0
 
     def running(self, name: str) -> None:
         """It has not ended by itself."""
         assert self._processes[name].poll() is None, f"{name} had ended by itself"
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            process.wait(20)
-        self.broker.stop()
+        """End everything."""
+        try:
+            assert self._agent.stop() == 0
+        finally:
+            for process in self._processes.values():
+                process.terminate()
+            for process in self._processes.values():
+                process.wait(20)
+            self.observer.close()
+            self.broker.stop()
 
     def stored(self) -> list[dict[str, object]]:
         """Every row that the hub holds, by SQL alone."""
