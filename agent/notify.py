@@ -15,7 +15,7 @@ def notify(message: str) -> None:
     if not address:
         return
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as peer:
             peer.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
     except OSError as error:
         log.warning("the service manager was not told %s: %s", message, error)

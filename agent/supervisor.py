@@ -1,15 +1,18 @@
-"""`almena run`: the processes of one agent in the foreground, each started again when it ends."""
+"""`almena run`: the processes of one agent in the foreground, each started again when it ends, or hangs."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
@@ -17,7 +20,8 @@ log = logging.getLogger(__name__)
 STABLE_S = 30.0
 LONGEST_WAIT_S = 30.0
 STOP_S = 8.0
-
+SILENT_S = 120.0
+"""Longer than a process takes to see that it is stuck, to say why, and to end by itself."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -29,19 +33,33 @@ def _end_with_parent() -> None:
 
 @dataclass
 class Child:
-    """One process. `restarts` counts its unexpected ends."""
+    """One process. `restarts` counts its unexpected ends.
+
+    It hears of its process what systemd would (sd_notify(3)): once that has said anything, it is killed when it is silent for `silent_s`.
+    """
 
     name: str
     arguments: list[str]
+    silent_s: float = SILENT_S
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restarts: int = 0
     wait_s: float = 0.5
     due: float = field(default=0.0)
+    _ear: socket.socket | None = None
+    _heard: float | None = None
 
     def start(self) -> None:
-        """Start it in a process group of its own, so that Ctrl-C reaches only the supervisor."""
-        self.process = subprocess.Popen([sys.executable, "-m", *self.arguments], start_new_session=True, preexec_fn=_end_with_parent)
+        """Start it in a process group of its own, so that Ctrl-C reaches only the supervisor. Raises OSError, SubprocessError."""
+        self._ear, self._heard = _listening(), None
+        environment = {**os.environ, "NOTIFY_SOCKET": "@" + self._ear.getsockname()[1:].decode()}
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.arguments], env=environment, start_new_session=True, preexec_fn=_end_with_parent
+            )
+        except BaseException:
+            self._deafen()
+            raise
         self.started = time.monotonic()
 
     def look(self) -> None:
@@ -49,16 +67,20 @@ class Child:
         now = time.monotonic()
         if self.process is None:
             if now >= self.due:
-                self.start()
+                try:
+                    self.start()
+                except (OSError, subprocess.SubprocessError) as error:
+                    self._again(now, f"could not be started ({error})")
             return
         code = self.process.poll()
         if code is None:
+            self._listen(now)
             return
-        self.wait_s = 0.5 if now - self.started > STABLE_S else min(self.wait_s * 2, LONGEST_WAIT_S)
-        self.restarts += 1
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        log.error("%s %s; it is started again in %.0f s", self.name, how, self.wait_s)
-        self.process, self.due = None, now + self.wait_s
+        if now - self.started > STABLE_S:
+            self.wait_s = 0.25
+        self._deafen()
+        self.process = None
+        self._again(now, f"was killed by signal {-code}" if code < 0 else f"ended with code {code}")
 
     def stop(self, within_s: float) -> None:
         """SIGTERM, and SIGKILL if that has not ended it in time."""
@@ -71,6 +93,40 @@ class Child:
             log.error("%s did not stop in time and is killed", self.name)
             self.process.kill()
             self.process.wait()
+        self._deafen()
+
+    def _again(self, now: float, how: str) -> None:
+        self.wait_s = min(self.wait_s * 2, LONGEST_WAIT_S)
+        self.restarts += 1
+        self.due = now + self.wait_s
+        log.error("%s %s; it is started again in %.1f s", self.name, how, self.wait_s)
+
+    def _listen(self, now: float) -> None:
+        """Take its signs of life; without them for too long it hangs, and is killed."""
+        assert self._ear is not None
+        assert self.process is not None
+        with suppress(BlockingIOError):
+            while self._ear.recv(256):
+                self._heard = now
+        if self._heard is not None and now - self._heard > self.silent_s:
+            log.error("%s has given no sign of life for %.0f s and is killed", self.name, now - self._heard)
+            self._heard = None
+            self.process.kill()
+
+    def _deafen(self) -> None:
+        if self._ear is not None:
+            self._ear.close()
+
+
+def _listening() -> socket.socket:
+    """A datagram socket at an abstract address that the kernel chooses (unix(7), autobind)."""
+    ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        ear.bind("")
+    except OSError:
+        ear.close()
+        raise
+    return ear
 
 
 class Supervisor:

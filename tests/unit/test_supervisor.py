@@ -24,10 +24,14 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.unit
 
 PROGRAM = """
-import signal, sys, threading, pathlib
+import os, signal, sys, threading, pathlib
+from agent.notify import notify
 name, folder, how = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
 if how == "dies":
     sys.exit(3)
+if how == "hangs":
+    notify("READY=1")
+    os.kill(os.getpid(), signal.SIGSTOP)
 def end(*_):
     with (folder / "ends").open("a") as file:
         file.write(name + "\\n")
@@ -84,6 +88,45 @@ def test_back_off_grows_while_it_ends_soon_and_is_short_after_a_calm_time(progra
     child.started = time.monotonic() - STABLE_S - 1
     child.look()
     assert child.wait_s == 0.5
+
+
+def test_what_cannot_be_started_is_tried_again(program: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    child = Child("vision", ["program", "vision", str(program), "waits"])
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", str(program / "nothing"))
+        child.look()
+    assert child.process is None
+    assert "vision could not be started ([Errno 2]" in caplog.text
+    assert (child.restarts, child.wait_s) == (1, 1.0)
+    child.due = 0.0
+    child.look()
+    assert child.process is not None
+    child.stop(20)
+
+
+def test_what_hangs_is_killed_and_started_again(program: Path, caplog: pytest.LogCaptureFixture) -> None:
+    child = Child("vision", ["program", "vision", str(program), "hangs"], silent_s=0.3)
+
+    def replaced() -> bool:
+        child.due = 0.0
+        child.look()
+        return child.restarts == 2
+
+    wait_until(replaced, 30, "two more processes")
+    assert caplog.text.count("no sign of life") == 2
+    assert caplog.text.count("was killed by signal 9") == 2
+    child.stop(20)
+
+
+def test_what_never_spoke_is_not_expected_to(program: Path) -> None:
+    child = Child("broker", ["program", "broker", str(program), "waits"], silent_s=0.0)
+    child.look()
+    wait_until(lambda: (program / "broker").exists(), 20, "the process")
+    child.look()
+    child.look()
+    assert child.process is not None
+    assert child.process.poll() is None
+    child.stop(20)
 
 
 def test_a_killed_process_comes_back_and_the_others_stay(program: Path, agent: subprocess.Popen[bytes]) -> None:
@@ -161,6 +204,17 @@ def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     notify("STOPPING=1")
     assert "was not told STOPPING=1" in caplog.text
+
+
+def test_notify_does_not_wait_for_a_manager_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        while not caplog.text:
+            notify("WATCHDOG=1")
+    assert "was not told WATCHDOG=1" in caplog.text
 
 
 def test_registry() -> None:
