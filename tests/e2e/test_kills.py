@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.photographs import Photographer
+from tests.fakes.photographs import Album
 from tests.fakes.whole_site import Site
 from tests.waiting import wait_until
 
+PERSONS = (0, 1, 2)
 LONGEST_DELAY_S = 1.5
-LONGEST_PAUSE_S = 0.4
+LONGEST_PAUSE_S = 0.2
 """Between two photographs: now faster, now slower than they are processed."""
 
 
@@ -32,7 +33,7 @@ def site(tmp_path: Path, models_dir: Path, engines_dir: Path) -> Iterator[Site]:
 
 
 def test_ten_random_kills_lose_nothing(site: Site, portraits: Mapping[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    survive(site, Album(site, portraits, seed=20), kills=10, capsys=capsys)
+    survive(site, Chance(Album(site.inbox, portraits, PERSONS), seed=20), kills=10, capsys=capsys)
 
 
 @pytest.mark.soak
@@ -40,62 +41,50 @@ def test_ten_random_kills_lose_nothing(site: Site, portraits: Mapping[str, Path]
 def test_a_hundred_random_kills_lose_nothing(site: Site, portraits: Mapping[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     kills = int(os.environ.get("ALMENA_SOAK_KILLS", "100"))
     seed = int(os.environ.get("ALMENA_SOAK_SEED", random.SystemRandom().randrange(1 << 30)))
-    survive(site, Album(site, portraits, seed), kills, capsys)
+    survive(site, Chance(Album(site.inbox, portraits, PERSONS), seed), kills, capsys)
 
 
-class Album:
-    """Takes photographs with a known number of faces at random moments."""
+class Chance:
+    """Photographs at random moments."""
 
-    def __init__(self, site: Site, portraits: Mapping[str, Path], seed: int) -> None:
-        self.seed, self.chance = seed, random.Random(seed)
-        self.taken = self.faces = 0
-        self._site = site
-        self._photographer = Photographer(portraits)
-
-    def take(self) -> None:
-        """One photograph of nobody, one or two persons."""
-        persons = self.taken % 3
-        self._photographer.take(self.taken, persons, self._site.inbox / f"{self.taken:05d}.jpg")
-        self.taken, self.faces = self.taken + 1, self.faces + persons
+    def __init__(self, album: Album, seed: int) -> None:
+        self.album, self.seed = album, seed
+        self.random = random.Random(seed)
 
     def take_for(self, seconds: float) -> None:
         """Take photographs until a moment that has nothing to do with what any process does: these pauses are the randomness itself."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self.take()
-            time.sleep(max(0.0, min(self.chance.uniform(0, LONGEST_PAUSE_S), left)))
-
-    def processed(self) -> int:
-        """How many photographs have left the folder."""
-        return self.taken - len(list(self._site.inbox.glob("*.jpg")))
+            self.album.take()
+            time.sleep(max(0.0, min(self.random.uniform(0, LONGEST_PAUSE_S), left)))
 
 
-def survive(site: Site, album: Album, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
-    chance, began = album.chance, time.monotonic()
+def survive(site: Site, chance: Chance, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
+    album, began = chance.album, time.monotonic()
     victims = [("vision", "uplink", "hub")[number % 3] for number in range(kills)]
-    chance.shuffle(victims)
+    chance.random.shuffle(victims)
     for number, victim in enumerate(victims):
         if number == kills // 2:
             site.supervise()
-        if chance.random() < 0.5:  # the others may hit what the last kill made start anew
+        if chance.random.random() < 0.5:  # the others may hit what the last kill made start anew
             before = album.processed()
             album.take()
             wait_until(lambda: album.processed() > before, 120, "the agent to work")  # noqa: B023
-        album.take_for(chance.uniform(0, LONGEST_DELAY_S))
+        chance.take_for(chance.random.uniform(0, LONGEST_DELAY_S))
         site.kill(victim)
     wait_until(lambda: album.processed() == album.taken, 180, "all pictures to be processed")
-    settled(site, album)
+    settled(site, album, f"seed {chance.seed}")
     with capsys.disabled():
         print(
             f"\n{kills} kills ({', '.join(f'{name} {victims.count(name)}' for name in sorted(set(victims)))}; half under `almena run`), "
             f"{album.taken} pictures: produced {album.faces}, stored {site.faces()}, observed {len(site.observer.faces())}, "
-            f"declared lost 0, pending 0 (seed {album.seed}, {time.monotonic() - began:.0f} s)"
+            f"declared lost 0, pending 0 (seed {chance.seed}, {time.monotonic() - began:.0f} s)"
         )
 
 
-def settled(site: Site, album: Album) -> None:
+def settled(site: Site, album: Album, seed: str) -> None:
     """Everything that was produced is stored once, and was heard by the observer; nothing is lost, pending, or missing in between."""
-    seed, produced = f"seed {album.seed}", album.faces
+    produced = album.faces
     wait_until(lambda: site.faces() >= produced, 60, f"{produced} faces to be stored ({seed})")
     wait_until(lambda: site.pending() == 0, 60, "nothing to be pending but telemetry")
     rows = [row for row in site.stored() if row["lane"] == "event"]

@@ -38,7 +38,13 @@ class Observer:
         ]
         with self._file.open("wb") as out, self._log.open("wb") as log:
             self._process = subprocess.Popen(["stdbuf", "-oL", *command, "-d"], stdout=out, stderr=log)
-        wait_until(lambda: "Subscribed" in self._file.read_text(), 10, "the observer's subscription")
+        self._connections = 0
+        self.until_connected()
+
+    def until_connected(self) -> None:
+        """Wait until it has subscribed, once more after each start of the broker."""
+        self._connections += 1
+        wait_until(lambda: self._file.read_text().count("Subscribed") >= self._connections, 20, "the observer's subscription")
 
     def events(self) -> Counter[str]:
         """Ids of the events that were heard, each with the number of times that it came."""

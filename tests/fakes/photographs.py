@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -32,3 +32,24 @@ class Photographer:
         partial = path.with_name(f".{path.name}.partial")
         partial.write_bytes(cv2.imencode(".jpg", canvas)[1].tobytes())
         partial.replace(path)
+
+
+class Album:
+    """Photographs in a watched folder, so that the number of faces in it is known. `persons` says how many each shows, in turn."""
+
+    def __init__(self, inbox: Path, portraits: Mapping[str, Path], persons: Sequence[int] = (1,)) -> None:
+        self.inbox = inbox
+        self.taken = self.faces = 0
+        self._persons = persons
+        self._photographer = Photographer(portraits)
+
+    def take(self, count: int = 1) -> None:
+        """So many more."""
+        for _ in range(count):
+            persons = self._persons[self.taken % len(self._persons)]
+            self._photographer.take(self.taken, persons, self.inbox / f"{self.taken:05d}.jpg")
+            self.taken, self.faces = self.taken + 1, self.faces + persons
+
+    def processed(self) -> int:
+        """How many have left the folder."""
+        return self.taken - len(list(self.inbox.glob("[0-9]*.jpg")))

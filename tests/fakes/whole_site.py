@@ -4,6 +4,7 @@ heard by an observer that shares no code with them."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -11,21 +12,27 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tests.fakes.agent_process import AgentProcess
 from tests.fakes.mosquitto import Mosquitto
 from tests.fakes.observer import Observer
+from tests.fakes.turned_clock import TurnedClock
 from tests.waiting import wait_until
 
 AGENT = ("vision", "uplink")
+DEVICE = "kill-test"
 
 
 class Site:
-    """Broker, hub and one agent, each a process of its own that can be killed and started again."""
+    """Broker, hub and one agent, each a process of its own that can be killed and started again.
 
-    def __init__(self, folder: Path, models: Path, engines: Path) -> None:
+    `clock` is what the agent lives by instead of the machine's; `more` are further sections of its settings.
+    """
+
+    def __init__(self, folder: Path, models: Path, engines: Path, *, clock: TurnedClock | None = None, **more: Any) -> None:
         self.broker = Mosquitto(folder / "broker").start()
         self.observer = Observer(folder, self.broker.port)
         self.inbox, self.hub_file = folder / "inbox", folder / "hub.sqlite"
@@ -33,20 +40,22 @@ class Site:
         self.state = folder / "state"
         if engines.exists():
             shutil.copytree(engines, self.state / "engines", dirs_exist_ok=True)
-        config = folder / "almena.yaml"
+        self.config = config = folder / "almena.yaml"
         source = {"type": "folder", "path": str(self.inbox), "watch": True, "settle_s": 0}
         settings = {
-            "device": {"name": "kill-test"},
+            "device": {"name": DEVICE},
             "state_dir": str(self.state),
             "engines": {"models_dir": str(models)},
             "streams": [{"name": "photos", "source": source, "tasks": [{"type": "faces"}]}],
             "mqtt": {"port": self.broker.port, "delivery": "hub"},
             "web": {"enabled": False},
             "telemetry": {"period_s": 1},
+            **more,
         }
         config.write_text(yaml.safe_dump(settings))
         hub = ["fleet.ingest", "--store", str(self.hub_file), "--port", str(self.broker.port)]
         self._arguments = {"vision": ["agent.vision", str(config)], "uplink": ["agent.uplink", str(config)], "hub": hub}
+        self._clock = clock
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._agent = AgentProcess(folder, "run", "--quiet", "--config", str(config))
         for name in self._arguments:
@@ -59,7 +68,11 @@ class Site:
         self._agent.start()
 
     def start(self, name: str) -> None:
-        self._processes[name] = subprocess.Popen([sys.executable, "-m", *self._arguments[name]])
+        """Start one of `vision`, `uplink`, `hub`."""
+        turned = self._clock.environment if self._clock and name in AGENT else {}
+        module = ["tests.fakes.turned_clock"] if turned else []
+        command = [sys.executable, "-m", *module, *self._arguments[name]]
+        self._processes[name] = subprocess.Popen(command, env={**os.environ, **turned})
 
     def kill(self, name: str) -> None:
         """SIGKILL, and another start: by the supervisor if there is one."""
@@ -97,8 +110,7 @@ class Site:
         """Every row that the hub holds, by SQL alone."""
         if not self.hub_file.exists():
             return []
-        with closing(sqlite3.connect(f"file:{self.hub_file}?mode=ro", uri=True, timeout=10)) as database:
-            rows = database.execute("SELECT spool, seq, lane, payload FROM rows").fetchall()
+        rows = self.sql(self.hub_file, "SELECT spool, seq, lane, payload FROM rows")
         return [{"spool": spool, "seq": seq, "lane": lane, **json.loads(payload)} for spool, seq, lane, payload in rows]
 
     def faces(self) -> int:
@@ -107,5 +119,11 @@ class Site:
 
     def pending(self) -> int:
         """Event rows that the device still holds unsettled, by SQL alone."""
-        with closing(sqlite3.connect(f"file:{self.state / 'outbox' / 'outbox.db'}?mode=ro", uri=True, timeout=10)) as database:
-            return int(database.execute("SELECT COUNT(*) FROM rows WHERE state = 0 AND lane = 'event'").fetchone()[0])
+        query = "SELECT COUNT(*) FROM rows WHERE state = 0 AND lane = 'event'"
+        return int(self.sql(self.state / "outbox" / "outbox.db", query)[0][0])
+
+    @staticmethod
+    def sql(file: Path, query: str) -> list[tuple[Any, ...]]:
+        """What is in a database."""
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as database:
+            return database.execute(query).fetchall()

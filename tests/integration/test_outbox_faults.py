@@ -6,7 +6,6 @@ import json
 import os
 import random
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,7 @@ def declared(outbox: Outbox) -> int:
     return total
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    with disk.small_disk(8) as folder:
-        yield folder
-
-
+@disk.on_small_disk(8)
 def test_a_full_disk_costs_only_what_is_declared(small_disk: Path) -> None:
     produced = 0
     with opened(small_disk / "outbox") as outbox:
@@ -77,6 +71,7 @@ def test_a_full_disk_costs_only_what_is_declared(small_disk: Path) -> None:
         assert declared(outbox) == 100
 
 
+@disk.on_small_disk(8)
 def test_a_disk_filled_by_others_is_survived_again_and_again(small_disk: Path) -> None:
     produced = lost = 0
     with opened(small_disk / "outbox") as outbox:
@@ -154,6 +149,7 @@ def test_overwritten_pages_that_nobody_looks_for(tmp_path: Path, seed: int) -> N
     assert recovered(folder) > 100
 
 
+@disk.on_small_disk(8)
 def test_damage_that_there_is_no_room_to_mend(small_disk: Path) -> None:
     folder = small_disk / "outbox"
     with opened(folder) as outbox:
@@ -168,6 +164,7 @@ def test_damage_that_there_is_no_room_to_mend(small_disk: Path) -> None:
         assert kept(outbox, 2000) > 1900
 
 
+@disk.on_small_disk(8)
 def test_damage_while_it_is_open_and_the_disk_is_full(small_disk: Path) -> None:
     folder = small_disk / "outbox"
     with opened(folder) as vision, opened(folder) as uplink:
