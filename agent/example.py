@@ -35,7 +35,7 @@ EXAMPLES: dict[str, Any] = {
     "faces.score": 0.5,
     "folder.path": "pictures",
     "gallery.key_file": "/etc/almena/gallery.key",
-    "gstreamer.pipeline": "videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1 sync=false",
+    "gstreamer.pipeline": "v4l2src device=/dev/video0 ! image/jpeg,width=1280,height=720 ! jpegdec",
     "mjpeg.url": "http://camera.local/video.mjpg",
     "rtsp.url": "rtsp://camera.local/stream",
     "video.path": "clip.mp4",

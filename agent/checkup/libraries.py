@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from importlib import import_module, metadata
 from typing import Any
 
@@ -11,6 +13,12 @@ from agent.checkup import Check
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 OTHERS = ("tensorrt", "pycuda", "cuda-python", "tensorflow", "ai-edge-litert", "tflite-runtime", "av", "picamera2")
+
+GSTREAMER_PROGRAMS = ("gst-launch-1.0", "gst-inspect-1.0")
+GSTREAMER_ELEMENTS = ("videoconvert", "y4menc")
+CSI_ELEMENT = "nvarguscamerasrc"
+PROGRAM_TIMEOUT_S = 30.0
+"""The first start after an installation looks through all plug-ins."""
 
 
 def library_checks() -> list[Check]:
@@ -26,10 +34,22 @@ def opencv() -> Check:
     cv2 = _import("cv2")
     if isinstance(cv2, Exception):
         return Check("opencv", "fail", str(cv2), "pip install 'almena[cpu]', or the distribution's python3-opencv.")
-    build = cv2.getBuildInformation()
-    has = {name: bool(re.search(rf"^\s*{name}:\s+YES", build, re.MULTILINE)) for name in ("GStreamer", "FFMPEG")}
-    text = f"{cv2.__version__}, " + ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in has.items())
-    return Check("opencv", "ok", text)
+    ffmpeg = re.search(r"^\s*FFMPEG:\s+YES", cv2.getBuildInformation(), re.MULTILINE)
+    return Check("opencv", "ok", f"{cv2.__version__}, FFMPEG {'yes' if ffmpeg else 'no'}")
+
+
+def gstreamer(wanted: bool) -> Check:
+    """The programs and elements that sources of type gstreamer run, which `wanted` says are in the settings."""
+    missing = [program for program in GSTREAMER_PROGRAMS if not shutil.which(program)]
+    if not missing:
+        missing = [element for element in GSTREAMER_ELEMENTS if not _has_element(element)]
+    if missing:
+        advice = "apt install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+        text = f"not there: {', '.join(missing)}"
+        return Check("gstreamer", "fail", text, advice) if wanted else Check("gstreamer", "ok", f"{text}; no stream here needs it")
+    version = (_run("gst-launch-1.0", "--version") or "unknown version").partition("\n")[0].removeprefix("gst-launch-1.0 version ")
+    csi = "there" if _has_element(CSI_ELEMENT) else "not there (it is part of JetPack)"
+    return Check("gstreamer", "ok", f"{version}; {CSI_ELEMENT} for CSI cameras: {csi}")
 
 
 def onnxruntime() -> Check:
@@ -79,6 +99,18 @@ def _doubled(name: str, packages: tuple[str, ...], keep: str) -> Check | None:
         return None
     advice = f"They overwrite each other's files: pip uninstall -y {' '.join(there)} && pip install {keep} (or the one that you want)."
     return Check(name, "fail", f"installed together: {', '.join(there)}", advice)
+
+
+def _has_element(name: str) -> bool:
+    return _run("gst-inspect-1.0", "--exists", name) is not None
+
+
+def _run(*command: str) -> str | None:
+    """What a program prints; None if it fails or does not end."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -82,6 +83,21 @@ def test_libraries_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states == {"opencv": "fail", "onnxruntime": "warn", "openvino": "warn", "other runtimes": "ok", "runtime": "fail"}
 
 
+def test_gstreamer_is_what_runs_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = libraries.gstreamer(wanted=True)
+    assert found.state == "ok"
+    assert re.match(r"1\.\d+\.\d+; nvarguscamerasrc for CSI cameras: (not )?there", found.text)
+    monkeypatch.setattr(libraries, "GSTREAMER_ELEMENTS", ("videoconvert", "nosuchelement"))
+    assert (libraries.gstreamer(wanted=True).state, "nosuchelement" in libraries.gstreamer(wanted=True).text) == ("fail", True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [libraries.gstreamer(wanted).state for wanted in (True, False)] == ["fail", "ok"]
+    (tmp_path / "almena.yaml").write_text("streams: [{name: line, source: {type: gstreamer, csi: {}}, tasks: []}]")
+    settings, _ = service.read_settings(tmp_path / "almena.yaml")
+    assert settings is not None
+    checks = {check.name: check for check in service.service_checks(settings)}
+    assert "gstreamer1.0-tools" in checks["gstreamer"].advice
+
+
 def test_models_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(state_dir=tmp_path)
     assert service.models(settings) == []
@@ -148,7 +164,19 @@ def test_the_whole_command(tmp_path: Path) -> None:
     code, text = _doctor(tmp_path, "--json")
     checks = _checks(text)
     assert code == (0 if all(check["state"] != "fail" for check in checks.values()) else 1)
-    assert {"platform", "python", "processor", "memory", "disk", "clock", "cameras", "opencv", "onnxruntime", "openvino"} <= checks.keys()
+    assert {
+        "platform",
+        "python",
+        "processor",
+        "memory",
+        "disk",
+        "clock",
+        "cameras",
+        "opencv",
+        "onnxruntime",
+        "openvino",
+        "gstreamer",
+    } <= checks.keys()
     assert "FFMPEG yes" in checks["opencv"]["text"]
     assert "CPUExecutionProvider" in checks["onnxruntime"]["text"]
     assert "CPU (" in checks["openvino"]["text"]

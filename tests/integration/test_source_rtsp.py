@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,42 +18,10 @@ from agent.vision.health import HealthSettings
 from agent.vision.running_source import Backoff, RunningSource
 from agent.vision.sources.rtsp import RtspSource
 from tests.fakes.certificates import Authority
+from tests.fakes.rtsp_process import Server, free_port
 from tests.waiting import wait_until
 
-SERVER = Path(__file__).parents[1] / "fakes" / "rtsp_server.py"
 PASSWORD = "p@ss/w:rd"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """The server as a process that a test may stop, continue and kill."""
-
-    def __init__(self, *options: str, port: int = 0) -> None:
-        self.port = port or free_port()
-        command = ["/usr/bin/python3", str(SERVER), str(self.port), *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self.process.stdout is not None
-        if self.process.stdout.readline().strip() != "ready":
-            self.kill()
-            raise AssertionError("the RTSP server does not start; install tests/system-packages.txt")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-    def send(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
-
-    @property
-    def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/camera"
 
 
 @pytest.fixture

@@ -1,0 +1,137 @@
+"""A child process that sends bytes through a pipe of its own, and that never outlives this process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+PIPE_BYTES = 1 << 20
+LINES, LINE_BYTES = 30, 500
+LOOK_S = 0.1
+ENDING_S = 2.0
+
+# preexec_fn would run Python after a fork of a process with many threads, which may hang; this runs in a process of its own.
+# The parent may die before prctl(2) is called, so it is looked at once more.
+_LAUNCHER = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Child:
+    """The process of `command`, which is told the number of the pipe that it writes to.
+
+    What it says on its standard output and error is kept, the last lines of it. The thread that makes the child must live
+    as long as the child may: prctl(2) sends the signal when that thread ends.
+    """
+
+    def __init__(self, command: Callable[[int], list[str]], stopping: threading.Event) -> None:
+        self._stopping = stopping
+        self._reading, writing = os.pipe()
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._line = b""
+        self._ended = False
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._reading, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command(writing)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writing,),
+                start_new_session=True,
+                env={**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "", "GST_DEBUG_NO_COLOR": "1"},
+            )
+        except OSError:
+            os.close(self._reading)
+            raise
+        finally:
+            os.close(writing)
+        assert self._process.stdout is not None
+        self._talking = self._process.stdout.fileno()
+        self._poll = select.poll()
+        for handle in (self._reading, self._talking):
+            self._poll.register(handle, select.POLLIN)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def said(self) -> list[str]:
+        """The last lines that it printed."""
+        return [*self._lines, *([self._line.decode("utf-8", "replace")] if self._line else [])]
+
+    def fill(self, buffer: memoryview, deadline: float) -> int:
+        """Fill `buffer` from the pipe; the count is short only at the end.
+
+        Raises TimeoutError at `deadline` (monotonic) and InterruptedError at a stop.
+        """
+        filled = 0
+        while filled < len(buffer) and not self._ended:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            ready = {handle for handle, _ in self._poll.poll(LOOK_S * 1000)}
+            if self._talking in ready:
+                self._listen()
+            if self._reading in ready:
+                count = os.readv(self._reading, [buffer[filled:]])
+                filled += count
+                if not count:
+                    self._ended = True
+                    self._poll.unregister(self._reading)
+            elif self._stopping.is_set():
+                raise InterruptedError
+        return filled
+
+    def result(self) -> int | None:
+        """The exit status, as subprocess has it, of a child that has closed its pipe; None if it does not end soon."""
+        deadline = time.monotonic() + ENDING_S
+        while time.monotonic() < deadline and self._talking >= 0:
+            if self._talking in {handle for handle, _ in self._poll.poll(LOOK_S * 1000)}:
+                self._listen()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(max(0.0, deadline - time.monotonic()))
+        return None
+
+    def close(self) -> None:
+        """End it: SIGINT, and SIGKILL if that has not ended it. Takes 4 s at most."""
+        try:
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(ENDING_S)
+            self._process.kill()
+            self._process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            log.error("process %d cannot be killed: a driver holds it; a restart of the machine frees the device", self._process.pid)
+        finally:
+            os.close(self._reading)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+
+    def _listen(self) -> None:
+        """Keep what it said."""
+        data = os.read(self._talking, 4096)
+        if not data:
+            self._poll.unregister(self._talking)
+            self._talking = -1
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        self._line = self._line[:LINE_BYTES]
+        self._lines.extend(line[:LINE_BYTES].decode("utf-8", "replace") for line in lines)
