@@ -142,6 +142,7 @@ class Ledger:
             (KEPT_KEYS,),
         )
         self._db.execute("DELETE FROM alarms WHERE n <= (SELECT MAX(n) FROM alarms) - 100")
+        self._db.execute("DELETE FROM doubts WHERE NOT EXISTS (SELECT 1 FROM rows WHERE rows.spool = doubts.spool AND state = 0)")
         self._db.execute(
             "DELETE FROM spools WHERE EXISTS (SELECT 1 FROM spools AS later JOIN lanes USING (lane)"
             " WHERE later.lane = spools.lane AND later.n > spools.n AND later.first <= lanes.floor + 1)"
@@ -179,6 +180,10 @@ class Ledger:
         state = self.states[lane]
         state.spool = new_spool()
         self._db.execute("INSERT INTO spools(lane, spool, first) VALUES(?,?,?)", (lane, state.spool, state.seq + 1))
+
+    def doubt(self, lane: str) -> None:
+        """The hub's word on the lane's spool may mean other rows than those that are here."""
+        self._db.execute("INSERT OR IGNORE INTO doubts(spool) VALUES(?)", (self.states[lane].spool,))
 
     def alarm(self, text: str) -> None:
         """Keep a message for the operator."""

@@ -136,6 +136,10 @@ class Outbox:
             if lane in store.lanes:
                 store.start_spool(lane, reason)
 
+    def doubtful(self) -> frozenset[str]:
+        """Spools that ended so and still have pending rows: what the hub acknowledged in them may be other rows."""
+        return frozenset(spool for store in self._stores for spool in store.doubtful())
+
     def wait(self, timeout: float) -> bool:
         """Sleep until something was committed since the last call that said True, by anybody; False at the time-out."""
         deadline = time.monotonic() + timeout

@@ -13,7 +13,7 @@ from pathlib import Path
 BUSY_S = 10.0
 WRITE_BACK_MS = 300
 """How long one attempt to empty the log may keep writers waiting."""
-FORMAT = 2
+FORMAT = 3
 INDEX_ROOM = 128 * 1024
 LARGEST = 2**63 - 1
 """The largest number of a row."""
@@ -45,6 +45,7 @@ CREATE TABLE alarms(n INTEGER PRIMARY KEY, raised_at REAL NOT NULL, text TEXT NO
 _ADDED = """
 CREATE TABLE IF NOT EXISTS erasures(n INTEGER PRIMARY KEY, erased_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS spools(n INTEGER PRIMARY KEY, lane TEXT NOT NULL, spool TEXT NOT NULL, first INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS doubts(n INTEGER PRIMARY KEY, spool TEXT UNIQUE NOT NULL);
 """
 
 
@@ -82,7 +83,7 @@ def prepare(connection: sqlite3.Connection) -> bool:
         raise NewerFormatError
     if version == FORMAT:
         return False
-    if version == 1:
+    if version:
         connection.executescript(f"BEGIN IMMEDIATE;{_ADDED}PRAGMA user_version={FORMAT};COMMIT;")
         return False
     connection.executescript(f"BEGIN IMMEDIATE;{_TABLES}{_ADDED}PRAGMA user_version={FORMAT};COMMIT;")

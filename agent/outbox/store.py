@@ -156,6 +156,10 @@ class Store:
         number: int = self.read(lambda db: db.execute("SELECT COALESCE(MAX(n), 0) FROM erasures").fetchone()[0])
         return number
 
+    def doubtful(self) -> list[str]:
+        """See Outbox.doubtful."""
+        return [spool for (spool,) in self.read(lambda db: db.execute("SELECT spool FROM doubts").fetchall())]
+
     def _append_all(self, together: Sequence[Append]) -> None:
         try:
             with self._typed():
@@ -380,6 +384,7 @@ class Store:
         """See Outbox.start_spool."""
 
         def work(ledger: Ledger) -> None:
+            ledger.doubt(lane)
             ledger.start_spool(lane)
             self._alarm(ledger, f"lane {lane} goes on in a new spool: {reason}")
 

@@ -20,6 +20,9 @@ from typing import Any
 from agent import wire
 from agent.outbox import Outbox, OutboxError, Row, ranges
 from agent.outbox.ledger import TRIES
+from agent.uplink import oversize
+from agent.uplink.doubt import Doubt
+from agent.uplink.oversize import Oversize
 from agent.uplink.session import Backoff, Link, packet_size
 from agent.uplink.status import UplinkStatus
 from agent.uplink.window import Parcel, Window
@@ -69,8 +72,8 @@ class Sender:
         self._windows = {lane: Window(WINDOW) for lane in LANES}
         self._wire: dict[int, tuple[str, Parcel]] = {}
         self._settled: Settled = defaultdict(list)
-        self._highest: dict[str, int] = {}
-        self._doubtful: set[str] = set()
+        self._doubt = Doubt(outbox)
+        self._oversize = Oversize()
         self._settle_at = 0.0
         self._settle_failures = 0
         self._forget()
@@ -208,6 +211,7 @@ class Sender:
             self._news = True
         elif kind == "up":
             self._link = rest[0]
+            self._oversize.connected()
             self._spread()
         elif kind == "down" and rest[0] is self._link:
             self._lost()
@@ -231,10 +235,17 @@ class Sender:
         self._news = False
 
     def _lost(self) -> None:
+        """What was on the wire comes again. A row that may be to blame lets the others go first, and is refused if the connection worked."""
         now = time.monotonic()
         self._link = None
+        suspect = self._oversize.suspect(parcel for _, parcel in self._wire.values())
         for lane, parcel in self._wire.values():
-            self._windows[lane].schedule(parcel, now)
+            if parcel is not suspect:
+                self._windows[lane].schedule(parcel, now)
+            elif self._oversize.works:
+                self._refused(lane, parcel, oversize.REASON)
+            else:
+                self._windows[lane].schedule(parcel, now + 1.0 + self._again.delay(parcel.sends))
         self._wire.clear()
 
     def _spread(self) -> None:
@@ -253,7 +264,7 @@ class Sender:
                 if len(rows) < room:
                     self._unread.discard(lane)
                 window.add(rows, now)
-                self._highest.update({row.spool: row.seq for row in rows})
+                self._doubt.given(rows)
 
     def _fresh(self, lane: str, window: Window, room: int) -> list[Row]:
         """Up to `room` rows that are not in the window yet."""
@@ -298,6 +309,7 @@ class Sender:
         if reason in NOT_THE_ROWS_FAULT:
             self._status.refused += 1
             self._status.row_trouble = f"{NOT_THE_ROWS_FAULT[reason]} (reason code 0x{reason:02x})"
+        self._oversize.works = True
         lane, parcel = self._wire.pop(mid, ("", None))
         if parcel is None or parcel.gone:
             return
@@ -308,6 +320,7 @@ class Sender:
         elif reason >= FAILURE:
             self._refused(lane, parcel, f"the broker's reason code 0x{reason:02x}")
         else:
+            self._oversize.taken(parcel)
             self._status.no_subscribers = reason == NO_SUBSCRIBERS
             if self._hub:
                 window.schedule(parcel, now + self._hub_answers_within_s + self._again.delay(parcel.sends))
@@ -346,14 +359,14 @@ class Sender:
             log.warning("an acknowledgement cannot be read: %s", error)
             return
         try:
-            self._compare(ack)
+            self._doubt.compare(ack)
         except OutboxError as error:
             log.error("an acknowledgement cannot be checked: %s", error)
             return
         refusals = {refusal.seq: refusal.reason for refusal in ack.refused}
         for lane, window in self._windows.items():
             covered = window.covered(ack.spool, ack.upto, ack.ranges)
-            stored = [parcel for parcel in covered if self._may_be_stored(parcel) and parcel.row.seq not in refusals]
+            stored = [parcel for parcel in covered if self._doubt.may_be_stored(parcel) and parcel.row.seq not in refusals]
             if stored:
                 self._status.row_trouble = ""
                 self._settled[lane, ack.spool] += [parcel.row.seq for parcel in stored]
@@ -363,22 +376,6 @@ class Sender:
                 refused = window.get((ack.spool, seq))
                 if refused is not None:
                     self._refused(lane, refused, f"the hub: {reason}")
-
-    def _compare(self, ack: wire.Ack) -> None:
-        """The hub knows numbers that this outbox has not given yet: it was restored from a copy, and goes on in a new spool."""
-        highest = max(ack.upto, *(last for _, last in ack.ranges), 0)
-        if highest <= self._highest.get(ack.spool, 0):
-            return
-        for lane, books in self._outbox.stats().items():
-            if books["spool"] == ack.spool and books["seq"] < highest:
-                self._outbox.start_spool(lane, f"the hub has number {highest}, the last one given here is {books['seq']}")
-                self._doubtful.add(ack.spool)
-
-    def _may_be_stored(self, parcel: Parcel) -> bool:
-        """Whether the hub can mean this row. In a doubtful spool it may mean another one, until it had its chances to refuse this."""
-        if parcel.row.spool in self._doubtful:
-            return parcel.sends > TRIES and not parcel.refusals
-        return parcel.sends > 0
 
     def _on_hub(self, payload: bytes) -> None:
         try:

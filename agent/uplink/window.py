@@ -16,13 +16,15 @@ Key = tuple[str, int]
 
 @dataclass(eq=False)
 class Parcel:
-    """A row on its way. `due` is monotonic time in seconds; `on_wire` from PUBLISH to PUBACK or the end of the connection."""
+    """A row on its way. `due` is monotonic time in seconds; `on_wire` from PUBLISH to PUBACK or the end of the connection; `taken` once
+    there was a PUBACK."""
 
     row: Row
     due: float
     sends: int = 0
     refusals: int = 0
     on_wire: bool = False
+    taken: bool = False
     gone: bool = False
 
     @property

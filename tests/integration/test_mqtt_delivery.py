@@ -222,6 +222,31 @@ def test_larger_than_the_broker_takes(tmp_path: Path, producers: list[Producer])
         assert one.status.connects == 1
 
 
+@pytest.mark.parametrize("delivery", ["hub", "broker"])
+def test_a_broker_that_ends_the_connection_over_a_large_row(tmp_path: Path, delivery: str, producers: list[Producer]) -> None:
+    """MQTT 3.1.1 has no other way to say that. The other rows get through, and the large one is declared."""
+    with (
+        Mosquitto(tmp_path / "broker", extra="max_packet_size 20000") as broker,
+        Hub(tmp_path, broker.port, "5") as hub,
+        uplink(write_settings(tmp_path, broker.port, version="3.1.1", delivery=delivery)) as one,
+    ):
+        wait_until(lambda: one.status.connected and "connected" in hub.log(), 15, "the sessions")
+        producers.append(Producer(one.settings))
+        one.outbox.append("event", [event(-1, padding="x" * 30_000)])
+        producers[0].add(20)
+        wait_until(lambda: hub.count() == 20, 30, "the others at the hub")
+        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM rows WHERE lane = 'loss'"), 60, "the declaration")
+        data = json.loads(loss[0])["data"]
+        assert (data["count"], data["ranges"]) == (1, [[1, 1]])
+        assert data["reason"] == "refused: the broker ends the connection over it; it may be too large"
+        connects = one.status.connects
+        producers[0].add(20)
+        stored_once(hub, producers[0])
+        assert one.status.connects <= connects + 1
+        books = one.outbox.stats()["event"]
+        assert (books["produced"], books["settled"], books["lost"]) == (41, 40, 1)
+
+
 def test_missing_rights_lose_nothing(tmp_path: Path, producers: list[Producer]) -> None:
     rights = f"topic read #\ntopic write almena/1/{DEVICE}/status\ntopic write almena/1/hub/state\n"
     broker = Mosquitto(tmp_path / "broker", acl=rights)

@@ -16,6 +16,7 @@ import pytest
 from agent import wire
 from agent.datatypes import Event
 from agent.outbox import Outbox, OutboxError
+from agent.outbox.ledger import TRIES
 from agent.settings import OutboxSettings
 from agent.uplink import sender as sender_module
 from agent.uplink.sender import Sender
@@ -35,8 +36,12 @@ class Connection:
         self.sent: list[int] = []
         soon = Backoff(0.01, 0.01)
         self.sender = Sender(outbox, "dev-1", delivery, inflight, self.status, lambda *_: None, soon, hub_answers_within_s=60.0)
-        self.link = Link(self, "5", 100, 100_000)  # type: ignore[arg-type]
         self.sender.start()
+        self.connected()
+
+    def connected(self) -> None:
+        """A (new) connection."""
+        self.link = Link(self, "5", 100, 100_000)  # type: ignore[arg-type]
         self.sender.up(self.link)
 
     def publish(self, _topic: str, payload: bytes, *_: Any) -> Any:
@@ -55,6 +60,10 @@ class Connection:
     def sends(self, count: int) -> None:
         """Wait for `count` publishes in all."""
         wait_until(lambda: len(self.sent) >= count, 5, f"{count} publishes")
+
+    def sends_row(self, number: int, after: int) -> None:
+        """Wait for a row to be published after so many publishes."""
+        wait_until(lambda: number in self.sent[after:], 10, f"row {number}")
 
 
 Connect = Callable[..., Connection]
@@ -198,6 +207,61 @@ def test_numbers_that_were_never_given_start_a_new_spool(outbox: Outbox, connect
     one.sends(4)
     one.hub_ack(spool=books["spool"], ranges=((4, 4),))
     wait_until(lambda: left(outbox) == [1, 2, 3], 5, "the new event to be settled")
+
+
+def test_a_spool_stays_doubtful_over_a_restart(outbox: Outbox, connect: Connect) -> None:
+    add(outbox, 3)
+    one = connect("hub")
+    one.sends(3)
+    spool = outbox.stats()["event"]["spool"]
+    one.hub_ack(spool=spool, upto=9)
+    wait_until(lambda: outbox.doubtful() == {spool}, 5, "the mark")
+    one.sender.stop()
+    two = connect("hub")
+    two.sends(3)
+    add(outbox, 1)
+    two.sends(4)
+    two.hub_ack(spool=spool, upto=9)
+    two.hub_ack(spool=outbox.stats()["event"]["spool"], ranges=((4, 4),))
+    wait_until(lambda: left(outbox) == [1, 2, 3], 5, "the new event alone to be settled")
+
+
+def test_a_row_that_ends_every_connection_is_given_up_if_others_get_through(outbox: Outbox, connect: Connect) -> None:
+    add(outbox, 1, padding="x" * 20_000)
+    add(outbox, 1)
+    one = connect()
+    one.sends(2)
+    one.sender.down(one.link)  # nothing got through: no row is to blame yet
+    for number in range(TRIES):
+        sent = len(one.sent)
+        one.connected()
+        one.sends_row(2 + number, sent)
+        one.puback(one.sent.index(2 + number, sent) + 1)
+        add(outbox, 1)
+        one.sends_row(1, sent)
+        one.sender.down(one.link)
+    wait_until(lambda: one.status.dead_letters == 1, 5, "the large row to be given up")
+    assert one.status.refused == TRIES
+    assert outbox.stats()["event"]["lost"] == 1
+
+
+def test_no_row_is_to_blame_that_was_taken_or_is_small(outbox: Outbox, connect: Connect) -> None:
+    add(outbox, 1, padding="x" * 20_000)
+    add(outbox, 1, padding="x" * 10_000)
+    add(outbox, 1)
+    one = connect("hub")
+    one.sends(3)
+    one.puback(1)
+    for number in range(TRIES + 1):
+        one.sender.down(one.link)
+        sent = len(one.sent)
+        one.connected()
+        for row in (1, 2, 3 + number):
+            one.sends_row(row, sent)
+        one.puback(one.sent.index(3 + number, sent) + 1)
+        add(outbox, 1)
+    assert one.status.refused == 0
+    assert outbox.stats()["event"]["lost"] == 0
 
 
 def test_reading_ahead_is_bounded_by_bytes(outbox: Outbox, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
