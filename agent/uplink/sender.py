@@ -235,7 +235,7 @@ class Sender:
         self._news = False
 
     def _lost(self) -> None:
-        """What was on the wire comes again. A row that may be to blame lets the others go first, and is refused if the connection worked."""
+        """What was on the wire comes again. A row that may be to blame lets the others go first; if the connection worked it is refused."""
         now = time.monotonic()
         self._link = None
         suspect = self._oversize.suspect(parcel for _, parcel in self._wire.values())

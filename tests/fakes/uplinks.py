@@ -1,16 +1,21 @@
-"""The uplink within the test's process, with short pauses."""
+"""The uplink with short pauses: within the test's process, or with `python -m tests.fakes.uplinks SETTINGS` in one of its own."""
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.uplink.app import Pace, Uplink
+from agent.uplink.app import PACE, Pace, Uplink
 from agent.uplink.session import Backoff
 from tests.fakes.fleet import load
 
 FAST = Pace(Backoff(0.1, 0.3), Backoff(0.1, 0.3), hub_answers_within_s=1.0)
+HASTE = 300
+"""How many times as fast as in the field the process of its own lives."""
 
 
 @contextmanager
@@ -22,3 +27,19 @@ def uplink(path: Path) -> Iterator[Uplink]:
         yield one
     finally:
         one.stop()
+
+
+def main() -> None:
+    """Until SIGTERM: every pause before another try is the real one divided by HASTE."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    connect, again = (Backoff(backoff.base_s / HASTE, backoff.cap_s / HASTE) for backoff in (PACE.connect, PACE.again))
+    one = Uplink(load(Path(sys.argv[1])), Pace(connect, again, PACE.hub_answers_within_s))
+    one.start()
+    while not stopping.wait(1.0):
+        one.look()
+    one.stop()
+
+
+if __name__ == "__main__":
+    main()
