@@ -21,13 +21,15 @@ from agent.datatypes import Frame, StreamHealth
 from agent.errors import ItemError, SourceError
 from agent.vision.base import Source
 from agent.vision.health import HealthSettings, LastHour, PictureHealth, Rate, quality
-from agent.vision.sources.live import LiveConfig
+from agent.vision.sources.live import LiveConfig, LiveSource
 
 log = logging.getLogger(__name__)
 
 QUEUE = 4
 STOP_TIMEOUT_S = 5.0
 WATCH_PERIOD_S = 0.5
+STABLE_S = 10.0
+"""A connection must have lived so long, with a frame, that the back-off starts anew: a camera that breaks off at once is not hammered."""
 OPEN_ALLOWANCE_S = 20.0
 """How much longer than the stale limit a connection may take before it is called stuck; sources have shorter limits of their own."""
 
@@ -90,7 +92,7 @@ class RunningSource:
         self._open = False
         self._frames_since_open = 0
         self._stalled = False
-        self._alive_at = time.monotonic()
+        self._alive_at = self._opened_at = time.monotonic()
         self._size = (0, 0)
         self._last_frame_at: float | None = None
         self._threads = [threading.Thread(target=self._run, name=f"source {source.stream}", daemon=True)]
@@ -152,6 +154,7 @@ class RunningSource:
             captured = self._captured.per_second(now)
             reconnects, stalls = self._reconnects.count(now), self._stalls.count(now)
             expected = self.source.expected_per_second
+            damaged = self.source.damaged if isinstance(self.source, LiveSource) else 0
             return StreamHealth(
                 stream=self.source.stream,
                 state=self._state,
@@ -160,7 +163,7 @@ class RunningSource:
                 captured=self._captured.total,
                 processed=self._processed.total,
                 skipped=self._skipped.total,
-                failed=self._failed,
+                failed=self._failed + damaged,
                 captured_per_second=captured,
                 processed_per_second=self._processed.per_second(now),
                 skipped_per_second=self._skipped.per_second(now),
@@ -192,7 +195,8 @@ class RunningSource:
                 problem = self._one_session()
                 if problem is None:
                     break
-                attempt = 0 if self._frames_since_open else attempt
+                if self._frames_since_open and time.monotonic() - self._opened_at >= STABLE_S:
+                    attempt = 0
                 self._fail(problem)
                 if problem.fatal:
                     break
@@ -223,7 +227,7 @@ class RunningSource:
     def _read_all(self) -> None:
         self._alive_at = time.monotonic()
         self.source.open()
-        self._alive_at = time.monotonic()
+        self._alive_at = self._opened_at = time.monotonic()
         self._open = True
         self._picture.reset()
         with self._changed:
@@ -289,6 +293,8 @@ class RunningSource:
 
     def _set_state(self, state: str, code: str = "", detail: str = "") -> None:
         if (state, code) == (self._state, self._code):
+            with self._changed:
+                self._detail = detail
             return
         with self._announcing:
             with self._changed:

@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from agent.errors import SourceError
@@ -32,6 +33,12 @@ def jpeg(number: int) -> bytes:
     ok, data = cv2.imencode(".jpg", np.full((48, 64, 3), 10 + number % 200, np.uint8))
     assert ok
     return bytes(data.tobytes())
+
+
+def enlarged(data: bytes) -> bytes:
+    """The same JPEG, with a header that announces 65,000 x 65,000 pixels."""
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + b"\xfd\xe8\xfd\xe8" + data[place + 4 :]
 
 
 def md5(text: str) -> str:
@@ -55,6 +62,8 @@ class Camera(BaseHTTPRequestHandler):
             "/video": self._stream,
             "/lengthless": lambda: self._stream(length=False),
             "/corrupt": lambda: self._stream(corrupt=True),
+            "/truncated": lambda: self._stream(change=lambda body: body[:-20]),
+            "/huge": lambda: self._stream(change=enlarged),
             "/short": lambda: self._stream(count=3),
             "/silent": lambda: self._stream(count=2, hang=True),
             "/dripping": self._drip,
@@ -81,14 +90,22 @@ class Camera(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _stream(self, *, length: bool = True, corrupt: bool = False, count: int = 10**9, hang: bool = False) -> None:
+    def _stream(
+        self,
+        *,
+        length: bool = True,
+        corrupt: bool = False,
+        count: int = 10**9,
+        hang: bool = False,
+        change: Callable[[bytes], bytes] = bytes,
+    ) -> None:
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", 'multipart/x-mixed-replace; boundary="edge"')
         self.end_headers()
         try:
             for number in range(count):
-                body = jpeg(number) if not corrupt or number % 2 else b"\xff\xd8 broken"
+                body = change(jpeg(number)) if not corrupt or number % 2 else b"\xff\xd8 broken"
                 head = f"Content-Length: {len(body)}\r\n" if length else ""
                 self.wfile.write(f"--edge\r\nContent-Type: image/jpeg\r\n{head}\r\n".encode() + body + b"\r\n")
                 if self.server.closing.wait(0.005):
@@ -170,6 +187,40 @@ def test_it_plays_every_picture(server: Server, path: str) -> None:
 
 def test_broken_pictures_are_left_out(server: Server) -> None:
     assert levels(source(server.url("/corrupt")), 3) == [11, 13, 15]
+
+
+@pytest.mark.parametrize(("path", "reason"), [("/truncated", "the JPEG is truncated"), ("/huge", "65000x65000 pixels")])
+def test_a_camera_that_sends_nothing_but_broken_pictures_says_what_is_wrong_with_them(server: Server, path: str, reason: str) -> None:
+    one = source(server.url(path))
+    one.open()
+    with pytest.raises(SourceError, match=reason) as caught:
+        one.read()
+    one.close()
+    assert caught.value.code == "STREAM_DAMAGED"
+
+
+def test_broken_pictures_show_in_the_health_and_not_line_after_line_in_the_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    one = RunningSource(source(server.url("/corrupt")), lambda health: None, limits=HealthSettings(frozen_after_s=0, covered_after_s=0))
+    one.start()
+    try:
+        wait_until(lambda: one.health().failed >= 5 and one.health().captured >= 5, 5, "pictures of both kinds")
+    finally:
+        one.stop()
+    assert len([record for record in caplog.records if "left out" in record.getMessage()]) == 1
+
+
+def test_connecting_again_and_again_leaks_nothing(server: Server) -> None:
+    one = source(server.url("/video"))
+    process = psutil.Process()
+    server_side = threading.active_count()
+    for number in range(15):
+        one.open()
+        one.read()
+        one.close()
+        wait_until(lambda: threading.active_count() <= server_side, 5, "the server's thread")
+        if number == 1:
+            before = process.num_fds()
+    assert process.num_fds() <= before
 
 
 @pytest.mark.parametrize("path", ["/basic", "/digest"])

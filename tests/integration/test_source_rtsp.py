@@ -202,3 +202,20 @@ def test_fifty_failed_tries_leak_nothing() -> None:
     assert process.num_fds() <= files
     assert threading.active_count() == threads
     assert process.num_threads() <= native + 1
+
+
+def test_restarts_of_the_server_leak_nothing(serve: Callable[..., Server]) -> None:
+    port, process = free_port(), psutil.Process()
+    camera = source(f"rtsp://127.0.0.1:{port}/camera")
+    for number in range(6):
+        server = serve("--encoder", "jpeg", port=port)
+        camera.open()
+        assert camera.read().image.shape == (240, 320, 3)
+        server.kill()
+        with pytest.raises(SourceError):
+            list(iter(camera.read, None))
+        camera.close()
+        if number == 1:
+            before = process.num_fds(), process.num_threads()
+    assert process.num_fds() <= before[0]
+    assert process.num_threads() <= before[1]

@@ -210,3 +210,14 @@ def test_a_file_that_cannot_be_read_is_a_failed_item(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     with pytest.raises(ItemError, match=r"a\.jpg: cannot be read"):
         source.read()
+
+
+def test_entries_that_are_no_files_do_not_stop_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    put(tmp_path / "real.jpg", jpeg(70))
+    source = folder(tmp_path)
+    assert round(read(source).image.mean()) == 70
+    assert source.read() is None

@@ -205,13 +205,33 @@ def test_the_back_off_grows_has_full_jitter_and_a_cap() -> None:
     assert min(drawn) < 1 < 3 < max(drawn) <= 4
 
 
-def test_the_back_off_starts_anew_once_a_frame_came(run) -> None:  # type: ignore[no-untyped-def]
+def test_the_back_off_starts_anew_after_a_connection_that_held(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(running_source, "STABLE_S", 0.0)
     asked: list[float] = []
     release = threading.Event()
     scripts = [iter([lost()]), iter([lost()]), iter([picture(1), lost()]), iter([lost()]), held(release)]
     run(ScriptedSource(*scripts), backoff=Backoff(base_s=1, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
     wait_until(lambda: len(asked) == 4, 5, "four waits")
     assert asked == [1, 2, 1, 2]
+    release.set()
+
+
+def test_a_camera_that_breaks_off_after_each_frame_is_not_hammered(run) -> None:  # type: ignore[no-untyped-def]
+    asked: list[float] = []
+    release = threading.Event()
+    scripts = [iter([picture(1), lost()]) for _ in range(4)]
+    run(ScriptedSource(*scripts, held(release)), backoff=Backoff(base_s=1, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
+    wait_until(lambda: len(asked) == 4, 5, "four waits")
+    assert asked == [1, 2, 4, 8]
+    release.set()
+
+
+def test_the_detail_is_that_of_the_latest_failure(run) -> None:  # type: ignore[no-untyped-def]
+    release = threading.Event()
+    first, second = SourceError("STREAM_NOT_FOUND", "connection refused"), SourceError("STREAM_NOT_FOUND", "no such path")
+    running, listener = run(ScriptedSource(iter([first]), iter([second]), held(release)))
+    wait_until(lambda: running.health().detail == "no such path", 5, "the second reason")
+    assert listener.states == [("failed", "STREAM_NOT_FOUND")]
     release.set()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from agent.errors import SourceError
 from agent.vision.sources import v4l2
 from agent.vision.sources.gstreamer import GStreamerSource
+from agent.vision.sources.live import announced
 from agent.vision.sources.mjpeg import MAX_PART, MjpegSource, MultipartParser
 from agent.vision.sources.rtsp import RtspSource
 from agent.vision.sources.v4l2 import V4l2Source, configure, device_path
@@ -133,6 +135,7 @@ def test_bad_packets_are_left_out_until_there_are_a_hundred_in_a_row() -> None:
     source._container = Container([*bad, Packet("one"), *bad, Packet("two"), *bad, Packet(), Packet("never")])
     pictures = source._decode(SimpleNamespace(index=0))
     assert [next(pictures), next(pictures)] == ["one", "two"]
+    assert source.damaged == 99
     with pytest.raises(SourceError, match="100 packets in a row") as caught:
         next(pictures)
     assert caught.value.code == "STREAM_DAMAGED"
@@ -217,6 +220,76 @@ def test_without_mjpeg_the_camera_keeps_its_format() -> None:
     camera = Camera()
     assert configure(camera, V4l2Source.Config(mjpeg=False)) == []
     assert cv2.CAP_PROP_FOURCC not in camera.order
+
+
+class Capture:
+    """Gives one picture after another; None is one that cannot be decoded, and at the end no frame comes."""
+
+    def __init__(self, *pictures: object) -> None:
+        self.pictures = list(pictures)
+
+    def grab(self) -> bool:
+        return bool(self.pictures)
+
+    def retrieve(self) -> tuple[bool, object]:
+        picture = self.pictures.pop(0)
+        return picture is not None, picture
+
+
+def camera_with(*pictures: object, device: Path) -> V4l2Source:
+    source = V4l2Source(V4l2Source.Config(device=str(device)), "door")
+    source._capture = Capture(*pictures)
+    return source
+
+
+def test_a_damaged_picture_of_a_camera_is_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    source = camera_with(None, image, *[None] * 49, image, *[None] * 50, device=tmp_path)
+    assert [source.read().index, source.read().index] == [0, 1]
+    assert source.damaged == 50
+    with pytest.raises(SourceError, match="50 pictures in a row") as caught:
+        source.read()
+    assert caught.value.code == "STREAM_DAMAGED"
+    assert len(caplog.records) == 1
+
+
+def test_a_silent_camera_is_told_from_one_that_was_unplugged(tmp_path: Path) -> None:
+    codes = []
+    for device in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(SourceError) as caught:
+            camera_with(device=device).read()
+        codes.append(caught.value.code)
+    assert codes == ["STREAM_TIMEOUT", "STREAM_LOST"]
+
+
+def test_a_stable_name_is_looked_up_at_each_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, int]] = []
+
+    class Closed:
+        def __init__(self, path: str, api: int) -> None:
+            opened.append((path, api))
+
+        def isOpened(self) -> bool:
+            return False
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(v4l2, "BY_ID", tmp_path)
+    monkeypatch.setattr(cv2, "VideoCapture", Closed)
+    source = V4l2Source(V4l2Source.Config(device="usb-Cam-index0"), "door")
+    for node in ("video0", "video2"):
+        (tmp_path / node).touch()
+        (tmp_path / "usb-Cam-index0").unlink(missing_ok=True)
+        (tmp_path / "usb-Cam-index0").symlink_to(tmp_path / node)
+        with pytest.raises(SourceError, match="perhaps another program uses it"):
+            source.open()
+    assert opened == [(str(tmp_path / "video0"), cv2.CAP_V4L2), (str(tmp_path / "video2"), cv2.CAP_V4L2)]
+
+
+@pytest.mark.parametrize(("rate", "believed"), [(25.0, 25.0), (0.5, 0.5), (0.0, None), (-1.0, None), (90000.0, None), (float("nan"), None)])
+def test_a_rate_that_cannot_be_is_not_believed(rate: float, believed: float | None) -> None:
+    assert announced(rate) == believed
 
 
 def test_a_pipeline_becomes_arguments_as_in_a_shell_but_without_one() -> None:

@@ -5,10 +5,11 @@ It is scanned instead of watched by inotify, which network shares do not have.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -196,11 +197,21 @@ def _images(folder: Path) -> dict[Path, Stamp]:
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry.path)
-            if path.suffix.lower() not in SUFFIXES or entry.name.startswith(".") or not entry.is_file():
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                found[path] = _stamp(path.stat())
+            if path.suffix.lower() in SUFFIXES and not entry.name.startswith("."):
+                status = _status(path)
+                if status is not None and stat.S_ISREG(status.st_mode):
+                    found[path] = _stamp(status)
     return found
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None for what is gone, and for a link that leads nowhere or in a circle: one such entry must not stop the folder."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
 
 
 def _move(path: Path, folder: Path, item: str) -> Path:

@@ -23,7 +23,7 @@ from agent.config import Config
 from agent.datatypes import Frame
 from agent.errors import SourceError
 from agent.vision.sources.child import Child
-from agent.vision.sources.live import LiveConfig, LiveSource
+from agent.vision.sources.live import LiveConfig, LiveSource, announced
 from agent.vision.sources.y4m import Y4mReader
 
 PROGRAM = "gst-launch-1.0"
@@ -117,12 +117,13 @@ class GStreamerSource(LiveSource):
         super().__init__(config, stream)
         self._child: Child | None = None
         self._reader: Y4mReader | None = None
+        self._rate: float | None = None
         self._deadline = 0.0
         self._stopping = threading.Event()
 
     @property
     def expected_per_second(self) -> float | None:
-        return self._reader.rate if self._reader else None
+        return self._rate
 
     def open(self) -> None:
         program = shutil.which(PROGRAM)
@@ -137,6 +138,7 @@ class GStreamerSource(LiveSource):
                 raise self._not_started(child)
         except InterruptedError:
             return
+        self._rate = announced(reader.rate)
 
     def read(self) -> Frame | None:
         assert self._child is not None

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from email.message import Message
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
-from agent.datatypes import Frame, Image
+from agent.datatypes import Frame
 from agent.errors import SourceError
+from agent.vision.pictures import PictureError, decode
 from agent.vision.sources.live import LiveSource
 from agent.vision.sources.network import NetworkConfig, auth_failed, not_found, timed_out, tls_failed
 
@@ -123,11 +122,16 @@ class MjpegSource(LiveSource):
         self._chunks = self._response.iter_bytes()
 
     def read(self) -> Frame:
+        reason = ""
         for _ in range(BAD_PICTURES):
-            image = decode(self._next_part())
-            if image is not None:
-                return self._frame(image)
-        raise SourceError("STREAM_DAMAGED", f"{self.config.shown}: {BAD_PICTURES} pictures in a row cannot be decoded")
+            try:
+                return self._frame(decode(self._next_part()))
+            except PictureError as error:
+                reason = str(error)
+                self._leave_out(reason)
+        raise SourceError(
+            "STREAM_DAMAGED", f"{self.config.shown}: {BAD_PICTURES} pictures in a row cannot be decoded, the last one: {reason}"
+        )
 
     def close(self) -> None:
         self._chunks = iter(())
@@ -202,11 +206,3 @@ class MjpegSource(LiveSource):
         if isinstance(error, httpx.ConnectError):
             return not_found(shown, "no connection")
         return SourceError("STREAM_LOST", f"{shown}: the connection broke ({type(error).__name__})")
-
-
-def decode(jpeg: bytes) -> Image | None:
-    """The picture in `jpeg`, or None."""
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return None if image is None else np.asarray(image, np.uint8)

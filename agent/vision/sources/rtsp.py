@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from agent.datatypes import Frame
 from agent.errors import SourceError
-from agent.vision.sources.live import LiveSource
+from agent.vision.sources.live import LiveSource, announced
 from agent.vision.sources.network import NetworkConfig, auth_failed, not_found, timed_out, tls_failed
 
 RTSPS_PORT = 322
@@ -57,7 +57,7 @@ class RtspSource(LiveSource):
             self.close()
             raise SourceError("STREAM_CODEC_UNSUPPORTED", f"{self.config.shown}: no video that can be decoded; set the camera to H.264")
         videos[0].thread_type = "SLICE"
-        self._rate = float(videos[0].average_rate) if videos[0].average_rate else None
+        self._rate = announced(float(videos[0].average_rate or 0))
         self._pictures = self._decode(videos[0])
 
     def read(self) -> Frame:
@@ -86,11 +86,11 @@ class RtspSource(LiveSource):
         return options
 
     def _decode(self, video: Any) -> Iterator[Any]:
-        """Pictures of `video`. A packet that cannot be decoded is dropped, 100 in a row are an error, and so is a connection that lives
-        without a picture (sound alone, say) for the time-out."""
+        """Pictures of `video`. A packet that cannot be decoded is left out (before the first key picture that is no damage), 100 in a
+        row are an error, and so is a connection that lives without a picture (sound alone, say) for the time-out."""
         import av
 
-        bad, since = 0, time.monotonic()
+        bad, since, begun = 0, time.monotonic(), False
         for packet in self._container.demux():
             if time.monotonic() - since > self.config.timeout_s:
                 raise timed_out(self.config.shown, self.config.timeout_s)
@@ -100,12 +100,14 @@ class RtspSource(LiveSource):
                 pictures = packet.decode()
             except av.InvalidDataError:
                 bad += 1
+                if begun:
+                    self._leave_out("the packet cannot be decoded")
                 if bad >= BAD_PACKETS:
                     raise SourceError("STREAM_DAMAGED", f"{self.config.shown}: {bad} packets in a row cannot be decoded") from None
                 continue
             for picture in pictures:
                 yield picture
-                bad, since = 0, time.monotonic()
+                bad, since, begun = 0, time.monotonic(), True
 
     def _explain(self, error: Any, took_s: float) -> SourceError:
         """What an FFmpeg error means. Its own text holds the address with the password, so it goes no further."""

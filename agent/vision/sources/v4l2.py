@@ -11,12 +11,13 @@ from pydantic import Field
 
 from agent.datatypes import Frame
 from agent.errors import SourceError
-from agent.vision.sources.live import LiveConfig, LiveSource
+from agent.vision.sources.live import LiveConfig, LiveSource, announced
 
 log = logging.getLogger(__name__)
 
 DEVICES = Path("/dev")
 BY_ID = DEVICES / "v4l" / "by-id"
+BAD_PICTURES = 50
 
 
 class V4l2Config(LiveConfig):
@@ -56,20 +57,27 @@ class V4l2Source(LiveSource):
             raise SourceError("STREAM_NOT_FOUND", f"{self._path} is no camera that can be opened; perhaps another program uses it")
         for difference in configure(self._capture, self.config):
             log.warning("%s: %s: %s", self.stream, self._path, difference)
-        self._rate = self._capture.get(cv2.CAP_PROP_FPS) or None
+        self._rate = announced(self._capture.get(cv2.CAP_PROP_FPS))
 
     def read(self) -> Frame:
-        ok, image = self._capture.read()
-        if ok:
-            return self._frame(image)
-        if not self._path.exists():
-            raise SourceError("STREAM_LOST", f"{self._path} was unplugged")
-        raise SourceError("STREAM_TIMEOUT", f"{self._path} gives no frame; replug it or try a lower width, height or rate")
+        for _ in range(BAD_PICTURES):
+            if not self._capture.grab():
+                raise self._silent()
+            ok, image = self._capture.retrieve()
+            if ok:
+                return self._frame(image)
+            self._leave_out("the camera's picture cannot be decoded")
+        raise SourceError("STREAM_DAMAGED", f"{self._path}: {BAD_PICTURES} pictures in a row cannot be decoded; try another cable or port")
 
     def close(self) -> None:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+
+    def _silent(self) -> SourceError:
+        if not self._path.exists():
+            return SourceError("STREAM_LOST", f"{self._path} was unplugged")
+        return SourceError("STREAM_TIMEOUT", f"{self._path} gives no frame; replug it or try a lower width, height or rate")
 
 
 def device_path(device: int | str) -> Path:
