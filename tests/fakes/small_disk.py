@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.settings import MEBIBYTE
+
 PREFIX = "almena-test-disk-"
 ROOT = Path(__file__).parents[2]
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
@@ -20,6 +22,7 @@ NEEDED = (
     "this test mounts a small file system, for which it must be root (with CAP_SYS_ADMIN), or be allowed user namespaces: "
     "sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0, or in a container --cap-add SYS_ADMIN"
 )
+BALLAST, BALLAST_MEBIBYTES = "ballast", 24
 _SYS_ADMIN = 21
 
 
@@ -43,9 +46,9 @@ def on_small_disk(mebibytes: int) -> Callable[[Callable[..., None]], Callable[..
     return decorate
 
 
-def resize(folder: Path, mebibytes: int) -> None:
-    """Make it larger or smaller."""
-    subprocess.run(["mount", "-o", f"remount,size={mebibytes}m", str(folder)], check=True)
+def enlarge(folder: Path) -> None:
+    """Give it 24 MiB more. (A remount would do that only for root.)"""
+    (folder / BALLAST).unlink()
 
 
 def fill(folder: Path) -> Path:
@@ -83,7 +86,9 @@ def _mounted(mebibytes: int) -> Iterator[Path]:
             _remove(folder)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes + BALLAST_MEBIBYTES}m", "tmpfs", str(folder)], check=True)
+        with (folder / BALLAST).open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, BALLAST_MEBIBYTES * MEBIBYTE)
         yield folder
     finally:
         _remove(folder)

@@ -64,7 +64,7 @@ def test_a_full_disk_costs_only_what_is_declared(small_disk: Path) -> None:
         assert "full" in books["alarm"]
     with opened(small_disk / "outbox") as outbox:
         assert balanced(outbox)["event"]["lost"] == 100
-        disk.resize(small_disk, 32)
+        disk.enlarge(small_disk)
         outbox.append("event", [event(produced)])
         books = balanced(outbox)["event"]
         assert (books["produced"], books["lost"], books["alarm"]) == (produced + 1, 100, "")
@@ -159,7 +159,7 @@ def test_damage_that_there_is_no_room_to_mend(small_disk: Path) -> None:
     disk.fill(small_disk)
     with pytest.raises(OutboxError, match=r"full|No space"):
         opened(folder, "boot-2")
-    disk.resize(small_disk, 32)
+    disk.enlarge(small_disk)
     with opened(folder, "boot-2") as outbox:
         assert kept(outbox, 2000) > 1900
 
@@ -178,7 +178,7 @@ def test_damage_while_it_is_open_and_the_disk_is_full(small_disk: Path) -> None:
                 outbox.append("event", [event(0)])
             with pytest.raises(OutboxError):
                 outbox.stats()
-        disk.resize(small_disk, 32)
+        disk.enlarge(small_disk)
         wait_until(lambda: works(vision), 20, "the outbox to be mended")
         wait_until(lambda: works(uplink), 20, "the other process to see it")
         books = balanced(uplink)["event"]
