@@ -103,6 +103,20 @@ def test_what_a_plug_in_prints_does_not_harm_the_pictures(opened: Callable[..., 
         assert image.mean() < 60
 
 
+def test_a_pipeline_that_talks_all_the_time_neither_blocks_nor_fills_the_memory(
+    opened: Callable[..., GStreamerSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GST_DEBUG", "5")
+    one = opened(ball(count=12))
+    assert one._child is not None
+    for _ in range(10):
+        read(one)
+    said = one._child.said
+    assert 30 <= len(said) <= 31
+    assert max(map(len, said)) <= 500
+    assert len(str(broken(one))) < 500
+
+
 def test_a_slow_reader_gets_the_newest_picture(opened: Callable[..., GStreamerSource]) -> None:
     one = opened(ball(1280, 720, count=50))
     read(one)
@@ -155,6 +169,15 @@ def test_credentials_stay_out_of_the_message() -> None:
 def test_no_shell_sees_the_pipeline(tmp_path: Path) -> None:
     refused(source(f"videotestsrc num-buffers=1 ; touch {tmp_path}/a | touch {tmp_path}/b $(touch {tmp_path}/c)"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipeline_that_cannot_be_an_argument_leaks_nothing() -> None:
+    one = source("videotestsrc name=a\0b")
+    files = psutil.Process().num_fds()
+    with pytest.raises(ValueError, match="null"):
+        one.open()
+    one.close()
+    assert psutil.Process().num_fds() == files
 
 
 def test_without_gst_launch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,7 +248,7 @@ def test_twenty_restarts_leak_nothing(opened: Callable[..., GStreamerSource]) ->
 def test_the_pipeline_dies_with_a_killed_parent(pipeline: str) -> None:
     code = (
         "import sys; from agent.vision.sources.gstreamer import GStreamerSource as S\n"
-        "s = S(S.Config(pipeline=sys.argv[1]), 'x'); s._limited = lambda step: True; s.open(); print(s._child.pid, flush=True); input()"
+        "s = S(S.Config(pipeline=sys.argv[1]), 'x'); s._limited = lambda step: True; s.open(); print(s._child._process.pid, flush=True); input()"
     )
     root = Path(__file__).parents[2]
     parent = subprocess.Popen([sys.executable, "-c", code, pipeline], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, text=True)

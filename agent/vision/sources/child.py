@@ -57,7 +57,7 @@ class Child:
                 start_new_session=True,
                 env={**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "", "GST_DEBUG_NO_COLOR": "1"},
             )
-        except OSError:
+        except (OSError, ValueError):
             os.close(self._reading)
             raise
         finally:
@@ -67,10 +67,6 @@ class Child:
         self._poll = select.poll()
         for handle in (self._reading, self._talking):
             self._poll.register(handle, select.POLLIN)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     @property
     def said(self) -> list[str]:
@@ -111,19 +107,19 @@ class Child:
 
     def close(self) -> None:
         """End it: SIGINT, and SIGKILL if that has not ended it. Takes 4 s at most."""
+        self._process.send_signal(signal.SIGINT)
+        # Closed before the wait: a child that is about to write gets an error, and does not hang.
+        os.close(self._reading)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING_S)
+            return
+        self._process.kill()
         try:
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(ENDING_S)
-            self._process.kill()
             self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
             log.error("process %d cannot be killed: a driver holds it; a restart of the machine frees the device", self._process.pid)
-        finally:
-            os.close(self._reading)
-            if self._process.stdout is not None:
-                self._process.stdout.close()
 
     def _listen(self) -> None:
         """Keep what it said."""
