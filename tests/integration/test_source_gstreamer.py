@@ -248,7 +248,8 @@ def test_twenty_restarts_leak_nothing(opened: Callable[..., GStreamerSource]) ->
 def test_the_pipeline_dies_with_a_killed_parent(pipeline: str) -> None:
     code = (
         "import sys; from agent.vision.sources.gstreamer import GStreamerSource as S\n"
-        "s = S(S.Config(pipeline=sys.argv[1]), 'x'); s._limited = lambda step: True; s.open(); print(s._child._process.pid, flush=True); input()"
+        "s = S(S.Config(pipeline=sys.argv[1]), 'x'); s._limited = lambda step: True; s.open()\n"
+        "print(s._child._process.pid, flush=True); input()"
     )
     root = Path(__file__).parents[2]
     parent = subprocess.Popen([sys.executable, "-c", code, pipeline], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, text=True)
