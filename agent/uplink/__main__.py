@@ -1,19 +1,17 @@
-"""`python -m agent.uplink CONFIG.yaml`: the process that owns identity, network, telemetry, commands and the local page."""
+"""`python -m agent.uplink SETTINGS`: the process that owns identity, network, telemetry, commands and the local page."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
-from agent import logs, settings
-from agent.errors import AlmenaError, SettingsError
+from agent import settings
+from agent.errors import AlmenaError
 from agent.notify import notify
+from agent.process import begin, refused
 from agent.uplink.app import Uplink
 
 log = logging.getLogger("agent.uplink")
@@ -23,25 +21,14 @@ LOOK_EVERY_S = 1.0
 GIVE_UP_AFTER_S = 60.0
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Run until SIGTERM or SIGINT. Exit code 2: the settings are wrong; 1: it cannot start, or is stuck and is to be started again."""
-    parser = argparse.ArgumentParser(prog="python -m agent.uplink", description=__doc__)
-    parser.add_argument("config", type=Path, help="the settings file")
-    options = parser.parse_args(arguments)
-    os.umask(0o007)
-    logs.setup("uplink")
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    config, stopping = begin("uplink", __doc__)
     try:
-        uplink = Uplink(settings.load(options.config))
+        uplink = Uplink(settings.load(config))
         uplink.start()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
     except AlmenaError as error:
-        log.error("%s", error)
-        return 1
+        return refused(error)
     notify("READY=1")
     code = _stay(uplink, stopping)
     notify("STOPPING=1")

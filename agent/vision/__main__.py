@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
-from pathlib import Path
 
-from agent import logs
-from agent.errors import AlmenaError, SettingsError
+from agent.errors import AlmenaError
 from agent.notify import notify
+from agent.process import begin, refused
 from agent.vision.control import ControlServer
 from agent.vision.service import Vision
 
@@ -22,22 +19,13 @@ GIVE_UP_AFTER_S = 120.0
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. 0 after a clean stop, 2 when the settings are wrong, 1 when the outbox cannot be used
-    or a stream is stuck."""
-    os.umask(0o007)
-    logs.setup("vision")
-    stopping = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopping.set())
+    """Run until SIGTERM or SIGINT. Exit code 2: the settings are wrong; 1: it cannot start, or a stream is stuck."""
+    config, stopping = begin("vision", __doc__)
     try:
-        vision = Vision(Path(sys.argv[1]))
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
+        vision = Vision(config)
+        control = ControlServer(vision)
     except AlmenaError as error:
-        log.error("cannot start: %s", error)
-        return 1
-    control = ControlServer(vision)
+        return refused(error)
     control.start()
     vision.start()
     notify("READY=1")

@@ -56,7 +56,8 @@ class Stream:
     def stop(self) -> None:
         """End open tracks and free everything."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if self.pipeline:
             self.pipeline.stop()
 
@@ -116,7 +117,7 @@ class Vision:
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
         self.faces = FaceControl(self.settings, self.outbox)
         self._housekeeping = Housekeeping(self.settings, self.outbox, self._forget)
-        self._streams: dict[str, Stream] = {}
+        self._streams = self._configured()
 
     def start(self) -> None:
         """End what a crash left open, then start every stream."""
@@ -153,6 +154,7 @@ class Vision:
             self.faces.close()
             self.settings, self.faces = settings, FaceControl(settings, self.outbox)
             self._housekeeping = Housekeeping(settings, self.outbox, self._forget)
+            self._streams = self._configured()
             self._start_streams()
             self._housekeeping.start()
         return True
@@ -209,8 +211,10 @@ class Vision:
         except KeyError:
             raise UnknownError(f"there is no stream {name!r}") from None
 
+    def _configured(self) -> dict[str, Stream]:
+        return {config.name: Stream(config, self.settings, self.outbox) for config in self.settings.streams}
+
     def _start_streams(self) -> None:
-        self._streams = {config.name: Stream(config, self.settings, self.outbox) for config in self.settings.streams}
         for stream in self._streams.values():
             stream.start()
 

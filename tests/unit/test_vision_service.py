@@ -114,6 +114,13 @@ def runs(vision: Vision) -> None:
     wait_until(lambda: state(vision)[0] == "running", 10, "the stream to run")
 
 
+def test_streams_are_there_before_they_start(path: Path) -> None:
+    vision = Vision(path)
+    assert state(vision) == ("connecting", "", "")
+    vision.start()
+    vision.stop()
+
+
 def test_a_model_that_cannot_be_loaded_is_said_and_tried_again(started: Callable[[], Vision]) -> None:
     problems.extend([AlmenaError("centerface.onnx has another SHA-256")] * 50)
     vision = started()

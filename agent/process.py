@@ -1,0 +1,38 @@
+"""What the main functions of the vision and the uplink process share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from agent import logs
+from agent.errors import AlmenaError, SettingsError
+
+log = logging.getLogger(__name__)
+
+
+def begin(name: str, description: str | None) -> tuple[Path, threading.Event]:
+    """The settings file that the command line names, and an event that SIGTERM and SIGINT set. Logging is set up from now on."""
+    parser = argparse.ArgumentParser(prog=f"python -m agent.{name}", description=description)
+    parser.add_argument("config", type=Path, help="the settings file")
+    config: Path = parser.parse_args().config
+    os.umask(0o007)  # state is for the owner and the group
+    logs.setup(name)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return config, stopping
+
+
+def refused(error: AlmenaError) -> int:
+    """Say why the process cannot start; returns its exit code: 2 for wrong settings, 1 for the rest."""
+    if isinstance(error, SettingsError):
+        print(error, file=sys.stderr)
+        return 2
+    log.error("cannot start: %s", error)
+    return 1
