@@ -15,6 +15,7 @@ import httpx
 import typer
 import yaml
 
+from agent import settings as settings_module
 from agent.errors import AlmenaError
 from engines.card import card
 
@@ -33,7 +34,7 @@ def bench() -> None:
 def stream(
     source: Annotated[Path | None, typer.Option("--source", "-s", help="A video file.", exists=True, dir_okay=False)] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Use the sample clip of `almena demo`.")] = False,
-    task: Annotated[str, typer.Option(help="The task to run.")] = "faces",
+    task: Annotated[str, typer.Option(help="The task to run; there is only `faces`.")] = "faces",
     backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     repeats: Annotated[int, typer.Option(min=1, max=20, help="Pipeline and bare runtimes take turns so many times; medians count.")] = 3,
@@ -45,12 +46,11 @@ def stream(
 
     if task != "faces":
         raise typer.BadParameter("there is only: faces", param_hint="--task")
+    if (source is None) != sample:
+        raise typer.BadParameter("give a video file, or --sample", param_hint="--source")
     folder = models or default_folder() / "models"
     fetch_models(folder)
-    if sample:
-        source = sample_clip(default_folder(), folder)
-    if source is None:
-        raise typer.BadParameter("give a video file, or --sample", param_hint="--source")
+    source = source or sample_clip(default_folder(), folder)
     engines = default_folder() / "state" / "engines"
     with tempfile.TemporaryDirectory(prefix="almena-bench-") as scratch:
         result = StreamBench(source.resolve(), Path(scratch), folder.resolve(), engines, backend, precision).run(repeats)
@@ -72,6 +72,7 @@ class StreamBench:
             "streams": [{"name": "bench", "source": {"type": "video", "path": str(clip), "pace": "fast"}, "tasks": [{"type": "faces"}]}],
         }
         self._config.write_text(yaml.safe_dump(settings))
+        self._settings = settings_module.load(self._config)
         engines.mkdir(parents=True, exist_ok=True)
         (scratch / "state").mkdir()
         (scratch / "state" / "engines").symlink_to(engines.resolve())
@@ -102,11 +103,10 @@ class StreamBench:
         return {"decode": decode, "detect": engines[0].seconds(frames), "embed": engines[1].seconds(embeddings)}
 
     def _bare_engines(self) -> tuple[Any, Any]:
-        from agent import settings as settings_module
         from agent.vision.face_kit import engine_options
         from calibration.bare import BareEngine
 
-        options = engine_options(settings_module.load(self._config))
+        options = engine_options(self._settings)
         parts = []
         batches = {"face-detection": (1,), "face-embedding": (1, 8)}
         for task, passport in self._engines.items():
@@ -136,9 +136,8 @@ class StreamBench:
         }
 
     def _until_finished(self, processes: list[subprocess.Popen[bytes]]) -> dict[str, float]:
-        socket = self._scratch / "state" / "run" / "vision.sock"
         deadline = time.monotonic() + LONGEST_S
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://vision") as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._settings.control_socket)), base_url="http://vision") as client:
             while time.monotonic() < deadline:
                 if any(process.poll() is not None for process in processes):
                     raise AlmenaError("a process of the agent ended; its message is above")

@@ -72,6 +72,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def finished(folder: Path, failed: int, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    (folder / "clip.mp4").touch()
     bench = StreamBench(folder / "clip.mp4", folder, folder / "models", folder / "engines", "auto", "auto")
     (folder / "state" / "run").mkdir()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
