@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -88,6 +90,16 @@ class Mosquitto:
         """Stop or kill it, and start it again on the same port."""
         self._end("kill" if kill else "terminate")
         self.start()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Connections stay, but nobody answers (SIGSTOP): as when a network drops everything."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def log(self) -> str:
         """What it has logged so far."""

@@ -1,4 +1,4 @@
-"""A broker that is away for an hour, which passes here in twelve seconds: pauses before another try are as much shorter."""
+"""A broker that falls silent, or is away for an hour, which passes here in twelve seconds: pauses between tries are as much shorter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.settings import MEBIBYTE
 from agent.uplink.app import PACE
 from tests.fakes.fleet import DEVICE, Hub, Process, Producer, load, peer, stored_once, write_settings
 from tests.fakes.mosquitto import Mosquitto
-from tests.fakes.uplinks import HASTE
+from tests.fakes.uplinks import HASTE, uplink
 from tests.waiting import wait_until
 
 HOUR_S = 3600 / HASTE
@@ -66,11 +66,11 @@ def telemetry(hub: Hub) -> int:
 def test_broker_away_for_an_hour(tmp_path: Path) -> None:
     path = settings(tmp_path, (broker := Mosquitto(tmp_path / "broker")).port)
     producer = Producer(load(path))
-    with Process(tmp_path, "tests.fakes.uplinks", str(path)) as uplink:
+    with Process(tmp_path, "tests.fakes.uplinks", str(path)) as device:
         with broker, Hub(tmp_path, broker.port, "5") as hub:
             producer.add(20)
             stored_once(hub, producer)
-        held = an_hour(producer, uplink.pid)
+        held = an_hour(producer, device.pid)
         early, late = held[MINUTES // 3], held[-1]
         assert late.files <= early.files + 2
         assert late.threads <= early.threads + 1
@@ -83,6 +83,21 @@ def test_broker_away_for_an_hour(tmp_path: Path) -> None:
                 stored_once(hub, producer)
                 balanced(hub, producer)
     producer.close()
+
+
+def test_a_broker_that_falls_silent_is_noticed(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path / "broker") as broker, Hub(tmp_path, broker.port, "5") as hub:
+        with uplink(write_settings(tmp_path, broker.port, delivery="hub", keepalive_s=5)) as one:
+            producer = Producer(one.settings)
+            producer.add(20)
+            stored_once(hub, producer)
+            with broker.silent():
+                producer.add(200)
+                wait_until(lambda: not one.status.connected, 20, "the silence to be noticed")
+                assert one.status.trouble is not None
+            stored_once(hub, producer)
+            assert one.outbox.stats()["event"]["lost"] == 0
+        producer.close()
 
 
 def balanced(hub: Hub, producer: Producer) -> None:
