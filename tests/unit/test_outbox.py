@@ -299,11 +299,36 @@ def test_an_erasure_is_counted_also_in_a_file_of_the_first_format(tmp_path: Path
         outbox.append("event", [event(1, identity="i1", name="Zacharias")])
     for name in ("outbox", "telemetry"):
         with closing(sqlite3.connect(tmp_path / "outbox" / f"{name}.db")) as connection:
-            connection.executescript("DROP TABLE erasures; DROP TABLE spools; PRAGMA user_version=1;")
+            connection.executescript("DROP TABLE erasures; DROP TABLE spools; DROP TABLE doubts; PRAGMA user_version=1;")
     with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
         before = outbox.erasures()
         assert outbox.erase("i1") == 1
         assert outbox.erasures() > before
+
+
+def test_doubt_lasts_until_nothing_of_the_spool_is_pending(opened: Opener) -> None:
+    outbox = opened()
+    assert outbox.doubtful() == frozenset()
+    outbox.append("event", [event(1)])
+    spool = outbox.stats()["event"]["spool"]
+    outbox.start_spool("event", "the hub knows better")
+    assert opened().doubtful() == {spool}
+    settle_all(outbox, "event")
+    other = opened()
+    other.pending("loss", 1)  # which does what is due from time to time
+    assert other.doubtful() == frozenset()
+
+
+def test_doubt_can_be_kept_in_a_file_of_the_second_format(tmp_path: Path) -> None:
+    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
+        outbox.append("event", [event(1)])
+    for name in ("outbox", "telemetry"):
+        with closing(sqlite3.connect(tmp_path / "outbox" / f"{name}.db")) as connection:
+            connection.executescript("DROP TABLE doubts; PRAGMA user_version=2;")
+    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
+        spool = outbox.stats()["event"]["spool"]
+        outbox.start_spool("event", "the hub knows better")
+        assert outbox.doubtful() == {spool}
 
 
 def test_two_outboxes_on_one_folder_see_each_other(opened: Opener) -> None:
