@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib import import_module, metadata
 from typing import Any
 
@@ -28,12 +29,10 @@ def library_checks() -> list[Check]:
 
 def opencv() -> Check:
     """Version, and how it reads cameras and files."""
-    doubled = _doubled("opencv", OPENCV, "opencv-python-headless")
-    if doubled:
-        return doubled
-    cv2 = _import("cv2")
-    if isinstance(cv2, Exception):
-        return Check("opencv", "fail", str(cv2), "pip install 'almena[cpu]', or the distribution's python3-opencv.")
+    bad = Check("opencv", "fail", "", "pip install 'almena[cpu]', or the distribution's python3-opencv.")
+    cv2 = _library("cv2", bad, OPENCV, "opencv-python-headless")
+    if isinstance(cv2, Check):
+        return cv2
     ffmpeg = re.search(r"^\s*FFMPEG:\s+YES", cv2.getBuildInformation(), re.MULTILINE)
     return Check("opencv", "ok", f"{cv2.__version__}, FFMPEG {'yes' if ffmpeg else 'no'}")
 
@@ -54,20 +53,19 @@ def gstreamer(wanted: bool) -> Check:
 
 def onnxruntime() -> Check:
     """Version and execution providers."""
-    doubled = _doubled("onnxruntime", ONNXRUNTIME, "onnxruntime")
-    if doubled:
-        return doubled
-    module = _import("onnxruntime")
-    if isinstance(module, Exception):
-        return Check("onnxruntime", "warn", str(module), "pip install 'almena[cpu]' unless another runtime serves you.")
+    bad = Check("onnxruntime", "warn", "", "pip install 'almena[cpu]' unless another runtime serves you.")
+    module = _library("onnxruntime", bad, ONNXRUNTIME, "onnxruntime")
+    if isinstance(module, Check):
+        return module
     return Check("onnxruntime", "ok", f"{module.__version__}, {', '.join(module.get_available_providers())}")
 
 
 def openvino() -> Check:
     """Version, devices and what they compute in."""
-    module = _import("openvino")
-    if isinstance(module, Exception):
-        return Check("openvino", "warn", str(module), "pip install 'almena[openvino]': on Intel processors it is the fastest.")
+    bad = Check("openvino", "warn", "", "pip install 'almena[openvino]': on Intel processors it is the fastest.")
+    module = _library("openvino", bad)
+    if isinstance(module, Check):
+        return module
     core = module.Core()
     version = module.__version__.split("-")[0]
     try:
@@ -93,12 +91,14 @@ def some_runtime() -> Check:
     return Check("runtime", "ok", f"usable: {', '.join(usable)}")
 
 
-def _doubled(name: str, packages: tuple[str, ...], keep: str) -> Check | None:
+def _library(module: str, bad: Check, packages: tuple[str, ...] = (), keep: str = "") -> Any:
+    """The module; or a Check: `packages` that overwrite each other, of which one is to `keep`, or `bad` with why it cannot be loaded."""
     there = [package for package in packages if _version(package)]
-    if len(there) < 2:
-        return None
-    advice = f"They overwrite each other's files: pip uninstall -y {' '.join(there)} && pip install {keep} (or the one that you want)."
-    return Check(name, "fail", f"installed together: {', '.join(there)}", advice)
+    if len(there) > 1:
+        advice = f"They overwrite each other's files: pip uninstall -y {' '.join(there)} && pip install {keep} (or the one that you want)."
+        return Check(bad.name, "fail", f"installed together: {', '.join(there)}", advice)
+    found = _import(module)
+    return replace(bad, text=str(found)) if isinstance(found, Exception) else found
 
 
 def _has_element(name: str) -> bool:

@@ -10,14 +10,14 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from agent.uplink.web.context import History
+from agent.outbox import Outbox
 
 POLL_S = 0.25
 QUIET_S = 1.0
 PAGE = 200
 
 
-async def follow(outbox: History, after: int | None = None) -> AsyncIterator[dict[str, Any] | None]:
+async def follow(outbox: Outbox, after: int | None = None) -> AsyncIterator[dict[str, Any] | None]:
     """Every event whose number is above `after` (without it: only new ones), by number, as fast as the listener takes them.
 
     None once at the start, from where on none is missed, and then whenever there was nothing for a second. A number that the outbox

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
+from agent.outbox import Outbox
 from agent.serving import Problem
-from agent.uplink.web.context import History
 from agent.uplink.web.feed import follow
 from agent.uplink.web.models import EventPage
 
@@ -26,7 +26,7 @@ Stream = Annotated[str | None, Query(description="Only this stream.")]
 Kind = Annotated[str | None, Query(description="Only this kind, for example `face`.")]
 
 
-def events_router(outbox: History, stopping: Callable[[], bool]) -> APIRouter:
+def events_router(outbox: Outbox, stopping: Callable[[], bool]) -> APIRouter:
     """Routes under /api/1 that read the local history."""
     router = APIRouter(prefix="/api/1", tags=["events"])
 
@@ -46,39 +46,42 @@ def events_router(outbox: History, stopping: Callable[[], bool]) -> APIRouter:
     def events_csv(since: Since = None, until: Until = None, stream: Stream = None, kind: Kind = None) -> Response:
         """The same as comma-separated values (RFC 4180), all pages."""
 
-        def pages() -> Iterator[str]:
-            yield _csv([("id", "captured_at", "stream", "kind", *COLUMNS, "data")])
-            cursor = None
-            while True:
-                page = _page(outbox, since, until, stream, kind, CSV_PAGE, cursor)
-                yield _csv(_row(event) for event in page.events)
-                cursor = page.next
-                if cursor is None:
-                    return
-
         headers = {"Content-Disposition": 'attachment; filename="events.csv"'}
-        return StreamingResponse(pages(), media_type="text/csv; charset=utf-8", headers=headers)
+        return StreamingResponse(_pages(outbox, since, until, stream, kind), media_type="text/csv; charset=utf-8", headers=headers)
 
     @router.get("/events/live", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
     async def live(last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Events as they happen, as Server-Sent Events whose ids are the events' ids. `ready` comes first: from then on none is missed."""
         after = None if last_event_id is None else _number(last_event_id)
-
-        async def lines() -> AsyncIterator[str]:
-            listening = follow(outbox, after)
-            quiet = "retry: 1000\nevent: ready\ndata: {}\n\n"
-            try:
-                async for event in listening:
-                    if stopping():
-                        return
-                    yield quiet if event is None else f"id: {event['id']}\ndata: {json.dumps(event)}\n\n"
-                    quiet = ":\n\n"
-            finally:
-                await listening.aclose()  # type: ignore[attr-defined]
-
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return StreamingResponse(_lines(outbox, after, stopping), media_type="text/event-stream")
 
     return router
+
+
+def _pages(outbox: Outbox, since: float | None, until: float | None, stream: str | None, kind: str | None) -> Iterator[str]:
+    """The table, page by page."""
+    yield _csv([("id", "captured_at", "stream", "kind", *COLUMNS, "data")])
+    cursor = None
+    while True:
+        page = _page(outbox, since, until, stream, kind, CSV_PAGE, cursor)
+        yield _csv(_row(event) for event in page.events)
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+async def _lines(outbox: Outbox, after: int | None, stopping: Callable[[], bool]) -> AsyncIterator[str]:
+    """Server-Sent Events; a comment whenever there was nothing for a while."""
+    listening = follow(outbox, after)
+    quiet = "retry: 1000\nevent: ready\ndata: {}\n\n"
+    try:
+        async for event in listening:
+            if stopping():
+                return
+            yield quiet if event is None else f"id: {event['id']}\ndata: {json.dumps(event)}\n\n"
+            quiet = ":\n\n"
+    finally:
+        await listening.aclose()  # type: ignore[attr-defined]
 
 
 def _number(event: str) -> int:
@@ -89,7 +92,7 @@ def _number(event: str) -> int:
 
 
 def _page(
-    outbox: History, since: float | None, until: float | None, stream: str | None, kind: str | None, limit: int, cursor: str | None
+    outbox: Outbox, since: float | None, until: float | None, stream: str | None, kind: str | None, limit: int, cursor: str | None
 ) -> EventPage:
     """The cursor is moment and number of the last event shown, so that events which share a moment are neither lost nor shown twice."""
     before = _moment(cursor) if cursor is not None else None

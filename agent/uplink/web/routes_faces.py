@@ -20,9 +20,8 @@ from agent.uplink.web.vision import VisionClient
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}
-PICTURE: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"multipart/form-data": _FORM, "image/jpeg": _BINARY, "image/png": _BINARY}}
-}
+_FORMATS = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff")
+PICTURE: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM, **dict.fromkeys(_FORMATS, _BINARY)}}}
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}, 404: {"model": ProblemDocument}}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ProblemDocument}}
 NOT_TAKEN: dict[int | str, dict[str, Any]] = {422: {"model": ProblemDocument, "description": "Refused; `reasons` says why."}}
@@ -57,61 +56,72 @@ async def picture(request: Request) -> bytes:
 def faces_router(outbox: AuditLane, vision: VisionClient) -> APIRouter:
     """Routes under /api/1 that manage who is known. Every change is audited."""
     router = APIRouter(prefix="/api/1", tags=["faces"], responses={503: {"model": ProblemDocument}, 507: {"model": ProblemDocument}})
+    faces = _Faces(outbox, vision)
+    person, unknown = "/identities/{identity}", "/clusters/{cluster}"
+    router.get("/identities")(faces.identities)
+    router.post("/identities", status_code=201)(faces.create_identity)
+    router.patch(person, responses=NOT_FOUND)(faces.change_identity)
+    router.delete(person, status_code=204, responses=NOT_FOUND)(faces.erase_identity)
+    router.post(f"{person}/images", status_code=201, openapi_extra=PICTURE, responses={**NOT_FOUND, **NOT_TAKEN})(faces.add_image)
+    router.get(f"{person}/images/{{index}}", response_class=Response, responses=JPEG)(faces.image)
+    router.get("/clusters")(faces.clusters)
+    router.post(f"{unknown}/name", status_code=201, responses=NOT_FOUND)(faces.name_cluster)
+    router.delete(unknown, status_code=204, responses=NOT_FOUND)(faces.erase_cluster)
+    router.post("/recognize", openapi_extra=PICTURE)(faces.recognise)
+    return router
 
-    async def change(request: Request, action: str, path: str, **options: Any) -> Response:
-        return await changed(outbox, request, action, lambda: vision.forward(request.method, path, **options))
 
-    @router.get("/identities")
-    async def identities() -> Response:
+class _Faces:
+    """The handlers; their docstrings are the descriptions in OpenAPI."""
+
+    def __init__(self, outbox: AuditLane, vision: VisionClient) -> None:
+        self._outbox = outbox
+        self._vision = vision
+
+    async def identities(self) -> Response:
         """All enrolled persons, without their pictures or templates."""
-        return await vision.forward("GET", "/identities")
+        return await self._vision.forward("GET", "/identities")
 
-    @router.post("/identities", status_code=201)
-    async def create_identity(person: NewIdentity, request: Request) -> Response:
+    async def create_identity(self, person: NewIdentity, request: Request) -> Response:
         """A new person. Add pictures next."""
-        return await change(request, "identity add", "/identities", json=person.model_dump())
+        return await self._change(request, "identity add", "/identities", json=person.model_dump())
 
-    @router.patch("/identities/{identity}", responses=NOT_FOUND)
-    async def change_identity(identity: str, changes: ChangedIdentity, request: Request) -> Response:
+    async def change_identity(self, identity: str, changes: ChangedIdentity, request: Request) -> Response:
         """Another name, consent note or expiry."""
         body = changes.model_dump(exclude_unset=True)
         path = f"/identities/{quote(identity, '')}"
-        return await changed(outbox, request, "identity change", lambda: vision.forward("PATCH", path, json=body), fields=sorted(body))
+        return await changed(
+            self._outbox, request, "identity change", lambda: self._vision.forward("PATCH", path, json=body), fields=sorted(body)
+        )
 
-    @router.delete("/identities/{identity}", status_code=204, responses=NOT_FOUND)
-    async def erase_identity(identity: str, request: Request) -> Response:
+    async def erase_identity(self, identity: str, request: Request) -> Response:
         """Erase a person: templates, pictures, clusters and local history."""
-        return await change(request, "identity erase", f"/identities/{quote(identity, '')}")
+        return await self._change(request, "identity erase", f"/identities/{quote(identity, '')}")
 
-    @router.post("/identities/{identity}/images", status_code=201, openapi_extra=PICTURE, responses={**NOT_FOUND, **NOT_TAKEN})
-    async def add_image(identity: str, request: Request) -> Response:
+    async def add_image(self, identity: str, request: Request) -> Response:
         """Add one picture that shows exactly this person's face."""
         body = await picture(request)
-        return await change(request, "identity add picture", f"/identities/{quote(identity, '')}/images", content=body)
+        return await self._change(request, "identity add picture", f"/identities/{quote(identity, '')}/images", content=body)
 
-    @router.get("/identities/{identity}/images/{index}", response_class=Response, responses=JPEG)
-    async def image(identity: str, index: int) -> Response:
+    async def image(self, identity: str, index: int) -> Response:
         """An enrolled picture, counted from 0. Identities made from a cluster have none."""
-        return await vision.forward("GET", f"/identities/{quote(identity, '')}/images/{index}")
+        return await self._vision.forward("GET", f"/identities/{quote(identity, '')}/images/{index}")
 
-    @router.get("/clusters")
-    async def clusters() -> Response:
+    async def clusters(self) -> Response:
         """Unknown persons, by pseudonym."""
-        return await vision.forward("GET", "/clusters")
+        return await self._vision.forward("GET", "/clusters")
 
-    @router.post("/clusters/{cluster}/name", status_code=201, responses=NOT_FOUND)
-    async def name_cluster(cluster: str, person: NewIdentity, request: Request) -> Response:
+    async def name_cluster(self, cluster: str, person: NewIdentity, request: Request) -> Response:
         """Make an unknown person an identity."""
-        return await change(request, "cluster name", f"/clusters/{quote(cluster, '')}/name", json=person.model_dump())
+        return await self._change(request, "cluster name", f"/clusters/{quote(cluster, '')}/name", json=person.model_dump())
 
-    @router.delete("/clusters/{cluster}", status_code=204, responses=NOT_FOUND)
-    async def erase_cluster(cluster: str, request: Request) -> Response:
+    async def erase_cluster(self, cluster: str, request: Request) -> Response:
         """Forget an unknown person."""
-        return await change(request, "cluster erase", f"/clusters/{quote(cluster, '')}")
+        return await self._change(request, "cluster erase", f"/clusters/{quote(cluster, '')}")
 
-    @router.post("/recognize", openapi_extra=PICTURE)
-    async def recognise(request: Request) -> Response:
+    async def recognise(self, request: Request) -> Response:
         """Who is in a picture: for each face its box (x_min, y_min, x_max, y_max in pixels), name, distance and threshold."""
-        return await vision.forward("POST", "/recognize", content=await picture(request))
+        return await self._vision.forward("POST", "/recognize", content=await picture(request))
 
-    return router
+    async def _change(self, request: Request, action: str, path: str, **options: Any) -> Response:
+        return await changed(self._outbox, request, action, lambda: self._vision.forward(request.method, path, **options))

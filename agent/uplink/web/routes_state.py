@@ -26,69 +26,79 @@ from agent.uplink.web.vision import VisionClient
 def state_router(context: WebContext, vision: VisionClient) -> APIRouter:
     """Routes under /api/1 that describe the device."""
     router = APIRouter(prefix="/api/1", tags=["state"], responses={503: {"model": ProblemDocument}})
-    started_at = time.time()
+    state = _State(context, vision)
+    stream = "/streams/{stream}"
+    reloaded: dict[int | str, dict[str, Any]] = {201: {"description": "Streams were started anew."}, 422: {"model": ProblemDocument}}
+    router.get("/health")(state.health)
+    router.get("/streams")(state.streams)
+    router.get(f"{stream}/annotations")(state.annotations)
+    router.get(f"{stream}/live.mjpg", response_class=Response)(state.live)
+    router.get(f"{stream}/snapshot.jpg", response_class=Response, responses=JPEG)(state.snapshot)
+    router.get("/engines")(state.engines)
+    router.get("/performance")(state.performance)
+    router.get("/outbox")(state.outbox)
+    router.get("/telemetry")(state.telemetry)
+    router.post("/config/reload", responses=reloaded)(state.reload)
+    return router
 
-    @router.get("/health")
-    async def health() -> Health:
+
+class _State:
+    """The handlers; their docstrings are the descriptions in OpenAPI."""
+
+    def __init__(self, context: WebContext, vision: VisionClient) -> None:
+        self._context = context
+        self._vision = vision
+        self._started_at = time.time()
+
+    async def health(self) -> Health:
         """The device at a glance. Answers also while the vision process is down."""
         return Health(
-            device=context.settings.device.name,
+            device=self._context.settings.device.name,
             version=__version__,
-            started_at=started_at,
-            login=context.settings.web.login is not None,
-            vision=await _vision_state(vision),
-            broker=Connection(state=context.broker.state, detail=context.broker.text),
+            started_at=self._started_at,
+            login=self._context.settings.web.login is not None,
+            vision=await _vision_state(self._vision),
+            broker=Connection(state=self._context.broker.state, detail=self._context.broker.text),
         )
 
-    @router.get("/streams")
-    async def streams() -> Response:
+    async def streams(self) -> Response:
         """Health of every stream: state, stable error code, rates per second."""
-        return await vision.forward("GET", "/streams")
+        return await self._vision.forward("GET", "/streams")
 
-    @router.get("/streams/{stream}/annotations")
-    async def annotations(stream: str) -> Response:
+    async def annotations(self, stream: str) -> Response:
         """What is seen right now: boxes in pixels of the frame, labels, scores."""
-        return await vision.forward("GET", f"/streams/{quote(stream, '')}/annotations")
+        return await self._vision.forward("GET", f"/streams/{quote(stream, '')}/annotations")
 
-    @router.get("/streams/{stream}/live.mjpg", response_class=Response)
-    async def live(stream: str) -> Response:
+    async def live(self, stream: str) -> Response:
         """The live picture with boxes and names, as Motion JPEG."""
-        return await vision.stream(f"/streams/{quote(stream, '')}/live.mjpg")
+        return await self._vision.stream(f"/streams/{quote(stream, '')}/live.mjpg")
 
-    @router.get("/streams/{stream}/snapshot.jpg", response_class=Response, responses=JPEG)
-    async def snapshot(stream: str) -> Response:
+    async def snapshot(self, stream: str) -> Response:
         """The newest frame, in full size, with nothing drawn on it."""
-        return await vision.forward("GET", f"/streams/{quote(stream, '')}/snapshot.jpg")
+        return await self._vision.forward("GET", f"/streams/{quote(stream, '')}/snapshot.jpg")
 
-    @router.get("/engines")
-    async def engines() -> Response:
+    async def engines(self) -> Response:
         """The engines in use with their passports, and why each was chosen."""
-        return await vision.forward("GET", "/engines")
+        return await self._vision.forward("GET", "/engines")
 
-    @router.get("/performance")
-    async def performance() -> Response:
+    async def performance(self) -> Response:
         """Counters and latencies of each stream's stages."""
-        return await vision.forward("GET", "/metrics")
+        return await self._vision.forward("GET", "/metrics")
 
-    @router.get("/outbox")
-    def outbox() -> Response:
+    def outbox(self) -> Response:
         """Depth, age and losses of each lane, and how the broker is doing."""
-        return JSONResponse({"lanes": context.outbox.stats(), "broker": context.broker.as_dict()})
+        return JSONResponse({"lanes": self._context.outbox.stats(), "broker": self._context.broker.as_dict()})
 
-    @router.get("/telemetry")
-    def telemetry() -> Response:
+    def telemetry(self) -> Response:
         """The newest telemetry of the host."""
-        return JSONResponse(dict(context.telemetry()))
+        return JSONResponse(dict(self._context.telemetry()))
 
-    @router.post("/config/reload", responses={201: {"description": "Streams were started anew."}, 422: {"model": ProblemDocument}})
-    async def reload(request: Request) -> Response:
+    async def reload(self, request: Request) -> Response:
         """Read the settings file again; `restart_needed` names changed sections that take a restart of the agent.
 
         A file with errors changes nothing, and the answer says where they are.
         """
-        return await changed(context.outbox, request, "settings reload", lambda: vision.forward("POST", "/reload"))
-
-    return router
+        return await changed(self._context.outbox, request, "settings reload", lambda: self._vision.forward("POST", "/reload"))
 
 
 def probes_router(context: WebContext, vision: VisionClient) -> APIRouter:
