@@ -38,8 +38,9 @@ def faces(
 ) -> None:
     """Tell pairs of photographs apart: same person or not, by the largest face of each.
 
-    Engines run at FP32, so that the figures are the models' own. A picture without a face answers "No" for its pairs, which stay in the
-    count. Exit code 2 for a bad list of pairs.
+    Engines run at FP32: the figures are the models' own.
+
+    The pairs of a picture without a face count as answered "No". Exit code 2 for a bad list of pairs.
     """
     from calibration.verification import PairsError
 

@@ -25,11 +25,9 @@ from agent.settings import Settings
 if TYPE_CHECKING:
     from agent.vision.enrolment import Report
     from agent.vision.face_kit import FaceKit
-    from agent.vision.gallery import Gallery, Identity
+    from agent.vision.gallery import Gallery
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Enrol, show, rename and erase the persons who may be recognised.")
-
-PICTURES = (".jpg", ".jpeg", ".png")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -42,7 +40,9 @@ ALMENA_YAML = Path("almena.yaml")
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="The person's name; an enrolled person gets more pictures.")],
-    files: Annotated[list[Path], typer.Argument(help="JPEG or PNG pictures, each of this person alone.", exists=True, dir_okay=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="JPEG, PNG, BMP, WebP or TIFF pictures, each of this person alone.", exists=True, dir_okay=False)
+    ],
     consent: Consent = "",
     expires: Expires = None,
     config: Config = ALMENA_YAML,
@@ -50,9 +50,8 @@ def add(
 ) -> None:
     """Enrol a person from pictures. Pictures that cannot be used are named with the reason."""
     settings = settings_module.load(config)
-    with _kit(settings) as kit, _audited(settings, "identity add") as entry:
-        report = _enrol(kit, name, files, consent, _seconds(expires))
-        entry.detail["id"] = report.identity.id
+    with _kit(settings) as kit:
+        report = _enrol(kit, settings, name, files, consent, expires)
     if as_json:
         _print_json(_enrolled(report, files))
     else:
@@ -62,7 +61,8 @@ def add(
 @app.command("import")
 def import_folder(
     folder: Annotated[
-        Path, typer.Argument(help="A folder that holds one folder of pictures per person, named like the person.", exists=True)
+        Path,
+        typer.Argument(help="A folder that holds one folder of pictures per person, named like the person.", exists=True, file_okay=False),
     ],
     consent: Consent = "",
     expires: Expires = None,
@@ -70,6 +70,8 @@ def import_folder(
     as_json: AsJson = False,
 ) -> None:
     """Enrol many persons. Exit code 1 if one of them could not be enrolled; the others are."""
+    from agent.vision.sources.folder import SUFFIXES
+
     people = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not people:
         raise typer.BadParameter(f"{folder} holds no folders; make one per person", param_hint="FOLDER")
@@ -77,13 +79,10 @@ def import_folder(
     settings = settings_module.load(config)
     with _kit(settings) as kit:
         for person in track(people, "Enrolling", console=Console(stderr=True), disable=as_json):
-            files = sorted(path for path in person.iterdir() if path.suffix.lower() in PICTURES)
+            files = sorted(path for path in person.iterdir() if path.suffix.lower() in SUFFIXES)
             try:
-                with _audited(settings, "identity add") as entry:
-                    report = _enrol(kit, person.name, files, consent, _seconds(expires))
-                    entry.detail["id"] = report.identity.id
-                results.append(_enrolled(report, files))
-            except AlmenaError as error:
+                results.append(_enrolled(_enrol(kit, settings, person.name, files, consent, expires), files))
+            except (AlmenaError, OSError) as error:
                 results.append({"name": person.name, "error": str(error)})
     failed = [result for result in results if "error" in result]
     if as_json:
@@ -127,14 +126,19 @@ def show(name: Name, config: Config = ALMENA_YAML, as_json: AsJson = False) -> N
 
 
 @app.command()
-def rename(name: Name, new_name: Annotated[str, typer.Argument(help="The new name.")], config: Config = ALMENA_YAML) -> None:
+def rename(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(help="The new name.")],
+    config: Config = ALMENA_YAML,
+    as_json: AsJson = False,
+) -> None:
     """Give an identity another name."""
     settings = settings_module.load(config)
     with _gallery(settings) as gallery:
         known = gallery.find(name)
         with _audited(settings, "identity change", id=known.id, fields=["name"]):
             identity = gallery.change(known.id, name=new_name)
-    print(f"{identity.id} is now called {identity.name}")
+    _print_json(asdict(identity)) if as_json else print(f"{identity.id} is now called {identity.name}")
 
 
 @app.command()
@@ -238,16 +242,20 @@ def _gallery(settings: Settings) -> Iterator[Gallery]:
         yield gallery
 
 
-def _enrol(kit: FaceKit, name: str, files: Sequence[Path], consent: str, expires_at: float | None) -> Report:
+def _enrol(kit: FaceKit, settings: Settings, name: str, files: Sequence[Path], consent: str, expires: datetime | None) -> Report:
+    """A new person, or more pictures of one who is known. Raises AlmenaError, OSError."""
+    with _audited(settings, "identity add") as entry:
+        report = _enrolment(kit, name, [path.read_bytes() for path in files], consent, _seconds(expires))
+        entry.detail["id"] = report.identity.id
+    return report
+
+
+def _enrolment(kit: FaceKit, name: str, images: Sequence[bytes], consent: str, expires_at: float | None) -> Report:
     from agent.vision.gallery import UnknownIdentityError
 
-    images = [path.read_bytes() for path in files]
-    known: Identity | None
     try:
         known = kit.gallery.find(name)
     except UnknownIdentityError:
-        known = None
-    if known is None:
         return kit.enrolment.enrol(name, images, consent, expires_at)
     report = kit.enrolment.add(known.id, images)
     changes = {key: value for key, value in (("consent", consent), ("expires_at", expires_at)) if value}

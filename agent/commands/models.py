@@ -93,7 +93,7 @@ def list_models(config: Config = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(name: str, as_json: AsJson = False) -> None:
+def show(name: Annotated[str, typer.Argument(help="A model card's name.")], as_json: AsJson = False) -> None:
     """Show a card: source, hash, inputs, thresholds, licence, training data."""
     with _told():
         content = card(name).model_dump(mode="json")
@@ -102,7 +102,7 @@ def show(name: str, as_json: AsJson = False) -> None:
 
 @app.command()
 def fetch(
-    wanted: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Cards or assets.")] = None,
+    wanted: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Model cards or assets.")] = None,
     all_default: Annotated[bool, typer.Option("--all-default", help="The default face models and the two portraits.")] = False,
     config: Config = None,
     as_json: AsJson = False,

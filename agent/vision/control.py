@@ -258,7 +258,7 @@ async def _body(request: Request) -> bytes:
         if len(body) > MAX_IMAGE_BYTES:
             raise Problem(413, "The picture is too large", f"at most {MAX_IMAGE_BYTES // 2**20} MiB")
     if not body:
-        raise Problem(400, "No picture", "send the bytes of a JPEG or PNG file as the body")
+        raise Problem(400, "No picture", "send the bytes of a picture file (JPEG, PNG, BMP, WebP or TIFF) as the body")
     return bytes(body)
 
 
