@@ -58,3 +58,15 @@ export function bytes(count) {
 }
 
 export const count = (value, one, many = `${one}s`) => `${value} ${value === 1 ? one : many}`;
+
+// A switch: on does it at once and then each period, off ends that.
+export function repeated(action, period) {
+  let timer = null;
+  return (on) => {
+    clearInterval(timer);
+    if (on) {
+      action();
+      timer = setInterval(action, period);
+    }
+  };
+}

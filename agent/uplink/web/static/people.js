@@ -1,22 +1,15 @@
 // Who is known: enrolment, changes, erasure; unknown visitors and naming them.
 
 import { call, erase, get, patch, post, upload } from "./api.js";
-import { ago, byId, count, day, h } from "./dom.js";
+import { ago, byId, count, day, h, repeated } from "./dom.js";
 
+const FORMATS = "image/jpeg,image/png,image/bmp,image/webp,image/tiff";
 const REFRESH_MS = 5000;
-let timer = null;
+export const awake = repeated(refresh, REFRESH_MS);
 
 export function start() {
   byId("add-person").addEventListener("click", () => addPerson());
   byId("recognise").addEventListener("click", whoIsThis);
-}
-
-export function awake(on) {
-  clearInterval(timer);
-  if (on) {
-    refresh();
-    timer = setInterval(refresh, REFRESH_MS);
-  }
 }
 
 async function refresh() {
@@ -132,7 +125,7 @@ class Pictures {
   constructor() {
     this.items = [];
     this.list = h("ul.pictures", { "aria-live": "polite" });
-    this.input = h("input", { type: "file", accept: "image/jpeg,image/png", multiple: true, onchange: () => {
+    this.input = h("input", { type: "file", accept: FORMATS, multiple: true, onchange: () => {
       [...this.input.files].forEach((file) => this.add(file));
       this.input.value = "";
     } });
@@ -143,7 +136,7 @@ class Pictures {
   add(file) {
     const url = URL.createObjectURL(file);
     const verdict = h("span.verdict", "ready");
-    const image = h("img", { alt: file.name ?? "Picture from the live view", src: url, onload: () => URL.revokeObjectURL(url) });
+    const image = h("img", { alt: file.name ?? "Picture from the live view", src: url, onload: () => URL.revokeObjectURL(url), onerror: () => image.remove() });
     const item = { file, verdict, done: false };
     const line = h("li", image, h("span.file", file.name ?? "from the live view"), verdict,
       button("Remove", () => { this.items = this.items.filter((other) => other !== item); line.remove(); }));
@@ -226,7 +219,7 @@ const nameVisitor = (cluster) => ask(`Who is ${cluster.id}?`, [nameField(), reco
   async (form) => { await post(`clusters/${encodeURIComponent(cluster.id)}/name`, record(form)); });
 
 function whoIsThis() {
-  const input = h("input", { type: "file", accept: "image/jpeg,image/png", required: true });
+  const input = h("input", { type: "file", accept: FORMATS, required: true });
   const answer = h("ul.answers", { "aria-live": "polite" });
   ask("Who is this?", [field("Picture", input, "It is looked at on this device and not kept."), answer], "Look", async () => {
     const { result } = await upload("recognize", input.files[0]);

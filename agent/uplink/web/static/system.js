@@ -1,19 +1,11 @@
 // How the device is doing: streams, engines, outbox, host.
 
 import { get } from "./api.js";
-import { ago, byId, bytes, clock, count, h, span } from "./dom.js";
+import { ago, byId, bytes, clock, count, h, repeated, span } from "./dom.js";
 import { STATE } from "./live.js";
 
 const REFRESH_MS = 3000;
-let timer = null;
-
-export function awake(on) {
-  clearInterval(timer);
-  if (on) {
-    refresh();
-    timer = setInterval(refresh, REFRESH_MS);
-  }
-}
+export const awake = repeated(refresh, REFRESH_MS);
 
 async function refresh() {
   await Promise.all([fill("health", "streams", streams), fill("engines", "engines", engines), fill("outbox", "outbox", outbox), fill("host", "telemetry", host)]);
