@@ -32,6 +32,7 @@ def site(tmp_path: Path, models_dir: Path, engines_dir: Path) -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.timeout(600)
 def test_ten_random_kills_lose_nothing(site: Site, portraits: Mapping[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     survive(site, Chance(Album(site.inbox, portraits, PERSONS), seed=20), kills=10, capsys=capsys)
 
