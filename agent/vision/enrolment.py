@@ -32,6 +32,8 @@ LEAST_SHARP = 12.0
 """Variance of the Laplacian of the aligned chip."""
 MOST_TURNED = 0.32
 """The nose tip's distance from the middle between the eyes, in eye distances; about 40 degrees."""
+SHIFTS, SHIFT = 4, 0.02
+"""How often the landmarks of a picture are shifted for its template, and how far (standard deviation, in sides of the face)."""
 
 
 class Embedder(Protocol):
@@ -143,7 +145,15 @@ class Enrolment:
             raise _Unfit("several-faces", f"{rivals + 1} faces are in the picture: crop it to the person who is meant")
         if strict:
             _require_quality(float(sides[best]), faces.landmarks[best], chip)
-        return Picture(keepsake(image, faces.boxes[best]), self._embedder.embed(chip[None]).vectors[0])
+        return Picture(keepsake(image, faces.boxes[best]), self._template(image, faces.landmarks[best], float(sides[best])))
+
+    def _template(self, image: Image, landmarks: NDArray[np.float32], side: float) -> NDArray[np.float32]:
+        """Of one picture: the mean over slightly shifted chips and their mirror images, as dlib's `num_jitters` does. It tells less of how
+        exactly this picture was taken, and so lies nearer to other views of the same person."""
+        shifts = np.random.default_rng(0).normal(0.0, SHIFT * side, (SHIFTS, *landmarks.shape)).astype(np.float32)
+        chips = np.stack([self._embedder.chip(image, landmarks + shift) for shift in shifts])
+        mean: NDArray[np.float32] = self._embedder.embed(np.concatenate([chips, chips[:, :, ::-1]])).vectors.mean(axis=0)
+        return mean
 
     def _warnings(self, pictures: Sequence[Picture], identity: str | None) -> tuple[str, ...]:
         point = self.gallery.point

@@ -92,7 +92,7 @@ class Candidates:
 class Evidence:
     """The best views of one face. `limit` views are kept, the poorest goes first."""
 
-    limit: int = 12
+    limit: int = 24
     seen: int = 0
     _views: list[tuple[float, Vector]] = field(default_factory=list)
     _template: tuple[Vector, int] | None = None
@@ -144,13 +144,14 @@ class Decision:
 
 @dataclass(slots=True)
 class Judge:
-    """Decides about one track. The first answer needs `least_views` agreeing views or one very good view far from the border;
-    another answer replaces the standing one when `to_turn` assessments in a row give it. Qualities below `poor`:
-    faces under about 40 pixels.
+    """Decides about one track. The first answer needs `least_views` agreeing views or one very good view far from the border; another
+    answer replaces the standing one when `to_turn` assessments in a row give it. A name at the border needs `sure_views`, which take about
+    two seconds: views of one moment agree with each other, also in what they get wrong. Qualities below `poor`: faces under 40 pixels.
     """
 
     point: OperatingPoint
     least_views: int = 3
+    sure_views: int = 8
     very_good: float = 0.6
     poor: float = 0.1
     to_turn: int = 3
@@ -199,16 +200,16 @@ class Judge:
             clear = not poor and (enough or (very_good and distance > point.verify))
             return Decision("unknown", None, None, distance, second) if clear else undecided
         strong = distance <= point.strong
-        if not (enough or (very_good and strong)) or (poor and not strong) or not self._distinct(distance, second):
+        doubt = min(max((distance - point.strong) / max(self.limit - point.strong, 1e-6), 0.0), 1.0)
+        seen = views >= self.least_views + doubt * (self.sure_views - self.least_views) or (very_good and strong)
+        if not seen or (poor and not strong) or not self._distinct(distance, second, doubt):
             return undecided
         return Decision("known", ranking.identity, ranking.name, distance, second)
 
-    def _distinct(self, distance: float, second: float | None) -> bool:
-        """Whether the second best is far enough behind. Towards the border the distance asked for triples: a stranger who happens to be
-        that near to somebody is about as near to somebody else."""
-        point = self.point
-        doubt = min(max((distance - point.strong) / max(self.limit - point.strong, 1e-6), 0.0), 1.0)
-        return second is None or second - distance >= point.margin * (1 + 2 * doubt)
+    def _distinct(self, distance: float, second: float | None, doubt: float) -> bool:
+        """Whether the second best is far enough behind. Towards the border (`doubt` 1) the distance asked for triples: a stranger who
+        happens to be that near to somebody is about as near to somebody else."""
+        return second is None or second - distance >= self.point.margin * (1 + 2 * doubt)
 
     @staticmethod
     def _kept(standing: Decision, ranking: Ranking) -> Decision:

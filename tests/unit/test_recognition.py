@@ -65,8 +65,14 @@ def test_two_identities_too_close_to_each_other_give_no_name() -> None:
 
 def test_near_the_border_the_second_best_must_be_further_behind() -> None:
     candidates = Candidates(1, ("p-anna", "p-bert"), ("Anna", "Bert"), np.array([0, 1]), np.stack([at(0), at(1.14)]))
-    assert judged(candidates, *[(0.54, 0.5)] * 3).decision.kind == "undecided"
-    assert judged(candidates, *[(0.50, 0.5)] * 3).decision.name == "Anna"
+    assert judged(candidates, *[(0.54, 0.5)] * 8).decision.kind == "undecided"
+    assert judged(candidates, *[(0.50, 0.5)] * 8).decision.name == "Anna"
+
+
+@pytest.mark.parametrize(("distance", "views"), [(0.44, 3), (0.50, 6), (0.57, 8)])
+def test_the_nearer_to_the_border_the_more_views_a_name_needs(distance: float, views: int) -> None:
+    assert judged(ANNA, *[(distance, 0.5)] * (views - 1)).decision.kind == "undecided"
+    assert judged(ANNA, *[(distance, 0.5)] * views).decision.name == "Anna"
 
 
 def test_poor_views_name_only_whom_they_show_clearly() -> None:

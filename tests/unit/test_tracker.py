@@ -11,7 +11,7 @@ from agent.vision.tracker.byte import Step, Tracker, TrackerRules
 
 pytestmark = pytest.mark.unit
 
-RULES = TrackerRules(high=0.5, same=0.55, stranger=0.75)
+RULES = TrackerRules(high=0.5, same=0.55, stranger=0.75, settled=0.6)
 ANNA, BERT = np.eye(2, 128, dtype=np.float32) * 0.8  # type: ignore[misc]
 """Two faces whose embeddings are 1.13 apart."""
 
@@ -140,6 +140,16 @@ def test_one_stranger_embedding_does_not_split_a_track_but_two_do() -> None:
     twice = walk(tracker, np.arange(1.2, 2, 0.1), lambda at: [(box(100, 200), 0.9, BERT)])
     assert twice[-1].owners[0] is not None
     assert twice[-1].owners[0].id not in ids(before)
+
+
+@pytest.mark.parametrize(("views", "split"), [(2, False), (12, True)])
+def test_a_face_alike_takes_over_a_young_track_but_not_one_that_is_known_well(views: int, split: bool) -> None:
+    tracker = Tracker(RULES)
+    alike = ANNA + 0.65 * np.eye(128, dtype=np.float32)[5]
+    before = walk(tracker, np.arange(views) * 0.1, lambda at: [(box(100, 200), 0.9, ANNA)])
+    after = walk(tracker, views * 0.1 + np.arange(5) * 0.1, lambda at: [(box(100, 200), 0.9, alike)])
+    assert after[-1].owners[0] is not None
+    assert (after[-1].owners[0].id not in ids(before)) == split
 
 
 def test_flush_returns_confirmed_tracks_and_forgets_everything() -> None:

@@ -97,7 +97,8 @@ class FacesTask(Task):
         self._point = config.point(self._kit.point)
         self._high = config.score or self._kit.score
         self._model = f"{self._kit.detector.card.model_id} {self._kit.embedder.model_id}"
-        rules = TrackerRules(self._high, self._point.cluster, self._point.stranger, config.keep_lost_s, confirm_hits=config.confirm_hits)
+        point = self._point
+        rules = TrackerRules(self._high, point.cluster, point.stranger, point.verify, config.keep_lost_s, confirm_hits=config.confirm_hits)
         self._tracker = Tracker(rules)
         self._people: dict[str, Person] = {}
         self._settled = Settled.of([])
@@ -276,7 +277,7 @@ class FacesTask(Task):
             box, score = prediction.faces.boxes[index], float(prediction.faces.scores[index])
             track = Track(f"{item}-{index}", Motion(box), box, score, 0.0, 0.0, "confirmed", score, 1)
             person = new_person(track, self._point, frame.captured_at)
-            person.judge.least_views, person.frames = 1, 1
+            person.judge.least_views = person.judge.sure_views = person.frames = 1
             if index in places:
                 place = places[index]
                 view, quality = float(prediction.geometry[place]), float(prediction.quality[place])

@@ -15,9 +15,9 @@ from agent.vision.tracker.byte import Track
 
 Kind = Literal["new", "update", "end"]
 
-FIRST_VIEWS = ((3, 0.08), (6, 0.3))
-"""(views, seconds): up to so many views, the next embedding is due after so long."""
-RIPE_QUALITY = 0.3
+FIRST_VIEWS = ((3, 0.08), (24, 0.3))
+"""(views, seconds): up to so many views, the next embedding is due after so long. Views of one moment say much the same."""
+RIPE_QUALITY, RIPE_VIEWS = 0.3, 6
 CLEARLY_BETTER = 1.3
 """A view by so much better than the best one is embedded before its time."""
 
@@ -69,7 +69,7 @@ class Person:
     @property
     def ripe(self) -> bool:
         """Whether the evidence is good enough for a pseudonym that is to last."""
-        return self.evidence.best_quality >= RIPE_QUALITY or self.evidence.seen >= FIRST_VIEWS[-1][0]
+        return self.evidence.best_quality >= RIPE_QUALITY or self.evidence.seen >= RIPE_VIEWS
 
     def data(self, kind: Kind, reason: str | None = None) -> dict[str, Any]:
         """The event's data."""

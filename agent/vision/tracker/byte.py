@@ -21,6 +21,8 @@ from agent.vision.tracker.motion import Motion
 Vector = NDArray[np.float32]
 MARGIN = 0.3
 LEAST_OVERLAP = 0.15
+MANY_VIEWS = 8
+"""Embeddings from which a track's template is as good as it gets."""
 LOST_WITHOUT_FACE_S = 0.7
 """A lost track whose face is known takes a box without an embedding only this soon."""
 
@@ -30,15 +32,21 @@ class TrackerRules:
     """Seconds, scores and embedding distances.
 
     `high`: boxes from here up start and carry tracks; lower ones only carry. `same`: embeddings this near are one person for
-    joining a track to a lost one; `stranger`: this far they are not.
+    joining a track to a lost one. This far they are not: `stranger` from a track with one view, `settled` from one with MANY_VIEWS.
     """
 
     high: float
     same: float
     stranger: float
+    settled: float
     keep_lost_s: float = 2.0
     keep_tentative_s: float = 0.4
     confirm_hits: int = 3
+
+    def foreign(self, distance: float, views: int) -> bool:
+        """Whether an embedding at that distance from a track's template, which rests on so many views, is another person's."""
+        share = min(max(views - 1, 0) / (MANY_VIEWS - 1), 1.0)
+        return distance > self.stranger + share * (self.settled - self.stranger)
 
 
 @dataclass(slots=True, eq=False)
@@ -147,7 +155,7 @@ class Tracker:
                     row[column] = 0.0
                 continue
             distance = _distance(track.template, vector)
-            if distance > self.rules.stranger and (lost or (track.doubt and track.views > 1)):
+            if self.rules.foreign(distance, track.views) and (lost or (track.doubt and track.views > 1)):
                 row[column] = 0.0
             else:
                 row[column] += 0.5 + self.rules.same - min(distance, self.rules.same + 0.5)
@@ -162,7 +170,8 @@ class Tracker:
         if track.state == "lost":
             track.state = "confirmed"
         if vector is not None and track.template is not None:
-            track.doubt = track.doubt + 1 if _distance(track.template, vector) > self.rules.stranger else 0
+            foreign = self.rules.foreign(_distance(track.template, vector), track.views)
+            track.doubt = track.doubt + 1 if foreign else 0
 
     def _start(self, frame: _Frame, index: int) -> None:
         self._count += 1
