@@ -121,7 +121,9 @@ def test_an_identity_from_enrolment_to_erasure(config: Path, settings: Settings,
     assert (added["name"], added["accepted"], added["expires_at"]) == ("Grace", 1, 4070908800.0)
     assert [row["id"] for row in answer(run(config, "list", "--json"))] == [added["id"]]
     assert "Grace" in run(config, "list").stdout
-    assert run(config, "rename", "grace", "Grace Hopper").exit_code == 0
+    renamed = answer(run(config, "rename", "grace", "Grace M. Hopper", "--json"))
+    assert (renamed["id"], renamed["name"]) == (added["id"], "Grace M. Hopper")
+    assert run(config, "rename", "Grace M. Hopper", "Grace Hopper").stdout == f"{added['id']} is now called Grace Hopper\n"
     assert answer(run(config, "show", "Grace Hopper", "--json"))["consent"] == "in writing"
     more = answer(run(config, "add", "Grace Hopper", str(portraits["grace-hopper"]), "--json"))
     assert (more["id"], more["pictures"]) == (added["id"], 2)
@@ -130,7 +132,7 @@ def test_an_identity_from_enrolment_to_erasure(config: Path, settings: Settings,
     with closing(Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox)) as outbox:
         receipt = answer(run(config, "erase", "Grace Hopper", "--yes", "--json"))
         audit = [envelope["data"] for envelope in outbox.history(lane="audit", after_seq=0)]
-    done = ["identity add", "identity change", "identity add", "identity erase"]
+    done = ["identity add", "identity change", "identity change", "identity add", "identity erase"]
     assert [(entry["action"], entry["outcome"]) for entry in audit] == [(action, how) for action in done for how in ("accepted", "done")]
     assert {entry["actor"] for entry in audit} == {"cli"}
     assert all(entry["detail"]["id"] == added["id"] for entry in audit[1::2])
@@ -140,15 +142,20 @@ def test_an_identity_from_enrolment_to_erasure(config: Path, settings: Settings,
     assert run(config, "show", "Grace Hopper").exit_code == 1
 
 
-def test_a_folder_per_person(config: Path, tmp_path: Path, portraits: dict[str, Path]) -> None:
-    for name, file in (("Eileen", portraits["astronaut"]), ("Grace", portraits["grace-hopper"])):
+def test_a_folder_per_person(config: Path, tmp_path: Path, portraits: dict[str, Path], hopper: Image) -> None:
+    for name in ("Eileen", "Grace"):
         (tmp_path / "people" / name).mkdir(parents=True)
-        (tmp_path / "people" / name / f"1{file.suffix}").write_bytes(file.read_bytes())
+    (tmp_path / "people" / "Eileen" / "1.png").write_bytes(portraits["astronaut"].read_bytes())
+    (tmp_path / "people" / "Grace" / "1.WEBP").write_bytes(cv2.imencode(".webp", hopper)[1].tobytes())
+    (tmp_path / "people" / "Grace" / "notes.txt").write_text("not a picture")
     assert [row["accepted"] for row in answer(run(config, "import", str(tmp_path / "people"), "--json"))] == [1, 1]
     (tmp_path / "people" / "Nobody").mkdir()
+    (tmp_path / "people" / "Unreadable" / "1.jpg").mkdir(parents=True)
     again = run(config, "import", str(tmp_path / "people"), "--json")
     assert again.exit_code == 1
+    assert [row.get("accepted") for row in json.loads(again.stdout)] == [1, 1, None, None]
     assert "no picture" in json.loads(again.stdout)[2]["error"]
+    assert "Is a directory" in json.loads(again.stdout)[3]["error"]
 
 
 def test_an_unknown_person_gets_a_name(config: Path, settings: Settings, hopper: Image) -> None:

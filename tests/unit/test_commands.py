@@ -1,0 +1,134 @@
+"""Every command: its help, its exit codes, and JSON where a script would want it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from agent import cli
+
+pytestmark = pytest.mark.unit
+
+FOREGROUND = {"demo", "run"}
+"""They run until Ctrl-C, and `events --follow --json` is what a script listens to."""
+
+
+def leaves(command: Any, path: str = "") -> dict[str, Any]:
+    """Commands that do something, by what is typed after `almena`."""
+    if not hasattr(command, "list_commands"):
+        return {path: command}
+    context = typer.Context(command)
+    found: dict[str, Any] = {}
+    for name in command.list_commands(context):
+        found |= leaves(command.get_command(context, name), f"{path} {name}".strip())
+    return found
+
+
+COMMANDS = leaves(typer.main.get_command(cli.app))
+
+
+@pytest.fixture
+def almena(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Exit code, output and errors of `almena ARGUMENTS` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+    mask = os.umask(0o022)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["almena", *arguments])
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capsys.readouterr())
+
+    yield run
+    os.umask(mask)
+
+
+def test_there_are_the_commands_that_the_readme_names() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    assert set(cli.COMMANDS) == {name.split()[0] for name in COMMANDS}
+    assert [name for name in cli.COMMANDS if f"`almena {name}" not in text] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_it_does_and_what_every_option_is_for(name: str, almena: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = almena(*name.split(), "--help")
+    assert (code, err) == (0, "")
+    command = COMMANDS[name]
+    assert len(command.help) > 10
+    assert command.help.split("\n")[0][:40] in out
+    assert [parameter.name for parameter in command.params if not getattr(parameter, "help", None)] == []
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - FOREGROUND))
+def test_scripts_get_json(name: str) -> None:
+    assert "--json" in {option for parameter in COMMANDS[name].params for option in parameter.opts}
+
+
+WRONG: dict[str, tuple[int, str]] = {
+    "dragons": (2, "No such command 'dragons'"),
+    "check": (2, "almena.yaml: cannot be read"),
+    "run": (2, "almena.yaml: cannot be read"),
+    "events": (2, "almena.yaml: cannot be read"),
+    "events --config right.yaml": (1, "almena run"),
+    "events --config right.yaml --since yesterday": (2, "neither like 30m"),
+    "identity list": (2, "almena.yaml: cannot be read"),
+    "identity add Ada no.jpg": (2, "'no.jpg' does not exist"),
+    "identity import right.yaml": (2, "is a file"),
+    "identity import .": (2, "make one per person"),
+    "identity show Ada --config right.yaml": (1, "there is no identity 'Ada'"),
+    "identity rename Ada Bea --config right.yaml": (1, "there is no identity 'Ada'"),
+    "identity erase Ada --yes --config right.yaml": (1, "there is no identity 'Ada'"),
+    "identity name-cluster u-1 Ada --config right.yaml": (1, "there is no cluster 'u-1'"),
+    "models list --config no.yaml": (2, "no.yaml: cannot be read"),
+    "models show dragons": (2, "There are: "),
+    "models fetch": (2, "name at least one model"),
+    "models fetch dragons": (2, "There are: "),
+    "eval faces --pairs no.csv --root .": (2, "'no.csv' does not exist"),
+    "eval faces --pairs right.yaml --root .": (2, "missing columns"),
+    "demo --source telescope": (2, "'telescope' is not one of"),
+    "demo --dir /dev/null/x": (1, "/dev/null"),
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_what_is_wrong_is_said_on_standard_error(arguments: str, almena: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "right.yaml").write_text("device: {name: cam}\nstate_dir: state\n")
+    code, out, err = almena(*arguments.split())
+    wanted, message = WRONG[arguments]
+    assert (code, out) == (wanted, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+RIGHT = ("check", "identity list", "identity clusters", "models list", "models show centerface", "models passports")
+NOTHING_YET = ("identity list", "identity clusters", "models passports")
+
+
+@pytest.mark.parametrize("arguments", RIGHT)
+def test_what_a_fresh_device_answers(arguments: str, almena: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "right.yaml").write_text("device: {name: cam}\nstate_dir: state\n")
+    settings = [] if "show" in arguments else ["--config", "right.yaml"]
+    code, out, err = almena(*arguments.split(), "--json", *settings)
+    assert (code, err) == (0, "")
+    assert (json.loads(out) == []) == (arguments in NOTHING_YET)
+    code, out, err = almena(*arguments.split(), *settings)
+    assert (code, err) == (0, "")
+    assert out.strip()
+
+
+def test_the_version(almena: Callable[..., tuple[int, str, str]]) -> None:
+    assert almena("--version") == (0, f"almena {cli.__version__}\n", "")
