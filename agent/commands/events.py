@@ -7,15 +7,16 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from agent import settings as settings_module
+from agent.envelopes import COLUMNS, number, row
 from agent.errors import AlmenaError
 from agent.outbox import Outbox
 from agent.sentences import sentence
@@ -26,11 +27,6 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 LANES = {"audit": "audit", "clock": "clock", "telemetry": "telemetry"}
 """Kinds that are kept in a lane of their own."""
 PAGE = 500
-FIELDS = (
-    "type", "track", "decision", "name", "identity", "cluster", "distance", "threshold", "score", "started_at", "ended_at", "reason",
-)  # fmt: skip
-COLUMNS = ("time", "stream", "kind", "id", "model", *FIELDS, "data")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @app.command()
@@ -63,18 +59,13 @@ def events(
         newest = outbox.stats()[lane]["seq"]
         for envelope in reversed(outbox.history(**wanted, limit=limit, newest_first=True)):
             show(envelope)
-            newest = max(newest, seq_of(envelope))
+            newest = max(newest, number(envelope["id"]))
         with suppress(KeyboardInterrupt):
             while follow:
                 outbox.wait(1.0)
                 for envelope in outbox.history(**wanted, limit=PAGE, after_seq=newest):
                     show(envelope)
-                    newest = seq_of(envelope)
-
-
-def seq_of(envelope: Mapping[str, Any]) -> int:
-    """The number of an event within its lane."""
-    return int(envelope["id"].rpartition("/")[2])
+                    newest = number(envelope["id"])
 
 
 def _moment(text: str | None, now: float) -> float | None:
@@ -99,19 +90,7 @@ def _writer(as_json: bool, as_csv: bool) -> Callable[[dict[str, Any]], None]:
     table.writerow(COLUMNS)
 
     def write(envelope: dict[str, Any]) -> None:
-        table.writerow([_cell(value) for value in _row(envelope)])
+        table.writerow(row(envelope))
         sys.stdout.flush()
 
     return write
-
-
-def _row(envelope: Mapping[str, Any]) -> list[Any]:
-    moment = datetime.fromtimestamp(envelope["captured_at"], timezone.utc).isoformat(timespec="milliseconds")
-    head = [moment, *(envelope[name] for name in ("stream", "kind", "id", "model"))]
-    data = envelope["data"]
-    return [*head, *(data.get(name) for name in FIELDS), json.dumps(data, ensure_ascii=False)]
-
-
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, "CSV Injection")."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

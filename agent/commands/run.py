@@ -11,6 +11,7 @@ import typer
 from agent import logs
 from agent import settings as settings_module
 from agent.commands.events import PAGE
+from agent.envelopes import number
 from agent.outbox import Outbox
 from agent.sentences import sentence
 from agent.settings import Settings
@@ -69,7 +70,7 @@ class Watcher:
         if not self._quiet and self._outbox.wait(0.0):
             for envelope in self._outbox.history(after_seq=self._seq, limit=PAGE):
                 print(sentence(envelope), flush=True)
-                self._seq = int(envelope["id"].rpartition("/")[2])
+                self._seq = number(envelope["id"])
 
     def close(self) -> None:
         """Print what came last."""

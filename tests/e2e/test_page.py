@@ -97,10 +97,15 @@ def test_older_events_are_loaded_on_demand(page: Page, site: SmallSite) -> None:
     site.outbox.append("event", [face(name=f"person {number}") for number in range(120)])
     page.reload()
     expect(page.locator("#events li")).to_have_count(50)
+    page.route("**/events?*cursor=*", lambda route: route.fulfill(status=500, json={"title": "The outbox cannot be read"}))
+    page.get_by_role("button", name="Load older events").click()
+    expect(page.locator("#events-empty")).to_contain_text("The outbox cannot be read")
+    page.unroute("**/events?*cursor=*")
     for count in (100, 120):
         page.get_by_role("button", name="Load older events").click()
         expect(page.locator("#events li")).to_have_count(count)
     expect(page.get_by_role("button", name="Load older events")).to_be_hidden()
+    expect(page.locator("#events-empty")).to_be_hidden()
 
 
 def test_markup_in_a_name_stays_text_everywhere(page: Page, site: SmallSite) -> None:

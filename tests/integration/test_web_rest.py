@@ -13,6 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.envelopes import COLUMNS
 from agent.uplink.web.guard import MAX_IMAGE_BYTES, MAX_JSON_BYTES
 from tests.fakes.small_site import SmallSite
 from tests.fakes.small_uplink import face
@@ -90,7 +91,7 @@ def test_an_invalid_request_says_which_field(shared: SmallSite) -> None:
     document = problem(shared.client.post("/api/1/identities", json={"name": "", "colour": "red"}), 422)
     assert {error["field"] for error in document["errors"]} == {"name", "colour"}  # type: ignore[attr-defined]
     problem(shared.client.get("/api/1/events?limit=0"), 422)
-    for cursor in ("rubbish", "1.0", "1.0|x", "|1"):
+    for cursor in ("rubbish", "1.0", "1.0|x", "|1", f"1.0|{1 << 63}"):
         problem(shared.client.get("/api/1/events", params={"cursor": cursor}), 422)
     problem(shared.client.get("/api/1/events?until=inf"), 422)
     for never in ("Infinity", "NaN"):
@@ -136,7 +137,9 @@ def test_csv_holds_every_event_and_no_formula(site: SmallSite) -> None:
     answer = site.client.get("/api/1/events.csv")
     assert answer.headers["content-type"].startswith("text/csv")
     assert "events.csv" in answer.headers["content-disposition"]
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    table = csv.DictReader(io.StringIO(answer.text))
+    rows = list(table)
+    assert table.fieldnames == list(COLUMNS)
     assert len(rows) == 602
     names = {row["name"] for row in rows}
     assert {'\'=HYPERLINK("http://x")', 'a "quoted", name', "n599"} <= names

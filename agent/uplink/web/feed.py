@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from agent.envelopes import number
 from agent.outbox import Outbox
 
 POLL_S = 0.25
@@ -31,7 +32,7 @@ async def follow(outbox: Outbox, after: int | None = None) -> AsyncIterator[dict
         page = await run_in_threadpool(partial(outbox.history, after_seq=position, limit=PAGE))
         for event in page:
             yield event
-            position = int(event["id"].rpartition("/")[2])
+            position = number(event["id"])
             spoken = time.monotonic()
         if len(page) < PAGE:
             await asyncio.sleep(POLL_S)

@@ -6,19 +6,18 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime, timezone
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
+from agent.envelopes import COLUMNS, number, row
 from agent.outbox import Outbox
 from agent.serving import Problem
 from agent.uplink.web.feed import follow
 from agent.uplink.web.models import EventPage
 
 CSV_PAGE = 500
-COLUMNS = ("type", "track", "name", "identity", "cluster", "decision", "score", "distance", "threshold", "started_at", "ended_at", "reason")
 
 Since = Annotated[float | None, Query(allow_inf_nan=False, description="Captured at this Unix time or later, seconds.")]
 Until = Annotated[float | None, Query(allow_inf_nan=False, description="Captured before this Unix time, seconds.")]
@@ -52,7 +51,7 @@ def events_router(outbox: Outbox, stopping: Callable[[], bool]) -> APIRouter:
     @router.get("/events/live", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
     async def live(last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Events as they happen, as Server-Sent Events whose ids are the events' ids. `ready` comes first: from then on none is missed."""
-        after = None if last_event_id is None else _number(last_event_id)
+        after = None if last_event_id is None else _after(last_event_id)
         return StreamingResponse(_lines(outbox, after, stopping), media_type="text/event-stream")
 
     return router
@@ -60,11 +59,11 @@ def events_router(outbox: Outbox, stopping: Callable[[], bool]) -> APIRouter:
 
 def _pages(outbox: Outbox, since: float | None, until: float | None, stream: str | None, kind: str | None) -> Iterator[str]:
     """The table, page by page."""
-    yield _csv([("id", "captured_at", "stream", "kind", *COLUMNS, "data")])
+    yield _csv([COLUMNS])
     cursor = None
     while True:
         page = _page(outbox, since, until, stream, kind, CSV_PAGE, cursor)
-        yield _csv(_row(event) for event in page.events)
+        yield _csv(row(event) for event in page.events)
         cursor = page.next
         if cursor is None:
             return
@@ -84,11 +83,13 @@ async def _lines(outbox: Outbox, after: int | None, stopping: Callable[[], bool]
         await listening.aclose()  # type: ignore[attr-defined]
 
 
-def _number(event: str) -> int:
-    number = event.rpartition("/")[2]
-    if not number.isdecimal():
-        raise Problem(422, "The last event's id is not one of ours", "send the id of an event unchanged as Last-Event-ID, or none")
-    return int(number)
+def _after(event: str) -> int:
+    try:
+        return number(event)
+    except ValueError as error:
+        raise Problem(
+            422, "The last event's id is not one of ours", "send the id of an event unchanged as Last-Event-ID, or none"
+        ) from error
 
 
 def _page(
@@ -99,27 +100,17 @@ def _page(
     found = outbox.history(since=since, until=until, stream=stream, kind=kind, limit=limit + 1, before=before)
     shown = found[:limit]
     more = len(found) > limit
-    return EventPage(events=shown, next=f"{shown[-1]['captured_at']!r}|{_number(shown[-1]['id'])}" if more else None)
+    return EventPage(events=shown, next=f"{shown[-1]['captured_at']!r}|{number(shown[-1]['id'])}" if more else None)
 
 
 def _moment(cursor: str) -> tuple[float, int]:
-    moment, _, number = cursor.partition("|")
+    moment, _, last = cursor.partition("|")
     try:
-        return float(moment), int(number)
+        if not 0 < int(last) < 1 << 63:
+            raise ValueError(last)
+        return float(moment), int(last)
     except ValueError as error:
         raise Problem(422, "The cursor is not one of ours", "give `next` of the page before, unchanged") from error
-
-
-def _row(event: dict[str, Any]) -> tuple[Any, ...]:
-    data = event["data"]
-    captured = datetime.fromtimestamp(event["captured_at"], timezone.utc).isoformat(timespec="milliseconds")
-    columns = (_cell(data.get(name)) for name in COLUMNS)
-    return (event["id"], captured, event["stream"], event["kind"], *columns, json.dumps(data, ensure_ascii=False))
-
-
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _csv(rows: Any) -> str:

@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { byId, clock, h, pill, span } from "./dom.js";
 
 const SHOWN = 500;
+const NOTHING = byId("events-empty").textContent;
 const shown = new Set();
 let next = null;
 let source = null;
@@ -53,20 +54,29 @@ async function reload() {
     arrived = [];
     follow(page.next);
   } catch (error) {
-    byId("events-empty").hidden = false;
-    byId("events-empty").textContent = `${error.message}.`;
+    tell(`${error.message}.`);
   }
 }
 
 async function older() {
-  const page = await get(`events?${query({ limit: 50, cursor: next })}`);
-  page.events.forEach((event) => add(event, false));
-  follow(page.next);
+  try {
+    const page = await get(`events?${query({ limit: 50, cursor: next })}`);
+    page.events.forEach((event) => add(event, false));
+    follow(page.next);
+  } catch (error) {
+    tell(`${error.message}.`);
+  }
+}
+
+function tell(text) {
+  byId("events-empty").textContent = text;
+  byId("events-empty").hidden = false;
 }
 
 function follow(cursor) {
   next = cursor;
   byId("older").hidden = cursor === null;
+  tell(NOTHING);
   byId("events-empty").hidden = shown.size > 0;
 }
 
@@ -85,7 +95,10 @@ function add(event, fresh) {
     item.classList.add("fresh");
     list.insertBefore(item, [...list.children].find((other) => Number(other.dataset.number) < number(event)) ?? null);
     byId("events-empty").hidden = true;
-    while (list.children.length > SHOWN) list.lastElementChild.remove();
+    while (list.children.length > SHOWN) {
+      shown.delete(list.lastElementChild.dataset.id);
+      list.lastElementChild.remove();
+    }
   } else {
     list.append(item);
   }
@@ -97,7 +110,7 @@ function offer(select, value) {
 
 function row(event) {
   const { text, who, kind } = sentence(event);
-  return h(`li.${kind}`, { "data-number": number(event) },
+  return h(`li.${kind}`, { "data-id": event.id, "data-number": number(event) },
     h("span.dot", { "aria-hidden": "true" }),
     h("div", h("p", who && h("strong", who), who && " ", text), h("p.meta", h("time", { title: event.clock === "synced" ? "" : "The device's clock was not synchronised" }, clock(event.captured_at)), facts(event))));
 }

@@ -83,6 +83,7 @@ const words = (key) => key.replace(/_(bytes|percent|s|c)$/, "").replaceAll("_", 
 function text(key, value) {
   if (Array.isArray(value)) return value.map((item) => text(key, item)).join(", ");
   if (value !== null && typeof value === "object") return Object.entries(value).map(([name, inner]) => `${words(name)} ${text(name, inner)}`).join(" · ");
+  if (key === "pid") return String(value);
   if (key.endsWith("_bytes")) return bytes(value);
   if (key.endsWith("_percent")) return `${value.toFixed(0)} %`;
   if (key.endsWith("_at") && typeof value === "number") return clock(value);
