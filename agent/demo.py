@@ -68,8 +68,8 @@ def prepared(folder: Path) -> bool:
 
 def prepare(folder: Path, source: str) -> None:
     """Models, sample clip, settings, and one of the two persons enrolled. Raises AlmenaError, EngineError, OSError."""
-    sample_clip(folder, folder / "models")
     settings = write_settings(folder, source)
+    sample_clip(folder, folder / "models")
     if not _enrolled(folder).exists():
         _enrol(settings, folder / "models")
         _enrolled(folder).touch()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import typer
 
-from agent import cli
+from agent import cli, demo
+from agent.errors import AlmenaError
 
 pytestmark = pytest.mark.unit
 
@@ -128,6 +129,13 @@ def test_what_a_fresh_device_answers(arguments: str, almena: Callable[..., tuple
     code, out, err = almena(*arguments.split(), *settings)
     assert (code, err) == (0, "")
     assert out.strip()
+
+
+def test_a_demo_without_its_webcam_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_webcam", lambda: None)
+    with pytest.raises(AlmenaError, match="no webcam can be opened"):
+        demo.prepare(tmp_path, "webcam")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_version(almena: Callable[..., tuple[int, str, str]]) -> None:
