@@ -31,7 +31,7 @@ FIRST = "v4l2"
 WIDTH = 110
 
 EXAMPLES: dict[str, Any] = {
-    "faces.identify": 0.55,
+    "faces.identify": 0.48,
     "faces.score": 0.5,
     "folder.path": "pictures",
     "gallery.key_file": "/etc/almena/gallery.key",
