@@ -50,7 +50,6 @@ async def _serve(port: int) -> int:
     except BrokerError as error:
         logger.error("cannot listen on 127.0.0.1:%d: %s; choose another port or stop the other broker", port, error)
         return 1
-    print(f"ready 127.0.0.1:{port}", flush=True)
     await stop.wait()
     await broker.shutdown()
     return 0

@@ -222,22 +222,29 @@ class Judge:
 CUT_OFF = 0.15
 """What a face at the edge of the picture counts for: part of it is missing, and the landmarks are squeezed into what is left."""
 
+NARROW = 0.5
+"""Width by height of a box next to the side of the picture that cannot hold a whole face."""
+
 
 def geometry(boxes: NDArray[np.float32], landmarks: NDArray[np.float32], width: int, height: int) -> NDArray[np.float64]:
     """How good (N,) faces of a picture are for recognition by size, pose and place alone, 0..1. landmarks: (N, 5, 2).
 
     Size counts up to 100 px, what the embedder's chip holds of a face. Pose: how far the nose tip lies off the middle between the eyes,
-    in eye distances; 0 at about a half profile. Place: a face that touches the picture's edge counts for CUT_OFF.
+    in eye distances; 0 at about a half profile. Place: a face that touches the picture's edge, or that is NARROW next to
+    its side, counts for CUT_OFF.
     """
     if not len(boxes):
         return np.zeros(0)
-    size = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    wide, high = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    size = np.minimum(wide, high)
     eyes = landmarks[:, 1] - landmarks[:, 0]
     length = np.maximum(np.linalg.norm(eyes, axis=1), 1e-3)
     nose = landmarks[:, 2] - (landmarks[:, 0] + landmarks[:, 1]) / 2
     off = np.abs(np.sum(nose * eyes, axis=1)) / length**2
     touching = np.min(np.concatenate([boxes[:, :2], [width, height] - boxes[:, 2:]], axis=1), axis=1) < 0.03 * size
-    place = np.where(touching, CUT_OFF, 1.0)
+    beside = np.minimum(boxes[:, 0], width - boxes[:, 2])
+    squeezed = (wide < NARROW * high) & (beside < wide)
+    place = np.where(touching | squeezed, CUT_OFF, 1.0)
     result: NDArray[np.float64] = np.clip(size / 100.0, 0.05, 1.0) * np.clip(1.0 - 2.0 * off, 0.05, 1.0) * place
     return result
 

@@ -120,9 +120,14 @@ class Mosquitto:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"mosquitto ended at once:\n{self.log()}"
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return answers(self.port)
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens at a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _tool(name: str) -> str:

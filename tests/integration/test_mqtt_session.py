@@ -10,7 +10,7 @@ from agent.uplink.app import Uplink
 from tests.fakes import fleet
 from tests.fakes.certificates import Authority
 from tests.fakes.fleet import DEVICE, VERSIONS, Process, peer, write_settings
-from tests.fakes.mosquitto import Mosquitto, free_port
+from tests.fakes.mosquitto import Mosquitto, answers, free_port
 from tests.fakes.uplinks import uplink
 from tests.waiting import wait_until
 
@@ -161,7 +161,7 @@ def embedded(tmp_path: Path) -> tuple[Process, int]:
     port = free_port()
     process = Process(tmp_path, "agent.broker", "--port", str(port))
     process.start()
-    wait_until(lambda: f"ready 127.0.0.1:{port}" in process.log(), 20, "the embedded broker")
+    wait_until(lambda: answers(port), 20, "the embedded broker")
     return process, port
 
 

@@ -187,6 +187,13 @@ def test_a_face_cut_off_by_the_edge_is_a_poor_view(box: tuple[int, int, int, int
     assert geometry(np.array([box], np.float32), frontal[None], 640, 360)[0] == pytest.approx(0.15)
 
 
+def test_a_face_that_is_half_beside_the_picture_is_a_poor_view() -> None:
+    marks = np.array([[605, 150], [620, 150], [612, 175], [606, 200], [619, 200]], np.float32)
+    beside, inside = np.array([595, 116, 633, 224], np.float32), np.array([295, 116, 333, 224], np.float32)
+    poor, narrow = geometry(np.stack([beside, inside]), np.stack([marks, marks - [300, 0]]).astype(np.float32), 640, 360)
+    assert poor == pytest.approx(0.15 * narrow)
+
+
 def test_the_limit_is_tighter_the_more_are_enrolled() -> None:
     limits = [POINT.limit(enrolled) for enrolled in (0, 1, 2, 20, 400)]
     assert limits == pytest.approx([0.58, 0.58, 0.573, 0.55, 0.52], abs=1e-3)
