@@ -48,11 +48,11 @@ class BareEngine:
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="almena-bare-")
         backend = choose_backend(card, options.backend)
-        model = converted(card, ensure(card, options.models_dir))
+        model, model_format = converted(card, ensure(card, options.models_dir), backend.formats)
         self._loops: dict[str, Loop] = {}
         for batch in batches:
             for policy in POLICIES:
-                order = Build(card.name, model, card.input, batch, *size, precision, policy, options.threads)
+                order = Build(card.name, model, card.input, batch, *size, precision, policy, options.threads, model_format)
                 file = Path(self._folder.name) / f"{policy}-{batch}{backend.suffix}"
                 backend.build(order, file)
                 picture = np.random.default_rng(1).integers(0, 255, (batch, size[1], size[0], 3), np.uint8)
@@ -90,7 +90,7 @@ def imported(order: Build, file: Path) -> Any:
 
     from engines.backends.openvino import OpenVinoBackend, precision
 
-    compiled = ov.Core().import_model(file.read_bytes(), "CPU", OpenVinoBackend.config(order))
+    compiled = ov.Core().import_model(file.read_bytes(), "CPU", OpenVinoBackend().config(order))
     if precision(compiled) != order.precision:
         raise EngineError(f"{order.name}: OpenVINO computes in {precision(compiled)}, not in {order.precision}: no yardstick")
     return compiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,12 @@ BLOCK = 1 << 20
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal; of a folder: of its files' names and hashes, in the order of the names."""
     digest = hashlib.sha256()
+    if path.is_dir():
+        for part in sorted(found for found in path.rglob("*") if found.is_file()):
+            digest.update(f"{part.relative_to(path).as_posix()}\0{sha256(part)}\n".encode())
+        return digest.hexdigest()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
@@ -25,16 +30,19 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target`; when the block ends well, it is synchronised and renamed to `target`, else removed."""
+    """A temporary path beside `target`, for a file or a new folder; when the block ends well, it is synchronised and renamed to `target`,
+    else removed.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.part")
     try:
         yield temporary
-        _sync(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
         temporary.replace(target)
         _sync(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

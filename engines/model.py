@@ -6,28 +6,32 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
-from engines.card import ModelCard
+from engines.calibrated import FLAVOURS, Calibration
+from engines.calibrated import find as find_calibration
+from engines.card import Format, ModelCard
 from engines.card import card as card_of
-from engines.convert import converted
+from engines.convert import converted, reachable
 from engines.decoders.base import DetectionDecoder
+from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.errors import MissingRuntimeError
 from engines.fetch import Progress, ensure, ensure_asset, quiet
-from engines.parity import Judge, detector_judge, embedder_judge, pictures, portraits
-from engines.preprocess import Image, aligned, best_size, letterbox
-from engines.registry import BACKENDS, DECODERS, resolve
-from engines.results import F32, Detections, Embeddings
+from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, pictures, portraits
+from engines.preprocess import Image, aligned, best_size, fed, letterbox
+from engines.registry import BACKENDS, DECODERS, MODULES, resolve
+from engines.results import F32, Classification, Detections, Embeddings
 from engines.store import EngineStore, Identity, Passport
+from engines.tuning import Choice, Goal, fingerprint
+from engines.tuning import find as find_tuning
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +50,9 @@ class EngineOptions:
     engines_dir: Path
     backend: str = "auto"
     precision: str = "auto"
-    policy: Literal["throughput", "latency"] = "throughput"
+    policy: Goal = "throughput"
     threads: int | None = None
+    unit: str = "auto"
     progress: Progress = quiet
 
 
@@ -151,14 +156,45 @@ class FaceEmbedder:
         self._several.close()
 
 
+class Classifier:
+    """Says which class pictures are of. Thread-safe; `engine.parallel` calls at once are best. `batch` pictures go in at once."""
+
+    def __init__(self, workshop: Workshop, batch: int = 1) -> None:
+        self.card = workshop.card
+        self.batch = batch
+        self._width, self._height = self.card.input.sizes[0]
+        kind = resolve(DECODERS, self.card.decoder.name, "decoder")
+        self._decoder: ClassificationDecoder = kind(kind.Params(**self.card.decoder.params))
+        judge = classifier_judge(self.card, self._decoder, workshop.options.models_dir)
+        self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge, batch)
+
+    def classify(self, images: Sequence[Image]) -> Classification:
+        """Probabilities for pictures, (H, W, 3) uint8 BGR of any size each. Raises EngineError."""
+        rows = [np.zeros((0, len(self.card.labels)), np.float32)]
+        for start in range(0, len(images), self.batch):
+            fitted = [fed(image, self.card.input, self._width, self._height) for image in images[start : start + self.batch]]
+            full = np.stack([*fitted, *fitted[-1:] * (self.batch - len(fitted))])
+            rows.append(self._decoder.decode(self.engine.infer({IMAGE: full}))[: len(fitted)])
+        return Classification(np.concatenate(rows), self.card.labels)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+
 class Workshop:
-    """Fetches and converts one card's model, chooses the backend, and opens engines of given input sizes."""
+    """Fetches and converts one card's model, chooses backend, unit and precision, and opens engines of given input sizes.
+
+    Where nothing is asked for by name, what the tuner found here is taken; without a tuning, the first backend that reads the model.
+    """
 
     def __init__(self, card: ModelCard, options: EngineOptions) -> None:
         self.card = card
         self.options = options
+        self.recipe = recipe(card)
         self._fetched = ensure(card, options.models_dir, options.progress)
-        self.backend = choose_backend(card, options.backend)
+        self.choice = self._chosen(card.input.sizes[0])
+        self.backend = choose_backend(card, self.choice.backend)
         self.store = EngineStore(options.engines_dir)
 
     def open(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> tuple[Engine, Passport]:
@@ -170,9 +206,47 @@ class Workshop:
             self._fetch_portraits()
         return self.store.open(self.backend, self._identity(size, batch), self._order(size, batch), judge)
 
+    def _chosen(self, size: tuple[int, int]) -> Choice:
+        """Of settings and tuning; a tuning that no longer fits this device is told and left aside."""
+        options = self.options
+        wish = Choice(
+            backend=options.backend,
+            unit=options.unit,
+            precision=options.precision,
+            policy="throughput" if options.policy == "efficiency" else options.policy,
+            threads=options.threads,
+        )
+        if (options.backend, options.unit, options.precision, options.threads) != ("auto", "auto", "auto", None):
+            return self._with_unit(wish)
+        tuning = find_tuning(options.engines_dir, self.card.model_id, size, options.policy)
+        if tuning is None:
+            return self._with_unit(wish)
+        if tuning.fingerprint != device_fingerprint(self.card, options.engines_dir):
+            log.warning(
+                "%s was tuned for another runtime, device, power mode or model; run `almena tune %s`", self.card.name, self.card.name
+            )
+            return self._with_unit(wish)
+        log.info("%s runs on %s: %s", self.card.name, tuning.choice, tuning.why)
+        return tuning.choice
+
+    def _with_unit(self, wish: Choice) -> Choice:
+        backend = choose_backend(self.card, wish.backend)
+        units = backend.units()
+        if wish.unit != "auto" and wish.unit not in units:
+            raise EngineError(f"{self.card.name}: {backend.name} has no {wish.unit} here; it has {', '.join(units)}")
+        return wish.model_copy(update={"backend": backend.name, "unit": units[0] if wish.unit == "auto" else wish.unit})
+
+    def _precisions(self) -> tuple[str, ...]:
+        """What the backend can do, without int8 where the model is not calibrated."""
+        able = self.backend.precisions(self.choice.unit)
+        return able if self._calibrated() else tuple(precision for precision in able if precision != "int8")
+
+    def _calibrated(self) -> tuple[Path, Calibration] | None:
+        return find_calibration(self.card, self.recipe, self.options.engines_dir, self.backend.flavour)
+
     def _reduces(self) -> bool:
-        wish = self.options.precision
-        return wish != "fp32" and (wish != "auto" or self.backend.precisions()[0] != "fp32")
+        wish = self.choice.precision
+        return wish != "fp32" and (wish != "auto" or self._precisions()[0] != "fp32")
 
     def _fetch_portraits(self) -> None:
         try:
@@ -182,38 +256,73 @@ class Workshop:
             log.warning("%s is left at FP32, because nothing else can be compared with it: %s", self.card.name, error)
 
     def _identity(self, size: tuple[int, int], batch: int) -> Identity:
+        calibrated = self._calibrated() if self.choice.precision in ("auto", "int8") else None
         return Identity(
             model=self.card.model_id,
-            recipe=self._recipe(),
+            recipe=self.recipe,
+            calibration=calibrated[1].file_sha256[:12] if calibrated else "",
             pictures="portraits" if self._reduces() and pictures(self.options.models_dir) else "none",
             backend=self.backend.name,
             backend_version=self.backend.version(),
-            device=self.backend.device(),
+            unit=self.choice.unit,
+            device=self.backend.device(self.choice.unit),
             shape=(batch, size[1], size[0]),
-            precision=self.options.precision,
-            policy=self.options.policy,
-            threads=self.options.threads,
+            precision=self.choice.precision,
+            policy=self.choice.policy,
+            threads=self.choice.threads,
+            streams=self.choice.streams,
         )
 
     def _order(self, size: tuple[int, int], batch: int) -> Callable[[str], Build]:
         def build(precision: str) -> Build:
+            model, model_format = self._model(precision)
             return Build(
                 name=self.card.name,
-                model=converted(self.card, self._fetched),
+                model=model,
                 input=self.card.input,
                 batch=batch,
                 width=size[0],
                 height=size[1],
                 precision=precision,
-                policy=self.options.policy,
-                threads=self.options.threads,
+                policy=self.choice.policy,
+                threads=self.choice.threads,
+                format=model_format,
+                unit=self.choice.unit,
+                streams=self.choice.streams,
             )
 
         return build
 
-    def _recipe(self) -> str:
-        parts = [self.card.input.model_dump_json(), self.card.allowance.model_dump_json(), str(self.card.converter)]
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    def _model(self, precision: str) -> tuple[Path, Format]:
+        if precision != "int8":
+            return converted(self.card, self._fetched, self.backend.formats)
+        calibrated = self._calibrated()
+        if calibrated is None:
+            raise EngineError(f"{self.card.name}: int8 needs a calibration: run `almena calibrate {self.card.name} --frames DIR`")
+        return calibrated[0], "onnx"
+
+
+def recipe(card: ModelCard) -> str:
+    """Digest of how a card's model is fed and converted, and of what it is allowed to lose."""
+    parts = [card.input.model_dump_json(), card.allowance.model_dump_json(), str(card.converter)]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def device_fingerprint(card: ModelCard, engines_dir: Path) -> str:
+    """What a tuning of that card is bound to on this device."""
+    devices = [
+        f"{backend.name} {backend.version()} {unit} {backend.device(unit)}" for backend in installed(card) for unit in backend.units()
+    ]
+    digests = [
+        calibrated[1].file_sha256 for flavour in FLAVOURS if (calibrated := find_calibration(card, recipe(card), engines_dir, flavour))
+    ]
+    return fingerprint(f"{card.model_id} {recipe(card)} {digests}", devices)
+
+
+def installed(card: ModelCard) -> list[Backend]:
+    """The backends that are installed here and read the card's model, in the registry's order."""
+    found = [resolve(BACKENDS, name, "backend")() for name in BACKENDS if find_spec(MODULES[name]) is not None]
+    return [backend for backend in found if _reads(backend, card)]
 
 
 def choose_backend(card: ModelCard, wish: str) -> Backend:
@@ -224,15 +333,15 @@ def choose_backend(card: ModelCard, wish: str) -> Backend:
             raise EngineError(f"{card.name}: {wish} cannot read {card.format} models; choose another backend")
         return backend
     for name in BACKENDS:
-        if find_spec(name) is not None:
+        if find_spec(MODULES[name]) is not None:
             backend = resolve(BACKENDS, name, "backend")()
-            if _reads(backend, card):
+            if backend.units() and _reads(backend, card):
                 return backend
     raise MissingRuntimeError(f"{card.name}: no runtime that reads it is installed: pip install 'almena[openvino]' or 'almena[cpu]'")
 
 
 def _reads(backend: Backend, card: ModelCard) -> bool:
-    return ("onnx" if card.converter else card.format) in backend.formats
+    return any(reachable(card, wanted) for wanted in backend.formats)
 
 
 def load_detector(name: str, options: EngineOptions, threshold: float | None = None) -> FaceDetector:
@@ -246,6 +355,11 @@ def load_detector(name: str, options: EngineOptions, threshold: float | None = N
 def load_embedder(name: str, options: EngineOptions) -> FaceEmbedder:
     """The embedder of card `name`, fetched, built and checked as needed. Raises EngineError as load_detector does."""
     return FaceEmbedder(Workshop(_card(name, "face-embedding"), options))
+
+
+def load_classifier(name: str, options: EngineOptions, batch: int = 1) -> Classifier:
+    """The classifier of card `name`, fetched, built and checked as needed. Raises EngineError as load_detector does."""
+    return Classifier(Workshop(_card(name, "classification"), options), batch)
 
 
 def _card(name: str, task: str) -> ModelCard:

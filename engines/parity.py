@@ -14,9 +14,10 @@ from engines.backends.base import IMAGE
 from engines.base import Engine
 from engines.card import Allowance, ModelCard
 from engines.decoders.base import DetectionDecoder, overlaps
+from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.fetch import assets
-from engines.preprocess import Image, aligned, letterbox, opencv
+from engines.preprocess import Image, aligned, fed, letterbox, opencv
 from engines.results import F32, Detections
 
 
@@ -31,6 +32,8 @@ class Parity(BaseModel):
     score: float | None = None
     overlap: float | None = None
     distance: float | None = None
+    probability: float | None = None
+    agreement: float | None = None
     why: str = ""
 
 
@@ -133,11 +136,50 @@ def embedder_judge(card: ModelCard, decoder: EmbeddingDecoder, models_dir: Path)
     return judge
 
 
-def _too_far(allowance: Allowance, score: float = 0.0, overlap: float = 1.0, distance: float = 0.0) -> str:
+def classifier_judge(card: ModelCard, decoder: ClassificationDecoder, models_dir: Path) -> Judge:
+    """Compares the probabilities of the pictures: whole, and in quarters."""
+
+    def judge(reference: Engine, candidate: Engine) -> Parity:
+        seen = pictures(models_dir)
+        if seen is None:
+            return _unseen()
+        batch, height, width = (size or 1 for size in reference.inputs[0].shape[:3])
+        fitted = [fed(part, card.input, width, height) for image in seen.images for part in (image, *_quarters(image))]
+        apart, agreeing = [], 0
+        for start in range(0, len(fitted), batch):
+            rows = {IMAGE: np.stack([fitted[(start + row) % len(fitted)] for row in range(batch)])}
+            want, got = decoder.decode(reference.infer(rows)), decoder.decode(candidate.infer(rows))
+            used = min(batch, len(fitted) - start)
+            apart += list(np.abs(want - got).max(1)[:used])
+            agreeing += int((want.argmax(1) == got.argmax(1))[:used].sum())
+        probability, agreement = float(np.mean(apart)), agreeing / len(fitted)
+        why = _too_far(card.allowance, probability=probability, agreement=agreement)
+        return Parity(pictures="portraits", count=len(fitted), probability=probability, agreement=agreement, why=why)
+
+    return judge
+
+
+def _quarters(image: Image) -> tuple[Image, ...]:
+    rows, columns = image.shape[0] // 2, image.shape[1] // 2
+    return image[:rows, :columns], image[:rows, columns:], image[rows:, :columns], image[rows:, columns:]
+
+
+def _too_far(
+    allowance: Allowance,
+    score: float = 0.0,
+    overlap: float = 1.0,
+    distance: float = 0.0,
+    probability: float = 0.0,
+    agreement: float = 1.0,
+) -> str:
     if allowance.score is not None and score > allowance.score:
         return f"scores differ by {score:.3f}, allowed are {allowance.score}"
     if allowance.overlap is not None and overlap < allowance.overlap:
         return f"boxes overlap by {overlap:.3f} only, required are {allowance.overlap}"
     if allowance.distance is not None and distance > allowance.distance:
         return f"templates are {distance:.4f} apart, allowed are {allowance.distance}"
+    if allowance.probability is not None and probability > allowance.probability:
+        return f"probabilities differ by {probability:.4f} on average, allowed are {allowance.probability}"
+    if allowance.agreement is not None and agreement < allowance.agreement:
+        return f"answers agree on {agreement:.1%} of the pictures, required are {allowance.agreement:.1%}"
     return ""

@@ -5,26 +5,38 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.errors import MissingRuntimeError, UnknownNameError
+
+if TYPE_CHECKING:
+    from engines.card import Format
 
 BACKENDS = {
     "openvino": "engines.backends.openvino:OpenVinoBackend",
     "onnxruntime": "engines.backends.onnxruntime:OnnxRuntimeBackend",
 }
 
+MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+"""By backend: the module whose presence says that its runtime is installed."""
+
 DECODERS = {
     "centerface": "engines.decoders.centerface:CenterFaceDecoder",
     "blazeface": "engines.decoders.blazeface:BlazeFaceDecoder",
     "yunet": "engines.decoders.yunet:YuNetDecoder",
     "embedding": "engines.decoders.embedding:EmbeddingDecoder",
+    "classification": "engines.decoders.classification:ClassificationDecoder",
 }
 
 CONVERTERS = {
     "onnx-from-dlib-1": "engines.convert.onnx_from_dlib:OnnxFromDlib",
     "onnx-from-onnx-1": "engines.convert.onnx_from_onnx:OnnxFromOnnx",
 }
+
+CONVERSIONS: dict[tuple[Format, Format], str] = {
+    ("dlib", "onnx"): "onnx-from-dlib-1",
+}
+"""The converter from one format to another."""
 
 INSTALL = {"cv2": "opencv-python-headless"}
 

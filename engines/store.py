@@ -41,10 +41,13 @@ class Identity(BaseModel):
     """`<card name>@<sha256[:12]>`."""
     recipe: str
     """Digest of how the model is fed and converted."""
+    calibration: str = ""
+    """Of the QDQ file, where int8 is among what may be built: the first twelve digits of its SHA-256."""
     pictures: Literal["portraits", "none"]
     """What it may be compared with FP32 on; FP32 itself needs none."""
     backend: str
     backend_version: str
+    unit: str
     device: str
     shape: tuple[int, int, int]
     """Batch, height, width."""
@@ -52,6 +55,7 @@ class Identity(BaseModel):
     """The wish; `auto` among them."""
     policy: str
     threads: int | None
+    streams: int | None = None
 
 
 class Speed(BaseModel):
@@ -128,8 +132,9 @@ class EngineStore:
     def _stem(identity: Identity) -> str:
         batch, height, width = identity.shape
         threads = f"-t{identity.threads}" if identity.threads else ""
-        name = identity.model.partition("@")[0]
-        return f"{name}-{width}x{height}x{batch}-{identity.backend}-{identity.precision}-{identity.policy}{threads}"
+        streams = f"-s{identity.streams}" if identity.streams else ""
+        name, where = identity.model.partition("@")[0], f"{identity.backend}-{identity.unit}"
+        return f"{name}-{width}x{height}x{batch}-{where}-{identity.precision}-{identity.policy}{threads}{streams}"
 
     @staticmethod
     def _read(path: Path) -> Passport | None:
@@ -146,9 +151,12 @@ class EngineStore:
     def _make(
         self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge, path: Path
     ) -> tuple[Engine, Passport]:
-        wishes = backend.precisions() if identity.precision == "auto" else (identity.precision,)
-        if missing := set(wishes) - set(backend.precisions()):
-            raise EngineError(f"{identity.model}: {backend.name} has no {missing.pop()} here; it has {', '.join(backend.precisions())}")
+        able = backend.precisions(identity.unit)
+        wishes = (
+            tuple(one for one in able if one != "int8" or identity.calibration) if identity.precision == "auto" else (identity.precision,)
+        )
+        if missing := set(wishes) - set(able):
+            raise EngineError(f"{identity.model}: {backend.name} has no {missing.pop()} here; it has {', '.join(able)}")
         refused: dict[str, Parity] = {}
         for precision in wishes:
             try:

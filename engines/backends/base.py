@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from engines.base import Engine
-from engines.card import ModelInput
+from engines.card import Format, ModelInput
 
 IMAGE = "image"
-"""The name of a built engine's one input: (batch, height, width, 3) uint8, blue-green-red."""
+"""The name of a built engine's one input: (batch, height, width, channels) uint8, blue-green-red or grey."""
+
+Policy = Literal["throughput", "latency"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What to build: a model file and how it is fed, for one shape, at one precision."""
+    """What to build: a model file and how it is fed, for one shape, at one precision, for one unit of the backend.
+
+    `model` is in `format`; at int8 it is the QDQ file of a calibration. `threads`: processor threads in all; None: all.
+    `streams`: calls at once; None: what the policy asks for.
+    """
 
     name: str
     model: Path
@@ -25,30 +32,39 @@ class Build:
     width: int
     height: int
     precision: str
-    policy: Literal["throughput", "latency"]
+    policy: Policy
     threads: int | None = None
+    format: Format = "onnx"
+    unit: str = "cpu"
+    streams: int | None = None
 
 
 class Backend(ABC):
     """One inference runtime. Normalisation, layout and colour order become part of what it builds."""
 
     name: ClassVar[str]
-    formats: ClassVar[tuple[str, ...]]
-    """Formats of model files that it reads: onnx, tflite."""
+    formats: ClassVar[tuple[Format, ...]]
+    """Formats of model files that it reads, best first."""
     suffix: ClassVar[str]
     """Suffix of the files it builds."""
+    flavour: ClassVar[Literal["u8s8", "s8s8"]] = "u8s8"
+    """Of the QDQ files that it is fast with: unsigned activations, or symmetric signed ones."""
 
     @abstractmethod
     def version(self) -> str:
         """The runtime's version."""
 
     @abstractmethod
-    def device(self) -> str:
-        """What it runs on: with other hardware this string differs."""
+    def units(self) -> tuple[str, ...]:
+        """What it can compute on here, best first: cpu, gpu, npu, dla0 …"""
 
     @abstractmethod
-    def precisions(self) -> tuple[str, ...]:
-        """Those that run fast here, fastest first; fp32 is among them."""
+    def device(self, unit: str) -> str:
+        """What that unit is: with other hardware or another driver this string differs."""
+
+    @abstractmethod
+    def precisions(self, unit: str) -> tuple[str, ...]:
+        """Those that it computes in fast there, fastest first; fp32 is among them. int8 needs a calibrated model."""
 
     @abstractmethod
     def build(self, build: Build, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, and through its CUDA and TensorRT execution providers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.errors import ModelFileError
 
-_PROVIDER = "CPUExecutionProvider"
+_PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+"""The execution provider of each unit, best first."""
 _FAILURES: tuple[type[Exception], ...] = tuple(
     getattr(failures, name) for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 )
@@ -34,13 +35,17 @@ class OnnxRuntimeBackend(Backend):
         """For example 1.31.1."""
         return str(ort.__version__)
 
-    def device(self) -> str:
+    def units(self) -> tuple[str, ...]:
+        """Those whose execution providers this build of ONNX Runtime has."""
+        return tuple(unit for unit, provider in _PROVIDERS.items() if provider in ort.get_available_providers())
+
+    def device(self, unit: str) -> str:
         """The kind of processor and its threads; the file that is built fits any of the kind."""
         return f"CPU {platform.machine()}, {os.cpu_count()} threads"
 
-    def precisions(self) -> tuple[str, ...]:
-        """Only fp32: the CPU provider casts anything else back."""
-        return ("fp32",)
+    def precisions(self, unit: str) -> tuple[str, ...]:
+        """int8 and fp32: the CPU provider casts any other float back."""
+        return ("int8", "fp32")
 
     def build(self, build: Build, target: Path) -> None:
         """Fix the shape, put pre-processing in front, and let the runtime accept the result."""
@@ -54,20 +59,21 @@ class OnnxRuntimeBackend(Backend):
         return OnnxRuntimeEngine(build, self._session(build, built, built.name), self._parallel(build))
 
     def _session(self, build: Build, path: Path, shown: str) -> ort.InferenceSession:
+        provider = _PROVIDERS[build.unit]
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, self._threads(build) // self._parallel(build))
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            session = ort.InferenceSession(path.read_bytes(), options, providers=[_PROVIDER])
+            session = ort.InferenceSession(path.read_bytes(), options, providers=[provider])
         except _FAILURES as error:
             raise ModelFileError(
                 f"{build.name}: ONNX Runtime {self.version()} cannot load {shown}: {' '.join(str(error).split())[:400]}."
                 " If the file is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
             ) from error
-        if session.get_providers() != [_PROVIDER]:
-            raise EngineError(f"{build.name}: ONNX Runtime runs on {session.get_providers()}, not on {_PROVIDER}; reinstall onnxruntime")
+        if session.get_providers()[0] != provider:
+            raise EngineError(f"{build.name}: ONNX Runtime runs on {session.get_providers()}, not on {provider}; `almena doctor` says why")
         return session
 
     @staticmethod
@@ -75,17 +81,17 @@ class OnnxRuntimeBackend(Backend):
         return build.threads or os.cpu_count() or 1
 
     def _parallel(self, build: Build) -> int:
-        return self._threads(build) if build.policy == "throughput" else 1
+        return build.streams or (self._threads(build) if build.policy == "throughput" else 1)
 
 
 class OnnxRuntimeEngine(Engine):
     """A session, which is thread-safe and releases the GIL while it runs."""
 
     backend = "onnxruntime"
-    precision = "fp32"
 
     def __init__(self, build: Build, session: ort.InferenceSession, parallel: int) -> None:
         self.name = build.name
+        self.precision = build.precision
         self.parallel = parallel
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())

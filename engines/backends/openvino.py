@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO on the CPU, on Intel's GPUs and NPUs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.errors import ModelFileError
 
-_DEVICE = "CPU"
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
@@ -27,7 +26,7 @@ class OpenVinoBackend(Backend):
     """Builds are exported compiled models; pre-processing is in their graph."""
 
     name = "openvino"
-    formats = ("onnx", "tflite")
+    formats = ("openvino", "onnx", "tflite", "savedmodel")
     suffix = ".blob"
 
     def __init__(self) -> None:
@@ -37,20 +36,27 @@ class OpenVinoBackend(Backend):
         """For example 2026.4.1-22982."""
         return str(ov.get_version())
 
-    def device(self) -> str:
-        """The processor's name, its threads and what it can compute in."""
-        able = sorted(self.core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
-        return f"{self.core.get_property(_DEVICE, 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} threads, {' '.join(able)}"
+    def units(self) -> tuple[str, ...]:
+        """The kinds of devices that it sees; the CPU first: it is what `auto` takes until the tuner has compared."""
+        seen = {device.partition(".")[0] for device in self.core.available_devices}
+        return tuple(unit.lower() for unit in ("CPU", "GPU", "NPU") if unit in seen)
 
-    def precisions(self) -> tuple[str, ...]:
-        """bf16 where the processor has it."""
-        return ("bf16", "fp32") if "BF16" in self.core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES") else ("fp32",)
+    def device(self, unit: str) -> str:
+        """The device's name, the host's threads and what it can compute in."""
+        able = sorted(self.core.get_property(unit.upper(), "OPTIMIZATION_CAPABILITIES"))
+        return f"{self.core.get_property(unit.upper(), 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} threads, {' '.join(able)}"
+
+    def precisions(self, unit: str) -> tuple[str, ...]:
+        """Those of the device's capabilities that are not emulated."""
+        able = self.core.get_property(unit.upper(), "OPTIMIZATION_CAPABILITIES")
+        reduced = {"int8": "INT8", "bf16": "BF16", "fp16": "FP16"} if unit != "cpu" else {"int8": "INT8", "bf16": "BF16"}
+        return (*(name for name, capability in reduced.items() if capability in able), "fp32")
 
     def build(self, build: Build, target: Path) -> None:
         """Read, fix the shape, put pre-processing in, compile, export."""
         try:
             model = self._prepared(self.core.read_model(build.model), build)
-            target.write_bytes(self.core.compile_model(model, _DEVICE, self.config(build)).export_model().getvalue())
+            target.write_bytes(self.core.compile_model(model, build.unit.upper(), self.config(build)).export_model().getvalue())
         except RuntimeError as error:
             raise ModelFileError(
                 f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {_first_lines(error)}."
@@ -61,7 +67,7 @@ class OpenVinoBackend(Backend):
         """Import the exported model."""
         try:
             with io.BytesIO(built.read_bytes()) as stream:
-                return OpenVinoEngine(build, self.core.import_model(stream, _DEVICE, self.config(build)))
+                return OpenVinoEngine(build, self.core.import_model(stream, build.unit.upper(), self.config(build)))
         except RuntimeError as error:
             raise EngineError(
                 f"{build.name}: OpenVINO cannot load {built.name}: {_first_lines(error)}; delete it to have it rebuilt"
@@ -71,10 +77,13 @@ class OpenVinoBackend(Backend):
         if len(model.inputs) != 1:
             raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.inputs)} inputs, not one picture")
         height, width, planar = build.height, build.width, build.input.layout == "NCHW"
-        model.reshape([build.batch, 3, height, width] if planar else [build.batch, height, width, 3])
+        channels = build.input.channels
+        model.reshape([build.batch, channels, height, width] if planar else [build.batch, height, width, channels])
         steps = PrePostProcessor(model)
         picture = steps.input()
-        picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(ColorFormat.BGR)
+        picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+        if channels == 3:
+            picture.tensor().set_color_format(ColorFormat.BGR)
         picture.model().set_layout(ov.Layout(build.input.layout))
         picture.preprocess().convert_element_type(ov.Type.f32)
         if build.input.colour == "RGB":
@@ -87,12 +96,17 @@ class OpenVinoBackend(Backend):
         model.inputs[0].get_tensor().set_names({IMAGE})
         return model
 
-    @staticmethod
-    def config(build: Build) -> dict[str, Any]:
-        """What a model is compiled, and imported, with: an import without the precision computes in the device's favourite one."""
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[build.precision], "PERFORMANCE_HINT": build.policy.upper()}
+    def config(self, build: Build) -> dict[str, Any]:
+        """What a model is compiled, and imported, with: an import without the precision computes in the device's favourite one.
+
+        What an int8 model leaves in float is computed in the fastest float of the device.
+        """
+        float_ = next(name for name in self.precisions(build.unit) if name != "int8") if build.precision == "int8" else build.precision
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[float_], "PERFORMANCE_HINT": build.policy.upper()}
         if build.threads is not None:
             config["INFERENCE_NUM_THREADS"] = build.threads
+        if build.streams is not None:
+            config["NUM_STREAMS"] = str(build.streams)
         return config
 
 
@@ -106,7 +120,7 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, build: Build, compiled: Any) -> None:
         self.name = build.name
-        self.precision = precision(compiled)
+        self.precision = "int8" if build.precision == "int8" and _quantised(compiled) else precision(compiled)
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + (build.policy == "throughput")
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
@@ -152,6 +166,17 @@ class OpenVinoEngine(Engine):
 def precision(compiled: Any) -> str:
     """What a compiled model computes in, as the runtime says."""
     return _NAMES.get(str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()), "unknown")
+
+
+def _quantised(compiled: Any) -> bool:
+    """Whether the device runs any node of the compiled model in 8-bit integers."""
+    nodes = compiled.get_runtime_model().get_ops()
+    kinds = {
+        node.rt_info["runtimePrecision"].astype(str)
+        for node in nodes
+        if "runtimePrecision" in node.rt_info and node.get_type_name() != "Parameter"
+    }
+    return bool(kinds & {"i8", "u8"})
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -16,7 +16,10 @@ _NORMALISED = "almena_normalised"
 
 
 def with_picture_input(build: Build) -> bytes:
-    """The model with one input `image`, (batch, height, width, 3) uint8 blue-green-red, in place of its own. Raises ModelFileError."""
+    """The model with one input `image`, (batch, height, width, channels) uint8 blue-green-red or grey, in place of its own.
+
+    Raises ModelFileError.
+    """
     try:
         model = onnx.load(str(build.model))
         onnx.checker.check_model(model)
@@ -32,7 +35,9 @@ def with_picture_input(build: Build) -> bytes:
     del model.graph.node[:], model.graph.input[:], model.graph.value_info[:]
     model.graph.node.extend([*nodes, *body])
     model.graph.initializer.extend(weights)
-    model.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [build.batch, build.height, build.width, 3]))
+    model.graph.input.append(
+        helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [build.batch, build.height, build.width, build.input.channels])
+    )
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     fixed: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
@@ -42,7 +47,8 @@ def with_picture_input(build: Build) -> bytes:
 def _steps(build: Build, result: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """(x - mean) / scale, colour order and layout, from `image` to the tensor `result`."""
     planar = build.input.layout == "NCHW"
-    shape = (1, 3, 1, 1) if planar else (1, 1, 1, 3)
+    channels = build.input.channels
+    shape = (1, channels, 1, 1) if planar else (1, 1, 1, channels)
     weights: list[onnx.TensorProto] = []
     chain: list[tuple[str, list[str], dict[str, Any]]] = [("Cast", [], {"to": TensorProto.FLOAT})]
 

@@ -167,7 +167,7 @@ def test_a_detector_is_no_embedder(tmp_path: Path) -> None:
 def test_the_real_dlib_file_has_29_convolutions(models_dir: Path) -> None:
     import onnx
 
-    model = onnx.load(str(converted(card("dlib-resnet"), models_dir / "dlib-resnet.dat")))
+    model = onnx.load(str(converted(card("dlib-resnet"), models_dir / "dlib-resnet.dat")[0]))
     assert [node.op_type for node in model.graph.node].count("Conv") == 29
 
 
