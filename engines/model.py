@@ -15,7 +15,7 @@ import numpy as np
 
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
-from engines.calibrated import FLAVOURS, Calibration
+from engines.calibrated import Calibration
 from engines.calibrated import find as find_calibration
 from engines.card import Format, ModelCard
 from engines.card import card as card_of
@@ -65,6 +65,7 @@ class FaceDetector:
 
     def __init__(self, workshop: Workshop, threshold: float | None = None) -> None:
         self.card = workshop.card
+        self.why = workshop.why
         self.threshold = threshold or self.card.thresholds.score
         self._workshop = workshop
         self._lock = threading.Lock()
@@ -110,7 +111,7 @@ class FaceDetector:
     def _opened(self, size: tuple[int, int]) -> tuple[Engine, Passport, DetectionDecoder]:
         kind = resolve(DECODERS, self.card.decoder.name, "decoder")
         decoder: DetectionDecoder = kind(kind.Params(**self.card.decoder.params), size[1], size[0])
-        engine, passport = self._workshop.open(size, detector_judge(self.card, decoder, self._workshop.options.models_dir))
+        engine, passport = self._workshop.open(size, judge_of(self.card, size, self._workshop.options.models_dir))
         return engine, passport, decoder
 
 
@@ -122,13 +123,14 @@ class FaceEmbedder:
 
     def __init__(self, workshop: Workshop) -> None:
         self.card = workshop.card
+        self.why = workshop.why
         self.model_id = self.card.model_id
         assert self.card.alignment is not None
         self._template = np.array(self.card.alignment.template, np.float32)
         self._size = self.card.input.sizes[0][0]
         kind = resolve(DECODERS, self.card.decoder.name, "decoder")
         self._decoder: EmbeddingDecoder = kind(kind.Params(**self.card.decoder.params))
-        judge = embedder_judge(self.card, self._decoder, workshop.options.models_dir)
+        judge = judge_of(self.card, self.card.input.sizes[0], workshop.options.models_dir)
         self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge)
         self._several, _ = workshop.open(self.card.input.sizes[0], judge, BATCH)
 
@@ -161,11 +163,12 @@ class Classifier:
 
     def __init__(self, workshop: Workshop, batch: int = 1) -> None:
         self.card = workshop.card
+        self.why = workshop.why
         self.batch = batch
         self._width, self._height = self.card.input.sizes[0]
         kind = resolve(DECODERS, self.card.decoder.name, "decoder")
         self._decoder: ClassificationDecoder = kind(kind.Params(**self.card.decoder.params))
-        judge = classifier_judge(self.card, self._decoder, workshop.options.models_dir)
+        judge = judge_of(self.card, self.card.input.sizes[0], workshop.options.models_dir)
         self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge, batch)
 
     def classify(self, images: Sequence[Image]) -> Classification:
@@ -186,14 +189,16 @@ class Workshop:
     """Fetches and converts one card's model, chooses backend, unit and precision, and opens engines of given input sizes.
 
     Where nothing is asked for by name, what the tuner found here is taken; without a tuning, the first backend that reads the model.
+    `choice` goes before all that. `why` is what the choice was made by, in one sentence.
     """
 
-    def __init__(self, card: ModelCard, options: EngineOptions) -> None:
+    def __init__(self, card: ModelCard, options: EngineOptions, choice: Choice | None = None) -> None:
         self.card = card
         self.options = options
         self.recipe = recipe(card)
+        self.why = ""
         self._fetched = ensure(card, options.models_dir, options.progress)
-        self.choice = self._chosen(card.input.sizes[0])
+        self.choice = choice or self._chosen(card.input.sizes[0])
         self.backend = choose_backend(card, self.choice.backend)
         self.store = EngineStore(options.engines_dir)
 
@@ -217,17 +222,23 @@ class Workshop:
             threads=options.threads,
         )
         if (options.backend, options.unit, options.precision, options.threads) != ("auto", "auto", "auto", None):
-            return self._with_unit(wish)
+            return self._told(self._with_unit(wish), "the settings ask for it")
         tuning = find_tuning(options.engines_dir, self.card.model_id, size, options.policy)
         if tuning is None:
-            return self._with_unit(wish)
-        if tuning.fingerprint != device_fingerprint(self.card, options.engines_dir):
-            log.warning(
-                "%s was tuned for another runtime, device, power mode or model; run `almena tune %s`", self.card.name, self.card.name
+            return self._told(self._with_unit(wish), f"nothing was compared here yet: `almena tune {self.card.name}` finds the best")
+        if tuning.fingerprint != fingerprint(self.card, self.recipe, options.engines_dir, tuning.choice):
+            self.why = (
+                f"it was tuned on {tuning.tuned_at[:10]} for another runtime, driver, device, power mode or model, which no longer counts:"
+                f" run `almena tune {self.card.name}`"
             )
+            log.warning("%s: %s", self.card.name, self.why)
             return self._with_unit(wish)
-        log.info("%s runs on %s: %s", self.card.name, tuning.choice, tuning.why)
-        return tuning.choice
+        return self._told(tuning.choice, tuning.why)
+
+    def _told(self, choice: Choice, why: str) -> Choice:
+        self.why = why
+        log.info("%s runs on %s: %s", self.card.name, choice, why)
+        return choice
 
     def _with_unit(self, wish: Choice) -> Choice:
         backend = choose_backend(self.card, wish.backend)
@@ -308,15 +319,13 @@ def recipe(card: ModelCard) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
-def device_fingerprint(card: ModelCard, engines_dir: Path) -> str:
-    """What a tuning of that card is bound to on this device."""
-    devices = [
-        f"{backend.name} {backend.version()} {unit} {backend.device(unit)}" for backend in installed(card) for unit in backend.units()
-    ]
-    digests = [
-        calibrated[1].file_sha256 for flavour in FLAVOURS if (calibrated := find_calibration(card, recipe(card), engines_dir, flavour))
-    ]
-    return fingerprint(f"{card.model_id} {recipe(card)} {digests}", devices)
+def judge_of(card: ModelCard, size: tuple[int, int], models_dir: Path) -> Judge:
+    """What compares engines of that card and input `size` (width, height) with FP32, on the portraits in `models_dir`."""
+    kind = resolve(DECODERS, card.decoder.name, "decoder")
+    params = kind.Params(**card.decoder.params)
+    if card.task == "face-detection":
+        return detector_judge(card, kind(params, size[1], size[0]), models_dir)
+    return (embedder_judge if card.task == "face-embedding" else classifier_judge)(card, kind(params), models_dir)
 
 
 def installed(card: ModelCard) -> list[Backend]:

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engines.backends.base import Policy
+from engines.backends.base import Backend, Policy
+from engines.calibrated import FLAVOURS
+from engines.calibrated import find as find_calibration
+from engines.card import ModelCard
+from engines.errors import EngineError
 from engines.files import replacing
+from engines.registry import BACKENDS, resolve
 
 log = logging.getLogger(__name__)
 
 Goal = Literal["throughput", "latency", "efficiency"]
 
-POWER_MODES = (Path("/var/lib/nvpmodel/status"), Path("/sys/firmware/acpi/platform_profile"))
-GOVERNORS = Path("/sys/devices/system/cpu/cpufreq")
+POWER_MODES = ("var/lib/nvpmodel/status", "sys/firmware/acpi/platform_profile")
+GOVERNORS = "sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
+DRIVERS = (
+    "etc/nv_tegra_release",
+    "proc/driver/nvidia/version",
+    *(f"sys/module/{module}/srcversion" for module in ("i915", "xe", "intel_vpu", "amdgpu")),
+    *(f"sys/class/{kind}/device/{part}" for kind in ("drm/renderD*", "accel/accel*") for part in ("vendor", "device")),
+)
+PACKAGES = (
+    "openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorflow", "tensorflow-cpu", "ai-edge-litert",
+)  # fmt: skip
 
 
 class Choice(BaseModel):
@@ -56,24 +71,40 @@ class Tuning(BaseModel):
     tuned_at: str
 
 
-def fingerprint(recipe: str, devices: list[str]) -> str:
-    """Digest of what a tuning depends on: the model's recipe and calibrations, runtimes, devices and drivers, power mode.
+def fingerprint(card: ModelCard, recipe: str, engines_dir: Path, choice: Choice) -> str:
+    """Digest of what a tuning with that outcome depends on: the model's file, recipe and calibrations, runtimes, drivers, device and power
+    mode. Raises ModelFileError where a calibrated file was damaged.
 
-    devices: what each backend and unit here says of itself.
+    The chosen runtime is asked about its device; the others count by their packages' versions: to load them all would take seconds.
     """
-    parts = [
-        recipe,
-        *sorted(devices),
-        *(f"{name} {_version(name)}" for name in ("openvino", "onnxruntime", "onnxruntime-gpu")),
-        power_mode(),
-    ]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    found = (find_calibration(card, recipe, engines_dir, flavour) for flavour in FLAVOURS)
+    calibrations = [one[1].file_sha256 for one in found if one is not None]
+    parts = [card.model_id, recipe, *calibrations, _device(choice), *(f"{name} {_version(name)}" for name in PACKAGES)]
+    return hashlib.sha256("|".join([*parts, *drivers(), power_mode()]).encode()).hexdigest()[:16]
 
 
-def power_mode() -> str:
+def _device(choice: Choice) -> str:
+    """What the chosen backend and unit say of themselves, or that they are gone."""
+    try:
+        backend: Backend = resolve(BACKENDS, choice.backend, "backend")()
+    except EngineError:
+        return f"{choice.backend} is gone"
+    here = choice.unit in backend.units()
+    return f"{backend.name} {backend.version()} {choice.unit} {backend.device(choice.unit) if here else 'is gone'}"
+
+
+def drivers(root: Path = Path("/")) -> list[str]:
+    """What the system tells of processor, accelerators and their drivers."""
+    found = [path.read_text(errors="replace").strip() for name in DRIVERS for path in sorted(root.glob(name)) if path.is_file()]
+    cpu = root / "proc/cpuinfo"
+    names = {line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith(("model name", "Model"))}
+    return [*found, *sorted(names), f"{os.cpu_count()} threads"]
+
+
+def power_mode(root: Path = Path("/")) -> str:
     """The power mode as the system tells it (nvpmodel, ACPI platform profile, CPU frequency governors); empty where it tells none."""
-    told = [path.read_text().strip() for path in POWER_MODES if path.is_file()]
-    governors = {path.read_text().strip() for path in sorted(GOVERNORS.glob("policy*/scaling_governor"))}
+    told = [path.read_text().strip() for name in POWER_MODES if (path := root / name).is_file()]
+    governors = {path.read_text().strip() for path in sorted(root.glob(GOVERNORS))}
     return " ".join([*told, *sorted(governors)])
 
 
