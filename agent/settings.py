@@ -41,11 +41,21 @@ class StreamSettings(Config):
 class EngineSettings(Config):
     """How models are run."""
 
-    backend: Literal["auto", "openvino", "onnxruntime"] = Field("auto", description="`auto` takes the fastest that is installed.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="`auto` takes bf16 where the processor has it and the card's parity check passes."
+    backend: Literal["auto", "openvino", "onnxruntime", "tensorrt", "litert", "tensorflow"] = Field(
+        "auto", description="`auto` takes what `almena tune` found best here; before that, the first of these that is installed."
     )
-    policy: Literal["latency", "throughput"] = Field("throughput", description="What the engines are built for.")
+    unit: str = Field(
+        "auto",
+        description="What the backend computes on: cpu, gpu, npu, cuda, tensorrt, dla0 …; `almena doctor` lists them.",
+        pattern=r"^[a-z0-9]+$",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="`auto` takes the fastest that passes the card's parity check; int8 takes part where `almena calibrate` was run.",
+    )
+    policy: Literal["latency", "throughput", "efficiency"] = Field(
+        "throughput", description="What the engines are built and tuned for; efficiency is few joules for each picture."
+    )
     models_dir: AnyPath | None = Field(None, description="Where model files are kept; default: <state_dir>/models.")
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from engines.card import ModelCard, card
 from engines.errors import EngineError, MissingRuntimeError
 from engines.fetch import Progress, quiet
 from engines.files import replacing, sha256
@@ -68,24 +69,30 @@ def ensure_zoo(names: Sequence[str], models_dir: Path, progress: Progress = quie
     return cards
 
 
-def _is_current(card: Path) -> bool:
-    if not card.is_file() or not card.with_suffix("").is_dir():
+def cards_of(names: Sequence[str], models_dir: Path, progress: Progress = quiet) -> list[ModelCard]:
+    """The cards of those names, of the bench, of the catalog, or paths of card files; those of the bench are made if needed."""
+    made = ensure_zoo([name for name in names if name in SPECS], models_dir, progress)
+    return [card(made.get(name, name)) for name in names]
+
+
+def _is_current(path: Path) -> bool:
+    if not path.is_file() or not path.with_suffix("").is_dir():
         return False
-    content = yaml.safe_load(card.read_text(encoding="utf-8"))
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return isinstance(content, dict) and content.get("version") == VERSION
 
 
-def _make(name: str, models_dir: Path, card: Path) -> None:
+def _make(name: str, models_dir: Path, path: Path) -> None:
     if find_spec("tensorflow") is None:
         raise MissingRuntimeError(f"{name} is made with TensorFlow, which is not installed: pip install 'almena[tensorflow]'")
     log.info("%s is made in %s", name, models_dir)
-    card.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     folder = models_dir / name
     if folder.exists():
         shutil.rmtree(folder)
     with replacing(folder) as temporary:
         _run(name, temporary)
-    with replacing(card) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(_card(name, sha256(folder)), sort_keys=False), encoding="utf-8")
 
 

@@ -197,6 +197,7 @@ class Workshop:
         self.options = options
         self.recipe = recipe(card)
         self.why = ""
+        self._tuned = False
         self._fetched = ensure(card, options.models_dir, options.progress)
         self.choice = choice or self._chosen(card.input.sizes[0])
         self.backend = choose_backend(card, self.choice.backend)
@@ -205,11 +206,19 @@ class Workshop:
     def open(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> tuple[Engine, Passport]:
         """The engine of input `size` (width, height) for `batch` pictures at once.
 
-        Whatever is not FP32 is compared with it on two portraits; where those cannot be fetched, `auto` takes FP32.
+        Whatever is not FP32 is compared with it on two portraits; where those cannot be fetched, `auto` takes FP32. A tuning was judged
+        at one size; at a size where its precision fails, FP32 is taken.
         """
         if self._reduces() and not self.store.has(self._identity(size, batch)):
-            self._fetch_portraits()
-        return self.store.open(self.backend, self._identity(size, batch), self._order(size, batch), judge)
+            self.fetch_portraits()
+        try:
+            return self.store.open(self.backend, self._identity(size, batch), self.order(size, batch), judge)
+        except EngineError as error:
+            if not self._tuned or self.choice.precision == "fp32":
+                raise
+            log.warning("%s, %dx%d, batch %d runs at fp32 instead of %s: %s", self.card.name, *size, batch, self.choice.precision, error)
+            reference = Workshop(self.card, self.options, self.choice.model_copy(update={"precision": "fp32"}))
+            return reference.open(size, judge, batch)
 
     def _chosen(self, size: tuple[int, int]) -> Choice:
         """Of settings and tuning; a tuning that no longer fits this device is told and left aside."""
@@ -233,6 +242,7 @@ class Workshop:
             )
             log.warning("%s: %s", self.card.name, self.why)
             return self._with_unit(wish)
+        self._tuned = True
         return self._told(tuning.choice, tuning.why)
 
     def _told(self, choice: Choice, why: str) -> Choice:
@@ -259,7 +269,8 @@ class Workshop:
         wish = self.choice.precision
         return wish != "fp32" and (wish != "auto" or self._precisions()[0] != "fp32")
 
-    def _fetch_portraits(self) -> None:
+    def fetch_portraits(self) -> None:
+        """What parity is judged on, or a warning that it cannot be."""
         try:
             for name in portraits():
                 ensure_asset(name, self.options.models_dir, self.options.progress)
@@ -284,7 +295,9 @@ class Workshop:
             streams=self.choice.streams,
         )
 
-    def _order(self, size: tuple[int, int], batch: int) -> Callable[[str], Build]:
+    def order(self, size: tuple[int, int], batch: int) -> Callable[[str], Build]:
+        """What gives the order to build for a precision; it raises EngineError where the model cannot be had for that."""
+
         def build(precision: str) -> Build:
             model, model_format = self._model(precision)
             return Build(
