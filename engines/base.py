@@ -80,6 +80,10 @@ class Engine(ABC):
 
         return self._read(tensors, checked)
 
+    def device_seconds(self, tensors: Mapping[str, Tensor]) -> float | None:
+        """Seconds that the device alone computes for one call, without what is moved to and from it; None where it cannot tell."""
+        return None
+
     @abstractmethod
     def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T: ...
 
