@@ -16,9 +16,11 @@ from engines.registry import unknown
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Format = Literal["onnx", "tflite", "savedmodel", "keras", "openvino", "dlib"]
 SUFFIXES: dict[Format, str] = {
-    "onnx": ".onnx", "tflite": ".tflite", "savedmodel": "", "keras": ".keras", "openvino": ".xml", "dlib": ".dat",
+    "onnx": ".onnx", "tflite": ".tflite", "savedmodel": ".savedmodel", "keras": ".keras", "openvino": ".openvino", "dlib": ".dat",
 }  # fmt: skip
-"""Of model files; a SavedModel is a folder, and an OpenVINO model's weights lie beside it in a file of the suffix .bin."""
+"""Of model files. A SavedModel is a folder; an OpenVINO model is one too, of the graph IR and its weights."""
+IR = "model.xml"
+"""In the folder of an OpenVINO model; the weights lie beside it in model.bin."""
 
 
 class _Part(BaseModel):
@@ -46,7 +48,7 @@ class HttpsSource(_Part):
 
 
 class LocalSource(_Part):
-    """A file on this machine."""
+    """A file or a folder on this machine; of an OpenVINO model the .xml, with its .bin beside it."""
 
     kind: Literal["local"]
     path: str
@@ -185,8 +187,9 @@ class ModelCard(_Part):
 
     @property
     def filename(self) -> str:
-        """The name of the fetched file in the models folder."""
-        return f"{self.name}{SUFFIXES[self.format]}"
+        """The name of the fetched file or folder in the models folder; a model of one's own is trained again under the same name."""
+        version = f"-{self.sha256[:12]}" if isinstance(self.source, LocalSource) else ""
+        return f"{self.name}{version}{SUFFIXES[self.format]}"
 
     @property
     def model_id(self) -> str:

@@ -13,11 +13,20 @@ if TYPE_CHECKING:
     from engines.card import Format
 
 BACKENDS = {
+    "tensorrt": "engines.backends.tensorrt:TensorRtBackend",
     "openvino": "engines.backends.openvino:OpenVinoBackend",
     "onnxruntime": "engines.backends.onnxruntime:OnnxRuntimeBackend",
+    "litert": "engines.backends.litert:LiteRtBackend",
+    "tensorflow": "engines.backends.tensorflow:TensorFlowBackend",
 }
 
-MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+MODULES = {
+    "tensorrt": "tensorrt",
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+    "litert": "ai_edge_litert",
+    "tensorflow": "tensorflow",
+}
 """By backend: the module whose presence says that its runtime is installed."""
 
 DECODERS = {
@@ -31,14 +40,26 @@ DECODERS = {
 CONVERTERS = {
     "onnx-from-dlib-1": "engines.convert.onnx_from_dlib:OnnxFromDlib",
     "onnx-from-onnx-1": "engines.convert.onnx_from_onnx:OnnxFromOnnx",
+    "savedmodel-from-keras-1": "engines.convert.tensorflow:SavedModelFromKeras",
+    "onnx-from-savedmodel-1": "engines.convert.tensorflow:OnnxFromSavedModel",
+    "onnx-from-tflite-1": "engines.convert.tensorflow:OnnxFromTflite",
+    "tflite-from-savedmodel-1": "engines.convert.tensorflow:TfliteFromSavedModel",
+    "openvino-from-any-1": "engines.convert.openvino_from_any:OpenVinoFromAny",
 }
 
 CONVERSIONS: dict[tuple[Format, Format], str] = {
     ("dlib", "onnx"): "onnx-from-dlib-1",
+    ("keras", "savedmodel"): "savedmodel-from-keras-1",
+    ("savedmodel", "onnx"): "onnx-from-savedmodel-1",
+    ("savedmodel", "tflite"): "tflite-from-savedmodel-1",
+    ("tflite", "onnx"): "onnx-from-tflite-1",
+    ("onnx", "openvino"): "openvino-from-any-1",
+    ("savedmodel", "openvino"): "openvino-from-any-1",
+    ("tflite", "openvino"): "openvino-from-any-1",
 }
 """The converter from one format to another."""
 
-INSTALL = {"cv2": "opencv-python-headless"}
+INSTALL = {"cv2": "opencv-python-headless", "ai_edge_litert": "ai-edge-litert"}
 
 
 def resolve(table: Mapping[str, str], name: str, what: str) -> Any:

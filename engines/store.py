@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
-from engines.files import replacing, sha256
+from engines.files import replacing, scratch, sha256
 from engines.parity import Judge, Parity
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class EngineStore:
 
     def _sound(self, passport: Passport) -> bool:
         file = self.directory / passport.file
-        return file.is_file() and sha256(file) == passport.file_sha256
+        return file.exists() and sha256(file) == passport.file_sha256
 
     def _make(
         self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge, path: Path
@@ -185,7 +185,7 @@ class EngineStore:
             before = psutil.Process().memory_info().rss
             engine = backend.load(build(precision), temporary)
             grown = (psutil.Process().memory_info().rss - before) / 1e6
-            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, temporary)
+            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, file)
             digest = sha256(temporary)
             if parity is not None and parity.why:
                 engine.close()
@@ -207,14 +207,11 @@ class EngineStore:
         return engine, passport
 
     @staticmethod
-    def _parity(backend: Backend, order: Build, candidate: Engine, judge: Judge, beside: Path) -> Parity:
-        reference_file = beside.with_suffix(".fp32")
-        try:
+    def _parity(backend: Backend, order: Build, candidate: Engine, judge: Judge, target: Path) -> Parity:
+        with scratch(target) as reference_file:
             backend.build(order, reference_file)
             with backend.load(order, reference_file) as reference:
                 return judge(reference, candidate)
-        finally:
-            reference_file.unlink(missing_ok=True)
 
 
 def measure(engine: Engine) -> Speed:

@@ -73,7 +73,7 @@ def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
         "licence": entry.licence,
         "from": entry.source.kind,
         "model": entry.model_id,
-        "fetched": (directory / entry.filename).is_file(),
+        "fetched": (directory / entry.filename).exists(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,7 +23,8 @@ class Build:
     """What to build: a model file and how it is fed, for one shape, at one precision, for one unit of the backend.
 
     `model` is in `format`; at int8 it is the QDQ file of a calibration. `threads`: processor threads in all; None: all.
-    `streams`: calls at once; None: what the policy asks for.
+    `streams`: calls at once; None: what the policy asks for. `least`: the engine takes `least` to `batch` pictures; None: exactly `batch`.
+    `outputs`: those that the card's decoder reads; conversions may name them otherwise.
     """
 
     name: str
@@ -37,6 +39,17 @@ class Build:
     format: Format = "onnx"
     unit: str = "cpu"
     streams: int | None = None
+    least: int | None = None
+    outputs: tuple[str, ...] = ()
+
+    def output_names(self, known: Sequence[Sequence[str]]) -> list[str]:
+        """What the built engine's outputs are called, given the names that each has in the model, the best first.
+
+        An only output has the name that the decoder reads; one of several has it where it is among its names.
+        """
+        if len(known) == 1 and len(self.outputs) == 1:
+            return list(self.outputs)
+        return [next((name for name in names if name in self.outputs), names[0]) for names in known]
 
 
 class Backend(ABC):

@@ -16,6 +16,7 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
+from engines.card import IR
 from engines.errors import ModelFileError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -55,7 +56,7 @@ class OpenVinoBackend(Backend):
     def build(self, build: Build, target: Path) -> None:
         """Read, fix the shape, put pre-processing in, compile, export."""
         try:
-            model = self._prepared(self.core.read_model(build.model), build)
+            model = self._prepared(self.core.read_model(build.model / IR if build.format == "openvino" else build.model), build)
             target.write_bytes(self.core.compile_model(model, build.unit.upper(), self.config(build)).export_model().getvalue())
         except RuntimeError as error:
             raise ModelFileError(
@@ -122,8 +123,9 @@ class OpenVinoEngine(Engine):
         self.name = build.name
         self.precision = "int8" if build.precision == "int8" and _quantised(compiled) else precision(compiled)
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + (build.policy == "throughput")
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
+        names = build.output_names([_names(port) for port in compiled.outputs])
+        self.outputs = tuple(_spec(port, name) for port, name in zip(compiled.outputs, names, strict=True))
         self._closing = threading.Lock()
         self._closed = False
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -179,9 +181,14 @@ def _quantised(compiled: Any) -> bool:
     return bool(kinds & {"i8", "u8"})
 
 
-def _spec(port: Any) -> TensorSpec:
+def _names(port: Any) -> list[str]:
+    """The port's names, `get_any_name` first."""
+    return [port.get_any_name(), *sorted(port.get_names())]
+
+
+def _spec(port: Any, name: str) -> TensorSpec:
     dtype = np.dtype(port.get_element_type().to_dtype()).name
-    return TensorSpec(port.get_any_name(), dtype, tuple(port.get_partial_shape().to_shape()))
+    return TensorSpec(name, dtype, tuple(port.get_partial_shape().to_shape()))
 
 
 def _first_lines(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -68,8 +67,6 @@ def _step(card: ModelCard, source: Path, name: str, produced: Format) -> Path:
         return target
     log.info("%s is converted%s", card.name, " anew: what was kept is not what was made" if target.exists() else "")
     converter: Converter = resolve(CONVERTERS, name, "converter")()
-    if target.is_dir():
-        shutil.rmtree(target)
     with replacing(target) as temporary:
         converter.convert(source, temporary)
         made = sha256(temporary)

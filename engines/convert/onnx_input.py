@@ -12,13 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.backends.base import IMAGE, Build
 from engines.errors import ModelFileError
 
-_NORMALISED = "almena_normalised"
+NORMALISED = "almena_normalised"
+"""The tensor that the model itself begins with."""
 
 
 def with_picture_input(build: Build) -> bytes:
     """The model with one input `image`, (batch, height, width, channels) uint8 blue-green-red or grey, in place of its own.
 
-    Raises ModelFileError.
+    The batch is free where the order has a `least`. Raises ModelFileError.
     """
     try:
         model = onnx.load(str(build.model))
@@ -28,17 +29,22 @@ def with_picture_input(build: Build) -> bytes:
     if len(model.graph.input) != 1:
         raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.graph.input)} inputs, not one picture")
     own = model.graph.input[0].name
-    nodes, weights = _steps(build, _NORMALISED)
+    batch = build.batch if build.least is None else "N"
+    nodes, weights = _steps(build, NORMALISED)
     body = list(model.graph.node)
+    names = [value.name for value in model.graph.output]
+    renamed = dict(zip(names, build.output_names([[name] for name in names]), strict=True)) | {own: NORMALISED}
     for node in body:
-        node.input[:] = [_NORMALISED if name == own else name for name in node.input]
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
     del model.graph.node[:], model.graph.input[:], model.graph.value_info[:]
     model.graph.node.extend([*nodes, *body])
     model.graph.initializer.extend(weights)
     model.graph.input.append(
-        helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [build.batch, build.height, build.width, build.input.channels])
+        helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [batch, build.height, build.width, build.input.channels])
     )
     for value in model.graph.output:
+        value.name = renamed[value.name]
         value.type.tensor_type.ClearField("shape")
     fixed: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
     return fixed
