@@ -25,10 +25,12 @@ from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.errors import MissingRuntimeError
 from engines.fetch import Progress, ensure, ensure_asset, quiet
+from engines.fit import decoder_params, fitting, require_fit
 from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, pictures, portraits
 from engines.preprocess import Image, aligned, best_size, fed, letterbox
 from engines.registry import BACKENDS, DECODERS, MODULES, resolve
 from engines.results import F32, Classification, Detections, Embeddings
+from engines.stages import Stage, unsaid
 from engines.store import EngineStore, Identity, Passport
 from engines.tuning import Choice, Goal, fingerprint
 from engines.tuning import find as find_tuning
@@ -44,7 +46,7 @@ KEPT = 4
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How models are run. `threads`: processor threads that an engine may use; None: all."""
+    """How models are run. `threads`: processor threads that an engine may use; None: all. `stage` hears what is being done."""
 
     models_dir: Path
     engines_dir: Path
@@ -54,6 +56,7 @@ class EngineOptions:
     threads: int | None = None
     unit: str = "auto"
     progress: Progress = quiet
+    stage: Stage = unsaid
 
 
 class FaceDetector:
@@ -189,19 +192,20 @@ class Workshop:
     """Fetches and converts one card's model, chooses backend, unit and precision, and opens engines of given input sizes.
 
     Where nothing is asked for by name, what the tuner found here is taken; without a tuning, the first backend that reads the model.
-    `choice` goes before all that. `why` is what the choice was made by, in one sentence.
+    `choice` goes before all that. `why` is what the choice was made by, in one sentence; `tuned`: whether by the tuner.
     """
 
     def __init__(self, card: ModelCard, options: EngineOptions, choice: Choice | None = None) -> None:
         self.card = card
         self.options = options
         self.recipe = recipe(card)
+        self._outputs = decoder_params(card).outputs
         self.why = ""
-        self._tuned = False
+        self.tuned = False
         self._fetched = ensure(card, options.models_dir, options.progress)
         self.choice = choice or self._chosen(card.input.sizes[0])
         self.backend = choose_backend(card, self.choice.backend)
-        self.store = EngineStore(options.engines_dir)
+        self.store = EngineStore(options.engines_dir, options.stage)
 
     def open(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> tuple[Engine, Passport]:
         """The engine of input `size` (width, height) for `batch` pictures at once.
@@ -212,9 +216,13 @@ class Workshop:
         if self._reduces() and not self.store.has(self._identity(size, batch)):
             self.fetch_portraits()
         try:
-            return self.store.open(self.backend, self._identity(size, batch), self.order(size, batch), judge)
+            engine, passport = self.store.open(
+                self.backend, self._identity(size, batch), self.order(size, batch), fitting(self.card, judge)
+            )
+            require_fit(self.card, engine)
+            return engine, passport
         except EngineError as error:
-            if not self._tuned or self.choice.precision == "fp32":
+            if not self.tuned or self.choice.precision == "fp32":
                 raise
             log.warning("%s, %dx%d, batch %d runs at fp32 instead of %s: %s", self.card.name, *size, batch, self.choice.precision, error)
             reference = Workshop(self.card, self.options, self.choice.model_copy(update={"precision": "fp32"}))
@@ -242,7 +250,7 @@ class Workshop:
             )
             log.warning("%s: %s", self.card.name, self.why)
             return self._with_unit(wish)
-        self._tuned = True
+        self.tuned = True
         return self._told(tuning.choice, tuning.why)
 
     def _told(self, choice: Choice, why: str) -> Choice:
@@ -313,13 +321,14 @@ class Workshop:
                 format=model_format,
                 unit=self.choice.unit,
                 streams=self.choice.streams,
+                outputs=self._outputs,
             )
 
         return build
 
     def _model(self, precision: str) -> tuple[Path, Format]:
         if precision != "int8":
-            return converted(self.card, self._fetched, self.backend.formats)
+            return converted(self.card, self._fetched, self.backend.formats, self.options.stage)
         calibrated = self._calibrated()
         if calibrated is None:
             raise EngineError(f"{self.card.name}: int8 needs a calibration: run `almena calibrate {self.card.name} --frames DIR`")
@@ -328,7 +337,7 @@ class Workshop:
 
 def recipe(card: ModelCard) -> str:
     """Digest of how a card's model is fed and converted, and of what it is allowed to lose."""
-    parts = [card.input.model_dump_json(), card.allowance.model_dump_json(), str(card.converter)]
+    parts = [card.input.model_dump_json(), card.allowance.model_dump_json(), str(card.converter), *decoder_params(card).outputs]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 

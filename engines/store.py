@@ -18,6 +18,7 @@ from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
 from engines.files import replacing, scratch, sha256
 from engines.parity import Judge, Parity
+from engines.stages import Stage, unsaid
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,9 @@ class Passport(BaseModel):
 class EngineStore:
     """A folder of engines, each with a JSON passport beside it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, stage: Stage = unsaid) -> None:
         self.directory = directory
+        self._stage = stage
 
     def passports(self) -> list[Passport]:
         """All readable passports."""
@@ -181,15 +183,18 @@ class EngineStore:
         started = time.monotonic()
         file = path.with_suffix(backend.suffix)
         with replacing(file) as temporary:
-            backend.build(build(precision), temporary)
+            order = build(precision)
+            self._stage("build")
+            backend.build(order, temporary)
             before = psutil.Process().memory_info().rss
-            engine = backend.load(build(precision), temporary)
+            engine = backend.load(order, temporary)
             grown = (psutil.Process().memory_info().rss - before) / 1e6
             parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, file)
             digest = sha256(temporary)
             if parity is not None and parity.why:
                 engine.close()
                 raise LessAccurateError(parity)
+        self._stage("measure")
         passport = Passport(
             identity=identity,
             precision=engine.precision,
@@ -206,8 +211,8 @@ class EngineStore:
             temporary.write_text(passport.model_dump_json(indent=2) + "\n")
         return engine, passport
 
-    @staticmethod
-    def _parity(backend: Backend, order: Build, candidate: Engine, judge: Judge, target: Path) -> Parity:
+    def _parity(self, backend: Backend, order: Build, candidate: Engine, judge: Judge, target: Path) -> Parity:
+        self._stage("compare")
         with scratch(target) as reference_file:
             backend.build(order, reference_file)
             with backend.load(order, reference_file) as reference:

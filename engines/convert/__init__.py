@@ -11,6 +11,7 @@ from engines.card import SUFFIXES, Format, ModelCard
 from engines.errors import ModelFileError
 from engines.files import replacing, sha256
 from engines.registry import CONVERSIONS, CONVERTERS, resolve
+from engines.stages import Stage, unsaid
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class Converter(Protocol):
         """Write `target`, a file or a folder. Raises ModelFileError, MissingRuntimeError."""
 
 
-def converted(card: ModelCard, fetched: Path, formats: Sequence[Format] = ("onnx",)) -> tuple[Path, Format]:
+def converted(card: ModelCard, fetched: Path, formats: Sequence[Format] = ("onnx",), stage: Stage = unsaid) -> tuple[Path, Format]:
     """The model in the first of `formats` that can be had with the fewest conversions, and which that is.
 
     That is `fetched` itself, or a conversion, which is kept beside it under the hash of its source. Its own hash lies beside it: a
@@ -34,7 +35,7 @@ def converted(card: ModelCard, fetched: Path, formats: Sequence[Format] = ("onnx
     route, wanted = min(routes, key=lambda found: len(found[0]))
     path = fetched
     for name, produced in route:
-        path = _step(card, path, name, produced)
+        path = _step(card, path, name, produced, stage)
     return path, wanted
 
 
@@ -58,7 +59,7 @@ def _route(card: ModelCard, wanted: Format) -> tuple[tuple[str, Format], ...] | 
     return known.get(wanted)
 
 
-def _step(card: ModelCard, source: Path, name: str, produced: Format) -> Path:
+def _step(card: ModelCard, source: Path, name: str, produced: Format, stage: Stage) -> Path:
     target = source.parent / "converted" / f"{card.name}-{card.sha256[:12]}-{name}{SUFFIXES[produced]}"
     if source.parent.name == "converted":
         target = source.with_name(target.name)
@@ -66,6 +67,7 @@ def _step(card: ModelCard, source: Path, name: str, produced: Format) -> Path:
     if target.exists() and digest.exists() and digest.read_text(encoding="ascii", errors="replace") == sha256(target):
         return target
     log.info("%s is converted%s", card.name, " anew: what was kept is not what was made" if target.exists() else "")
+    stage("convert")
     converter: Converter = resolve(CONVERTERS, name, "converter")()
     with replacing(target) as temporary:
         converter.convert(source, temporary)

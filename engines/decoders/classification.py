@@ -21,11 +21,17 @@ class ClassificationParams(DecoderParams):
     output: str
     activation: Literal["softmax", "sigmoid", "none"] = "none"
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.output,)
+
 
 class ClassificationDecoder:
     """One output tensor, row by row the classes of a picture."""
 
     Params = ClassificationParams
+    task = "classification"
 
     def __init__(self, params: Any) -> None:
         self.params = params
