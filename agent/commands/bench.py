@@ -15,7 +15,7 @@ import httpx
 import typer
 import yaml
 
-from agent.commands import bench_engine
+from agent.commands import bench_engine, bench_matrix
 from agent.errors import AlmenaError
 from engines.card import card
 
@@ -31,6 +31,7 @@ def bench() -> None:
 
 
 app.command()(bench_engine.engine)
+app.command()(bench_matrix.matrix)
 
 
 @app.command()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 DEFAULT = Path("almena.yaml")
+WIDE = 180
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -139,6 +140,14 @@ def told_progress(title: str) -> Iterator[Callable[[str, float], None]]:
         yield lambda what, share: bars.update(task, description=what, completed=min(share, 1.0))
 
 
+def wide_console() -> Console:
+    """For tables and long lines: a file or pipe gets them whole, and nothing is read as markup."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
+
+
 def _record(tuned: Tuned) -> dict[str, Any]:
     goal = tuned.tuning.goal
     return {
@@ -152,7 +161,7 @@ def _record(tuned: Tuned) -> dict[str, Any]:
 def _print(tuned: Tuned) -> None:
     from calibration.tuner import UNITS, shown
 
-    goal, console = tuned.tuning.goal, Console(soft_wrap=True, highlight=False)
+    goal, console = tuned.tuning.goal, wide_console()
     table = Table("backend", "unit", "precision", "built for", "threads", "streams", "batch", UNITS[goal], "cost", box=None)
     for row in sorted((row for row in tuned.rows if row.cost is not None), key=lambda one: one.relative or 0.0):
         choice = row.choice
