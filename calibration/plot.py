@@ -18,13 +18,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     except ModuleNotFoundError as error:
         raise MissingRuntimeError("a plot needs matplotlib, which is not installed: pip install 'almena[plot]'") from error
     models = list(dict.fromkeys(row["model"] for row in rows))
+    backends = sorted({row["backend"] for row in rows})
     panels = {model: _bars(rows, model) for model in models}
     heights = [max(1, len(bars)) for bars in panels.values()]
     figure = Figure(figsize=(9, 1.2 + 0.28 * sum(heights) + 0.6 * len(models)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(models), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (model, bars) in zip(axes, panels.items(), strict=True):
-        colours = [f"C{list(dict.fromkeys(name.split()[0] for name, _ in bars)).index(name.split()[0])}" for name, _ in bars]
+        colours = [f"C{backends.index(name.split()[0])}" for name, _ in bars]
         drawn = axis.barh([name for name, _ in bars], [value for _, value in bars], color=colours)
         axis.bar_label(drawn, fmt="%.4g", padding=3, fontsize=8)
         axis.set_title(model, loc="left", fontsize=10)
