@@ -261,6 +261,8 @@ class Workshop:
     def _with_unit(self, wish: Choice) -> Choice:
         backend = choose_backend(self.card, wish.backend)
         units = backend.units()
+        if not units:
+            raise EngineError(f"{self.card.name}: {backend.name} finds nothing here to run on; `almena doctor` says why")
         if wish.unit != "auto" and wish.unit not in units:
             raise EngineError(f"{self.card.name}: {backend.name} has no {wish.unit} here; it has {', '.join(units)}")
         return wish.model_copy(update={"backend": backend.name, "unit": units[0] if wish.unit == "auto" else wish.unit})
@@ -271,7 +273,7 @@ class Workshop:
         return able if self._calibrated() else tuple(precision for precision in able if precision != "int8")
 
     def _calibrated(self) -> tuple[Path, Calibration] | None:
-        return find_calibration(self.card, self.recipe, self.options.engines_dir, self.backend.flavour)
+        return find_calibration(self.card, self.recipe, self.options.engines_dir, self.backend.flavour_on(self.choice.unit))
 
     def _reduces(self) -> bool:
         wish = self.choice.precision
@@ -352,8 +354,19 @@ def judge_of(card: ModelCard, size: tuple[int, int], models_dir: Path) -> Judge:
 
 def installed(card: ModelCard) -> list[Backend]:
     """The backends that are installed here and read the card's model, in the registry's order."""
-    found = [resolve(BACKENDS, name, "backend")() for name in BACKENDS if find_spec(MODULES[name]) is not None]
-    return [backend for backend in found if _reads(backend, card)]
+    return [backend for name in BACKENDS if (backend := _loaded(name)) is not None and _reads(backend, card)]
+
+
+def _loaded(name: str) -> Backend | None:
+    """The backend; None where its runtime is not installed, and, told in the log, where it cannot be loaded."""
+    if find_spec(MODULES[name]) is None:
+        return None
+    try:
+        backend: Backend = resolve(BACKENDS, name, "backend")()
+    except MissingRuntimeError as error:
+        log.warning("%s", error)
+        return None
+    return backend
 
 
 def choose_backend(card: ModelCard, wish: str) -> Backend:
@@ -364,10 +377,9 @@ def choose_backend(card: ModelCard, wish: str) -> Backend:
             raise EngineError(f"{card.name}: {wish} cannot read {card.format} models; choose another backend")
         return backend
     for name in BACKENDS:
-        if find_spec(MODULES[name]) is not None:
-            backend = resolve(BACKENDS, name, "backend")()
-            if backend.units() and _reads(backend, card):
-                return backend
+        found = _loaded(name)
+        if found is not None and found.units() and _reads(found, card):
+            return found
     raise MissingRuntimeError(f"{card.name}: no runtime that reads it is installed: pip install 'almena[openvino]' or 'almena[cpu]'")
 
 

@@ -63,7 +63,10 @@ INSTALL = {"cv2": "opencv-python-headless", "ai_edge_litert": "ai-edge-litert"}
 
 
 def resolve(table: Mapping[str, str], name: str, what: str) -> Any:
-    """The class that `name` stands for in `table`. Raises UnknownNameError, or MissingRuntimeError where its library is not installed."""
+    """The class that `name` stands for in `table`.
+
+    Raises UnknownNameError, or MissingRuntimeError where its library is not installed or cannot be loaded.
+    """
     if name not in table:
         raise unknown(name, table, what)
     module, _, attribute = table[name].partition(":")
@@ -76,6 +79,10 @@ def resolve(table: Mapping[str, str], name: str, what: str) -> Any:
         raise MissingRuntimeError(
             f"{what} {name!r} needs {missing}, which is not installed: pip install {INSTALL.get(missing, missing)}"
         ) from error
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "engines":
+            raise
+        raise MissingRuntimeError(f"{what} {name!r} cannot be loaded: {error}; `almena doctor` says what is missing") from error
 
 
 def unknown(name: str, known: Iterable[str], what: str) -> UnknownNameError:

@@ -15,6 +15,8 @@ IMAGE = "image"
 """The name of a built engine's one input: (batch, height, width, channels) uint8, blue-green-red or grey."""
 
 Policy = Literal["throughput", "latency"]
+Flavour = Literal["u8s8", "s8s8"]
+"""Of QDQ files: unsigned activations, or symmetric signed ones."""
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
@@ -60,8 +62,8 @@ class Backend(ABC):
     """Formats of model files that it reads, best first."""
     suffix: ClassVar[str]
     """Suffix of the files it builds."""
-    flavour: ClassVar[Literal["u8s8", "s8s8"]] = "u8s8"
-    """Of the QDQ files that it is fast with: unsigned activations, or symmetric signed ones."""
+    flavour: ClassVar[Flavour] = "u8s8"
+    """Of the QDQ files that it is fast with, unless `flavour_on` says otherwise."""
 
     @abstractmethod
     def version(self) -> str:
@@ -78,6 +80,10 @@ class Backend(ABC):
     @abstractmethod
     def precisions(self, unit: str) -> tuple[str, ...]:
         """Those that it computes in fast there, fastest first; fp32 is among them. int8 needs a calibrated model."""
+
+    def flavour_on(self, unit: str) -> Flavour:
+        """Of the QDQ files that a unit is fast with."""
+        return self.flavour
 
     @abstractmethod
     def build(self, build: Build, target: Path) -> None:
