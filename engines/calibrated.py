@@ -32,8 +32,10 @@ class Calibration(BaseModel):
     """How a QDQ file was made.
 
     flavour: u8s8 has unsigned activations (x86); s8s8 symmetric signed ones without quantised biases (TensorRT, ARM).
-    sensitivity: by node, how much of the model's output error goes away when that node alone stays float, largest first, 0..1.
+    sensitivity: by node, the output noise when that node alone is quantised, over the noise when all are; largest first.
     float_nodes: nodes that were left in float so that the gate passes.
+    sqnr_db: signal to quantisation noise of the outputs on samples that the ranges were not taken from.
+    accuracy: of the labelled set, where there was one; more: its further metrics.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +50,9 @@ class Calibration(BaseModel):
     frames_sha256: str
     float_nodes: tuple[str, ...]
     sensitivity: dict[str, float]
+    sqnr_db: float
     accuracy: Accuracy | None
+    more: tuple[Accuracy, ...] = ()
     made_at: str
     file: str
     file_sha256: str
