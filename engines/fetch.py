@@ -62,7 +62,15 @@ def assets() -> dict[str, Asset]:
 
 
 def ensure(card: ModelCard, models_dir: Path, progress: Progress = quiet) -> Path:
-    """The card's file in `models_dir`, fetched if it is not there. Raises FetchError or WrongHashError."""
+    """The card's file or folder in `models_dir`, fetched if it is not there. Raises FetchError or WrongHashError.
+
+    A local one that lies in `models_dir` already is taken as it is.
+    """
+    if isinstance(card.source, LocalSource):
+        own = Path(card.source.path).expanduser()
+        if own.parent.resolve() == models_dir.resolve() and own.exists() and own.suffix != ".xml":
+            require_hash(own, card.sha256)
+            return own
     return _ensure(card.name, card.source, card.sha256, models_dir / card.filename, progress)
 
 

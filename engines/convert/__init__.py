@@ -29,14 +29,18 @@ def converted(card: ModelCard, fetched: Path, formats: Sequence[Format] = ("onnx
     That is `fetched` itself, or a conversion, which is kept beside it under the hash of its source. Its own hash lies beside it: a
     conversion that was damaged or replaced is made anew. Raises ModelFileError where no format can be had.
     """
-    routes = [(route, wanted) for wanted in formats if (route := _route(card, wanted)) is not None]
+    path, wanted = fetched, card.format
+    for name, produced in route(card, formats):
+        path, wanted = _step(card, path, name, produced, stage), produced
+    return path, wanted
+
+
+def route(card: ModelCard, formats: Sequence[Format]) -> tuple[tuple[str, Format], ...]:
+    """The fewest conversions to one of `formats`, each by name and what it makes. Raises ModelFileError where there is no way."""
+    routes = [found for wanted in formats if (found := _route(card, wanted)) is not None]
     if not routes:
         raise ModelFileError(f"{card.name}: a {card.format} model cannot be turned into {' or '.join(formats)}; choose another backend")
-    route, wanted = min(routes, key=lambda found: len(found[0]))
-    path = fetched
-    for name, produced in route:
-        path = _step(card, path, name, produced, stage)
-    return path, wanted
+    return min(routes, key=len)
 
 
 def reachable(card: ModelCard, wanted: Format) -> bool:
@@ -45,7 +49,7 @@ def reachable(card: ModelCard, wanted: Format) -> bool:
 
 
 def _route(card: ModelCard, wanted: Format) -> tuple[tuple[str, Format], ...] | None:
-    """The fewest conversions, each by name and what it makes; None where there is no way."""
+    """The fewest conversions to that format; None where there is no way."""
     if card.converter is not None:
         return ((card.converter, "onnx"),) if wanted == "onnx" else None
     known: dict[Format, tuple[tuple[str, Format], ...]] = {card.format: ()}
