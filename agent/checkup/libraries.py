@@ -1,4 +1,4 @@
-"""OpenCV and the inference runtimes: what is installed, what it can do, and packages that overwrite each other."""
+"""OpenCV and smaller libraries: what is installed, what it can do, and packages that overwrite each other."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Any
 from agent.checkup import Check
 
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
-ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
-OTHERS = ("tensorrt", "pycuda", "cuda-python", "tensorflow", "ai-edge-litert", "tflite-runtime", "av", "picamera2")
+OTHERS = ("cuda-python", "onnx", "nncf", "tf2onnx", "av", "picamera2", "jetson-stats")
 
 
 def library_checks() -> list[Check]:
     """All of them."""
-    return [opencv(), onnxruntime(), openvino(), others(), some_runtime()]
+    return [opencv(), others()]
 
 
 def opencv() -> Check:
     """Version, and how it reads cameras and files."""
-    doubled = _doubled("opencv", OPENCV, "opencv-python-headless")
-    if doubled:
-        return doubled
+    found = doubled("opencv", OPENCV, "opencv-python-headless")
+    if found:
+        return found
     cv2 = _import("cv2")
     if isinstance(cv2, Exception):
         return Check("opencv", "fail", str(cv2), "pip install 'almena[cpu]', or the distribution's python3-opencv.")
@@ -32,48 +31,14 @@ def opencv() -> Check:
     return Check("opencv", "ok", text)
 
 
-def onnxruntime() -> Check:
-    """Version and execution providers."""
-    doubled = _doubled("onnxruntime", ONNXRUNTIME, "onnxruntime")
-    if doubled:
-        return doubled
-    module = _import("onnxruntime")
-    if isinstance(module, Exception):
-        return Check("onnxruntime", "warn", str(module), "pip install 'almena[cpu]' unless another runtime serves you.")
-    return Check("onnxruntime", "ok", f"{module.__version__}, {', '.join(module.get_available_providers())}")
-
-
-def openvino() -> Check:
-    """Version, devices and what they compute in."""
-    module = _import("openvino")
-    if isinstance(module, Exception):
-        return Check("openvino", "warn", str(module), "pip install 'almena[openvino]': on Intel processors it is the fastest.")
-    core = module.Core()
-    version = module.__version__.split("-")[0]
-    try:
-        devices = [f"{name} ({', '.join(core.get_property(name, 'OPTIMIZATION_CAPABILITIES'))})" for name in core.available_devices]
-    except RuntimeError as error:
-        return Check(
-            "openvino", "warn", f"{version}: a device cannot be asked: {error}", "Update its driver, or set engines.backend: onnxruntime."
-        )
-    return Check("openvino", "ok", f"{version}, {'; '.join(devices)}")
-
-
 def others() -> Check:
     """Packages that are used where they are there; they are not loaded."""
     found = [f"{name} {version}" for name in OTHERS if (version := _version(name))]
-    return Check("other runtimes", "ok", ", ".join(found) if found else "none")
+    return Check("other libraries", "ok", ", ".join(found) if found else "none")
 
 
-def some_runtime() -> Check:
-    """At least one backend of the agent must load."""
-    usable = [name for name in ("onnxruntime", "openvino") if not isinstance(_import(name), Exception)]
-    if not usable:
-        return Check("runtime", "fail", "no inference runtime can be loaded", "pip install 'almena[cpu]' or 'almena[openvino]'.")
-    return Check("runtime", "ok", f"usable: {', '.join(usable)}")
-
-
-def _doubled(name: str, packages: tuple[str, ...], keep: str) -> Check | None:
+def doubled(name: str, packages: tuple[str, ...], keep: str) -> Check | None:
+    """A failure where more than one of `packages`, which bring the same module, is installed."""
     there = [package for package in packages if _version(package)]
     if len(there) < 2:
         return None

@@ -73,6 +73,10 @@ class Backend(ABC):
     def units(self) -> tuple[str, ...]:
         """What it can compute on here, best first: cpu, gpu, npu, dla0 …"""
 
+    def missing(self) -> dict[str, str]:
+        """What it could compute on elsewhere, and why not here."""
+        return {}
+
     @abstractmethod
     def device(self, unit: str) -> str:
         """What that unit is: with other hardware or another driver this string differs."""

@@ -52,12 +52,15 @@ class OnnxRuntimeBackend(Backend):
 
     def units(self) -> tuple[str, ...]:
         """Those whose execution providers this build of ONNX Runtime has and whose libraries and devices are here."""
-        return tuple(unit for unit in _PROVIDERS if not self.why_not(unit))
+        return tuple(unit for unit in _PROVIDERS if unit not in self.missing())
 
-    def why_not(self, unit: str) -> str:
-        """Why a unit cannot be used here; empty where it can."""
+    def missing(self) -> dict[str, str]:
+        """The providers that this package lacks, or that lack a device or a library."""
+        return {unit: why for unit in _PROVIDERS if (why := self._why_not(unit))}
+
+    def _why_not(self, unit: str) -> str:
         if _PROVIDERS[unit] not in ort.get_available_providers():
-            return f"this onnxruntime has no {_PROVIDERS[unit]}: pip install onnxruntime-gpu in its place"
+            return f"no {_PROVIDERS[unit]} in this package; onnxruntime-gpu has it"
         if unit != "cpu" and not gpus():
             return "no NVIDIA GPU or no driver for it"
         missing = [name for name in _LIBRARIES.get(unit, ()) if not _loadable(name)]

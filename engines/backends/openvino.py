@@ -42,6 +42,11 @@ class OpenVinoBackend(Backend):
         seen = {device.partition(".")[0] for device in self.core.available_devices}
         return tuple(unit.lower() for unit in ("CPU", "GPU", "NPU") if unit in seen)
 
+    def missing(self) -> dict[str, str]:
+        """Intel's GPU and NPU, where OpenVINO does not see them."""
+        drivers = {"gpu": "intel-opencl-icd", "npu": "intel-driver-compiler-npu"}
+        return {unit: f"none, or without its driver ({name})" for unit, name in drivers.items() if unit not in self.units()}
+
     def device(self, unit: str) -> str:
         """The device's name, the host's threads and what it can compute in."""
         able = sorted(self.core.get_property(unit.upper(), "OPTIMIZATION_CAPABILITIES"))

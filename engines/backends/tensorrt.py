@@ -35,6 +35,12 @@ class TensorRtBackend(Backend):
         """The first GPU, and the DLAs beside it that this TensorRT can use."""
         return ("gpu", *(f"dla{core}" for core in range(_dla_cores()))) if gpus() else ()
 
+    def missing(self) -> dict[str, str]:
+        """The GPU, where there is none or no driver for it; on a Jetson the DLAs, where this TensorRT has none."""
+        if not gpus():
+            return {"gpu": "no NVIDIA GPU or no driver for it"}
+        return {"dla": "this TensorRT or this board has none"} if gpus()[0].l4t and not _dla_cores() else {}
+
     def device(self, unit: str) -> str:
         """The GPU, its driver, and on a Jetson the system's release."""
         return str(_gpu()) if unit == "gpu" else f"DLA {dla_core(unit)} beside {_gpu()}"

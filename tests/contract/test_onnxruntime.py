@@ -70,10 +70,10 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> OnnxRuntimeBackend:
 
 def test_units_are_those_that_can_work(with_gpu: OnnxRuntimeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     assert with_gpu.units() == ("cpu",)
-    assert "no CUDAExecutionProvider" in with_gpu.why_not("cuda")
+    assert "no CUDAExecutionProvider" in with_gpu.missing()["cuda"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: list(backend_module._PROVIDERS.values()))
-    assert "libcudnn" in with_gpu.why_not("cuda")
-    assert "libnvinfer" in with_gpu.why_not("tensorrt")
+    assert "libcudnn" in with_gpu.missing()["cuda"]
+    assert "libnvinfer" in with_gpu.missing()["tensorrt"]
     monkeypatch.setattr(backend_module, "_loadable", lambda library: True)
     assert with_gpu.units() == ("tensorrt", "cuda", "cpu")
     monkeypatch.setattr(backend_module, "gpus", lambda: ())
