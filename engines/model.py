@@ -8,27 +8,27 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from engines.backends.base import IMAGE, Backend, Build
+from engines.available import choose_backend
+from engines.available import installed as installed
+from engines.backends.base import IMAGE, Build
 from engines.base import Engine, EngineError
 from engines.calibrated import Calibration
 from engines.calibrated import find as find_calibration
 from engines.card import Format, ModelCard
 from engines.card import card as card_of
-from engines.convert import converted, reachable
+from engines.convert import converted
 from engines.decoders.base import DetectionDecoder
 from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
-from engines.errors import MissingRuntimeError
 from engines.fetch import Progress, ensure, ensure_asset, quiet
 from engines.fit import decoder_params, fitting, require_fit
 from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, pictures, portraits
 from engines.preprocess import Image, aligned, best_size, fed, letterbox
-from engines.registry import BACKENDS, DECODERS, MODULES, resolve
+from engines.registry import DECODERS, resolve
 from engines.results import F32, Classification, Detections, Embeddings
 from engines.stages import Stage, unsaid
 from engines.store import EngineStore, Identity, Passport
@@ -350,41 +350,6 @@ def judge_of(card: ModelCard, size: tuple[int, int], models_dir: Path) -> Judge:
     if card.task == "face-detection":
         return detector_judge(card, kind(params, size[1], size[0]), models_dir)
     return (embedder_judge if card.task == "face-embedding" else classifier_judge)(card, kind(params), models_dir)
-
-
-def installed(card: ModelCard) -> list[Backend]:
-    """The backends that are installed here and read the card's model, in the registry's order."""
-    return [backend for name in BACKENDS if (backend := _loaded(name)) is not None and _reads(backend, card)]
-
-
-def _loaded(name: str) -> Backend | None:
-    """The backend; None where its runtime is not installed, and, told in the log, where it cannot be loaded."""
-    if find_spec(MODULES[name]) is None:
-        return None
-    try:
-        backend: Backend = resolve(BACKENDS, name, "backend")()
-    except MissingRuntimeError as error:
-        log.warning("%s", error)
-        return None
-    return backend
-
-
-def choose_backend(card: ModelCard, wish: str) -> Backend:
-    """The backend of that name; `auto` takes the first of the registry that is installed and reads the card's format."""
-    if wish != "auto":
-        backend: Backend = resolve(BACKENDS, wish, "backend")()
-        if not _reads(backend, card):
-            raise EngineError(f"{card.name}: {wish} cannot read {card.format} models; choose another backend")
-        return backend
-    for name in BACKENDS:
-        found = _loaded(name)
-        if found is not None and found.units() and _reads(found, card):
-            return found
-    raise MissingRuntimeError(f"{card.name}: no runtime that reads it is installed: pip install 'almena[openvino]' or 'almena[cpu]'")
-
-
-def _reads(backend: Backend, card: ModelCard) -> bool:
-    return any(reachable(card, wanted) for wanted in backend.formats)
 
 
 def load_detector(name: str, options: EngineOptions, threshold: float | None = None) -> FaceDetector:

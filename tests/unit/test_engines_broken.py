@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import model
+from engines import available
 from engines.backends.cuda import Gpu, gpus, l4t
 from engines.card import card
 from engines.errors import MissingRuntimeError
@@ -30,15 +30,15 @@ def test_a_runtime_that_cannot_be_loaded_is_told(broken: dict[str, str]) -> None
 
 def test_auto_leaves_it_aside(broken: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     whole = {"onnxruntime": "engines.backends.onnxruntime:OnnxRuntimeBackend"}
-    monkeypatch.setattr(model, "BACKENDS", broken | whole)
-    monkeypatch.setattr(model, "MODULES", {"half": "half_a_runtime", "onnxruntime": "onnxruntime"})
+    monkeypatch.setattr(available, "BACKENDS", broken | whole)
+    monkeypatch.setattr(available, "MODULES", {"half": "half_a_runtime", "onnxruntime": "onnxruntime"})
     with caplog.at_level(logging.WARNING):
-        assert model.choose_backend(card("centerface"), "auto").name == "onnxruntime"
-        assert [backend.name for backend in model.installed(card("centerface"))] == ["onnxruntime"]
+        assert available.choose_backend(card("centerface"), "auto").name == "onnxruntime"
+        assert [backend.name for backend in available.installed(card("centerface"))] == ["onnxruntime"]
     assert "libnvinfer" in caplog.text
-    monkeypatch.setattr(model, "BACKENDS", broken)
+    monkeypatch.setattr(available, "BACKENDS", broken)
     with pytest.raises(MissingRuntimeError, match="no runtime that reads it"):
-        model.choose_backend(card("centerface"), "auto")
+        available.choose_backend(card("centerface"), "auto")
 
 
 def test_gpus(tmp_path: Path) -> None:
