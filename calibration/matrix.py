@@ -179,7 +179,7 @@ class Matrix:
 
     def _accuracy(self, card: ModelCard, choice: Choice, parity: Parity | None) -> tuple[float | None, str]:
         """On labelled data, where the calibration was judged on such; else how well it agrees with FP32, and in what sense."""
-        labelled = self._labelled(card, choice.backend)
+        labelled = self._labelled(card, choice)
         if labelled is not None and choice.precision in ("fp32", "int8"):
             value = labelled.reference if choice.precision == "fp32" else labelled.candidate
             return value, f"{labelled.metric} of {labelled.count} labelled"
@@ -193,8 +193,8 @@ class Matrix:
             return 1 - parity.distance, f"1 - largest distance from fp32 templates on {parity.count} pictures"
         return None, "not judged"
 
-    def _labelled(self, card: ModelCard, backend: str) -> Accuracy | None:
-        flavour = resolve(BACKENDS, backend, "backend").flavour
+    def _labelled(self, card: ModelCard, choice: Choice) -> Accuracy | None:
+        flavour = resolve(BACKENDS, choice.backend, "backend")().flavour_on(choice.unit)
         found = find_calibration(card, recipe(card), self._options.engines_dir, flavour)
         return found[1].accuracy if found else None
 

@@ -8,10 +8,10 @@ for, so that figures are in MLPerf's terms but no MLPerf results.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -82,11 +82,11 @@ def warm(what: Runner, calls: int = LEAST_CALLS) -> None:
 def single_stream(what: Runner, seconds: float, least: int = LEAST_CALLS) -> Latency:
     """One query after another, of one call each (one sample, if the batch is 1)."""
     times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < least or time.perf_counter() < end:
-        started = time.perf_counter()
+    end = perf_counter() + seconds
+    while len(times) < least or perf_counter() < end:
+        started = perf_counter()
         what.call()
-        times.append(time.perf_counter() - started)
+        times.append(perf_counter() - started)
     return Latency.of(times)
 
 
@@ -95,24 +95,24 @@ def multi_stream(what: Runner, seconds: float, least: int = LEAST_CALLS) -> Late
     calls = -(-MULTI_STREAM_SAMPLES // what.batch)
     times: list[float] = []
     with ThreadPoolExecutor(min(what.parallel, calls)) as callers:
-        end = time.perf_counter() + seconds
-        while len(times) < least or time.perf_counter() < end:
-            started = time.perf_counter()
+        end = perf_counter() + seconds
+        while len(times) < least or perf_counter() < end:
+            started = perf_counter()
             list(callers.map(lambda _: what.call(), range(calls)))
-            times.append(time.perf_counter() - started)
+            times.append(perf_counter() - started)
     return Latency.of(times)
 
 
 def offline(what: Runner, seconds: float, least: int = LEAST_CALLS) -> Throughput:
     """All that can be inferred in that time by as many callers as the engine wants."""
     counts = [0] * what.parallel
-    started = time.perf_counter()
+    started = perf_counter()
 
     def work(number: int) -> None:
-        while counts[number] < least or time.perf_counter() < started + seconds:
+        while counts[number] < least or perf_counter() < started + seconds:
             what.call()
             counts[number] += 1
 
     with ThreadPoolExecutor(what.parallel) as callers:
         list(callers.map(work, range(what.parallel)))
-    return Throughput(sum(counts) * what.batch, time.perf_counter() - started)
+    return Throughput(sum(counts) * what.batch, perf_counter() - started)

@@ -16,6 +16,7 @@ from engines.backends.base import Backend, Policy
 from engines.base import Engine, EngineError
 from engines.card import ModelCard
 from engines.convert import reachable
+from engines.fit import require_fit
 from engines.model import EngineOptions, Workshop, judge_of
 from engines.parity import Parity
 from engines.registry import BACKENDS, MODULES, resolve
@@ -67,10 +68,14 @@ class Trials:
     def open(self, choice: Choice) -> Engine:
         """The engine of that choice and its batch. Raises EngineError, and LessAccurateError where it fails the card's gate."""
         engine = self._load(choice)
-        parity = self._parity(choice, engine)
-        if parity is not None and parity.why:
+        try:
+            require_fit(self.card, engine)
+            parity = self._parity(choice, engine)
+            if parity is not None and parity.why:
+                raise LessAccurateError(parity)
+        except BaseException:
             engine.close()
-            raise LessAccurateError(parity)
+            raise
         return engine
 
     def made(self, choice: Choice) -> Made:
@@ -93,16 +98,16 @@ class Trials:
     def _load(self, choice: Choice) -> Engine:
         shop, file = self._shop(choice), self._file(choice)
         order = shop.order(self.size, choice.batch)(choice.precision)
+        if choice in self._made:
+            return shop.backend.load(order, file)
         started = time.monotonic()
-        if choice not in self._made:
-            shop.backend.build(order, file)
+        shop.backend.build(order, file)
         built = time.monotonic()
         gc.collect()
         before = psutil.Process().memory_info().rss
         engine = shop.backend.load(order, file)
-        if choice not in self._made:
-            grown = (psutil.Process().memory_info().rss - before) / 1e6
-            self._made[choice] = Made(built - started, time.monotonic() - built, _bytes(file) / 1e6, grown, None)
+        grown = (psutil.Process().memory_info().rss - before) / 1e6
+        self._made[choice] = Made(built - started, time.monotonic() - built, _bytes(file) / 1e6, grown, None)
         return engine
 
     def _parity(self, choice: Choice, engine: Engine) -> Parity | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from statistics import median
+from time import monotonic
 from typing import Any, Literal
 
 from calibration.power import PowerMeter, temperature
@@ -35,9 +35,11 @@ FIRST_SHARE, WAYS_SHARE = 0.45, 0.75
 FINALISTS = 4
 ROUNDS = 3
 ALIKE = 0.01
-"""Candidates this close to the best count as equally fast; then the more accurate precision wins."""
+"""Candidates this close to the best count as equally good; then the more accurate precision wins."""
 SLOWED = 0.15
 BATCHES = (4, 16)
+SLICES: dict[Goal, tuple[float, float]] = {"latency": (0.1, 1.0), "throughput": (0.1, 1.0), "efficiency": (1.0, 2.0)}
+"""Seconds of a single measurement, at least and at most; sensors of power need longer ones."""
 UNITS = {"latency": "ms", "throughput": "images/s", "efficiency": "mJ an image"}
 
 Told = Callable[[str, float], None]
@@ -131,9 +133,10 @@ class Tuner:
         self._batch = batch
         self._meter = meter
         self._told = told
-        self._started = time.monotonic()
+        self._started = monotonic()
         self._budget = budget_s
-        self._slice = min(1.0, max(0.1, budget_s / 150)) if goal != "efficiency" else max(1.0, budget_s / 60)
+        shortest, longest = SLICES[goal]
+        self._slice = min(longest, max(shortest, budget_s / 150))
         self._trials = Trials(card, options)
         self._rows: dict[Choice, Row] = {}
         self._reference_costs: list[float] = []
@@ -146,7 +149,7 @@ class Tuner:
             for one in missing:
                 self._rows[one.choice] = Row(one.choice, "not tried", one.why)
             first = [choice for choice in first if self._prepared(choice)]
-            self._started = time.monotonic()
+            self._started = monotonic()
             with ExitStack() as loaded:
                 reference = self._reference(first)
                 loaded.callback(reference.close)
@@ -164,7 +167,7 @@ class Tuner:
         return "latency" if self.goal == "latency" else "throughput"
 
     def _used(self) -> float:
-        return (time.monotonic() - self._started) / self._budget
+        return (monotonic() - self._started) / self._budget
 
     def _batches(self, choice: Choice) -> tuple[int, ...]:
         """An embedder meets faces alone and in groups, on one and the same way of running it."""
@@ -293,16 +296,17 @@ class Tuner:
                     break
                 stands = stands[: max(2, (len(stands) + 1) // 2)]
                 longer *= 2
-        return self._decided(stands, finalists)
+        return self._decided(finalists)
 
-    def _decided(self, stands: list[_Stand], finalists: tuple[_Stand, ...]) -> Choice:
-        """The best; of those that are as good, the most accurate. All rows are set in relation to it."""
-        alike = [stand for stand in stands if stand.cost <= stands[0].cost * (1 + ALIKE)]
-        winner = min(alike, key=lambda stand: PRECISIONS.index(stand.row.choice.precision))
+    def _decided(self, stands: tuple[_Stand, ...]) -> Choice:
+        """The best; of those that are as good, the most accurate, then the usual way. All rows are set in relation to it."""
+        best = min(stand.cost for stand in stands)
+        alike = [stand for stand in stands if stand.cost <= best * (1 + ALIKE)]
+        winner = min(alike, key=lambda stand: _plainness(stand.row.choice))
         unit = winner.row.relative or 1.0
         for row in self._rows.values():
             row.relative = row.relative / unit if row.relative is not None else None
-        for stand in finalists:
+        for stand in stands:
             stand.row.relative = stand.cost / winner.cost
         return winner.row.choice
 
@@ -326,7 +330,7 @@ class Tuner:
         )
         save(tuning, self._options.engines_dir)
         self._drift()
-        return Tuned(tuning, tuple(self._rows.values()), time.monotonic() - self._started, tuple(self._notes))
+        return Tuned(tuning, tuple(self._rows.values()), monotonic() - self._started, tuple(self._notes))
 
     def _why(self, winner: Row) -> str:
         tried = [row for row in self._rows.values() if row.cost is not None]
@@ -348,6 +352,11 @@ class Tuner:
                 f"the reference engine's own figures moved by {max(costs) / min(costs) - 1:.0%} while tuning{heat}: something else used the"
                 " device, or it was throttled; ratios count here, not absolute figures"
             )
+
+
+def _plainness(choice: Choice) -> tuple[int, int]:
+    """Lower is more accurate, and then more usual."""
+    return PRECISIONS.index(choice.precision), (choice.threads is not None) + (choice.streams is not None)
 
 
 def shown(goal: Goal, cost: float | None) -> str:
