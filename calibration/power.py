@@ -7,12 +7,12 @@ kernel), NVML, and jetson-stats where nothing else can be read.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 PERIOD_S = 0.1
@@ -82,11 +82,11 @@ class Integral:
     def __init__(self, name: str, watts: Any) -> None:
         self.name = name
         self._watts = watts
-        self._at, self._last, self._total = time.monotonic(), float(watts()), 0.0
+        self._at, self._last, self._total = monotonic(), float(watts()), 0.0
 
     def joules(self) -> float:
         """Since the start."""
-        now, watts = time.monotonic(), float(self._watts())
+        now, watts = monotonic(), float(self._watts())
         self._total += (now - self._at) * (watts + self._last) / 2
         self._at, self._last = now, watts
         return self._total
@@ -109,7 +109,7 @@ class PowerMeter:
         """Measure the device at rest: for all runs to come."""
         if self.sensors:
             with self.run(0.0) as found:
-                time.sleep(seconds)
+                sleep(seconds)
             self.idle_watts = found[0].joules / found[0].seconds
 
     @contextmanager
@@ -123,7 +123,7 @@ class PowerMeter:
             if self.idle_watts is None:
                 self.rest()
             idle_watts = self.idle_watts or 0.0
-        before, started, done = self._joules(), time.monotonic(), threading.Event()
+        before, started, done = self._joules(), monotonic(), threading.Event()
         asking = threading.Thread(target=self._keep_asking, args=(done,), name="power", daemon=True)
         asking.start()
         try:
@@ -131,7 +131,7 @@ class PowerMeter:
         finally:
             done.set()
             asking.join()
-        found.append(Energy(self.source, time.monotonic() - started, self._joules() - before, idle_watts))
+        found.append(Energy(self.source, monotonic() - started, self._joules() - before, idle_watts))
 
     def _joules(self) -> float:
         return sum(sensor.joules() for sensor in self.sensors)

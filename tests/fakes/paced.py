@@ -15,7 +15,7 @@ from calibration import scenarios, tuner
 from engines import model, store
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
-from engines.card import ModelCard, card
+from engines.card import ModelCard, ModelInput, card
 from engines.errors import FetchError
 from engines.fetch import assets
 from engines.files import sha256
@@ -36,6 +36,7 @@ class Clock:
 
 
 CLOCK = Clock()
+FEED = ModelInput(layout="NHWC", colour="BGR", sizes=((16, 16),), resize="stretch")
 BUILD_S = 0.5
 
 
@@ -147,7 +148,7 @@ class Site:
         content = {
             "name": "small", "version": "1", "title": "Small", "task": "classification", "licence": "none", "training_data": "none",
             "source": {"kind": "local", "path": file.name}, "sha256": sha256(file), "format": "onnx",
-            "input": {"layout": "NHWC", "colour": "BGR", "sizes": [[16, 16]], "resize": "stretch"},
+            "input": FEED.model_dump(mode="json"),
             "decoder": {"name": "classification", "params": {"output": "scores"}}, "labels": ["dark", "bright"],
             "thresholds": {"chosen_on": "nothing"}, "allowance": {"probability": 0.1, "agreement": 0.5},
         }  # fmt: skip
