@@ -21,6 +21,7 @@ COMMANDS = {
     "identity": "agent.commands.identity:app",
     "events": "agent.commands.events:app",
     "build": "agent.commands.build:app",
+    "calibrate": "agent.commands.calibrate:app",
     "tune": "agent.commands.tune:app",
     "bench": "agent.commands.bench:app",
     "eval": "agent.commands.evaluate:app",

@@ -58,10 +58,7 @@ class Gate:
         assert self.labelled is not None
         want, got = self.labelled.measure(reference), self.labelled.measure(candidate)
         count, digest = len(self.labelled.pictures), self.labelled.digest
-        return tuple(
-            Accuracy(metric=name, reference=want[name], candidate=got[name], count=count, data_sha256=digest)  # fmt: skip
-            for name in want
-        )
+        return tuple(Accuracy(metric=name, reference=want[name], candidate=got[name], count=count, data_sha256=digest) for name in want)
 
     def _outputs(self, reference: Engine, candidate: Engine) -> Parity:
         card, count = self.card, len(self.held_out)

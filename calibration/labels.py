@@ -35,7 +35,7 @@ LOWEST = 0.05
 class Labelled(Protocol):
     """A labelled set. `pictures` are as the engine takes them; `digest` is of pictures and labels."""
 
-    pictures: Sequence[Image]
+    pictures: list[Image]
     digest: str
 
     def measure(self, engine: Engine) -> dict[str, float]:

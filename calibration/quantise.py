@@ -63,6 +63,7 @@ class Quantiser:
         free(made.graph, self.model.graph, set(float_nodes))
         if broken := broken_rules(made, flavour):
             raise CalibrationError(f"{self.name}: the {flavour} model breaks rules of the runtimes: {'; '.join(broken[:5])}")
+        onnx.checker.check_model(made)
         return made
 
     def _quantise(self, flavour: Flavour, ranges: Ranges) -> Any:
@@ -95,6 +96,7 @@ class Quantiser:
             },
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()
         return quantizer.model.model
 
 
@@ -110,7 +112,7 @@ def _prepared(model: Path, name: str) -> Any:
         try:
             quant_pre_process(str(model), str(target), skip_symbolic_shape=True)
             prepared = onnx.load(str(target))
-        except Exception as error:  # noqa: BLE001 - onnx, protobuf and the runtime each have their own kinds
+        except Exception as error:  # onnx, protobuf and the runtime each have kinds of their own
             raise CalibrationError(f"{name}: {model.name} cannot be prepared: {' '.join(str(error).split())[:300]}") from error
         finally:
             ort.set_default_logger_severity(2)
