@@ -21,15 +21,23 @@ class WrongModelError(Exception):
 
 def savedmodel_from_keras(source: str, target: str) -> None:
     """Export the inference signature."""
-    _keras(source).export(target, format="tf_saved_model", verbose=False)
+    model = _keras(source)
+    try:
+        model.export(target, format="tf_saved_model", verbose=False)
+    except (ValueError, TypeError) as error:
+        raise WrongModelError(f"Keras cannot export it: {_short(error)}; export it where it was trained, with `model.export`") from error
 
 
 def tflite_from_savedmodel(source: str, target: str) -> None:
     """Convert the serving signature."""
     import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
 
     key = _signature(_loaded(source))
-    Path(target).write_bytes(tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=[key]).convert())
+    try:
+        Path(target).write_bytes(tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=[key]).convert())
+    except ConverterError as error:
+        raise WrongModelError(f"TensorFlow Lite cannot say it: {_short(error)}; choose another backend") from error
 
 
 def onnx_from_savedmodel(source: str, target: str) -> None:
@@ -44,7 +52,10 @@ def onnx_from_savedmodel(source: str, target: str) -> None:
         def get_concrete_function() -> Any:
             return concrete
 
-    model, _ = tf2onnx.convert.from_function(Function, [], opset=OPSET)
+    try:
+        model, _ = tf2onnx.convert.from_function(Function, [], opset=OPSET)
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot convert it: {_short(error)}; choose another backend") from error
     _write(model, target)
 
 

@@ -1,7 +1,7 @@
 """Small models for tests, made by TensorFlow in a process of its own: python tests/fakes/tensorflow_models.py FOLDER
 
-SavedModels and TFLite files of the contract suite (its convolution's weights come as FOLDER/weights.npy), and one seeded Keras network
-with pictures and what Keras says of them.
+SavedModels and TFLite files of the contract suite (its convolution's weights come as FOLDER/weights.npy), a SavedModel of an operator that
+only TensorFlow has, and one seeded Keras network in all its formats, with pictures and what Keras says of them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 
-def keep(folder: Path, name: str, function: Any, inputs: dict[str, list[int | None]]) -> None:
+def keep(folder: Path, name: str, function: Any, inputs: dict[str, list[int | None]], tflite: bool = True) -> None:
     """As SavedModel and, by the converter, as TFLite file."""
     module = tf.Module()
     module.serve = tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, key) for key, shape in inputs.items()])
     tf.saved_model.save(module, str(folder / f"{name}.savedmodel"), signatures={"serving_default": module.serve})
-    made = tf.lite.TFLiteConverter.from_saved_model(str(folder / f"{name}.savedmodel")).convert()
-    (folder / f"{name}.tflite").write_bytes(made)
+    if tflite:
+        made = tf.lite.TFLiteConverter.from_saved_model(str(folder / f"{name}.savedmodel")).convert()
+        (folder / f"{name}.tflite").write_bytes(made)
 
 
 def contract(folder: Path) -> None:
@@ -45,6 +46,7 @@ def contract(folder: Path) -> None:
     keep(folder, "NaN", lambda x: {"bad": tf.sqrt(x - 1e9)}, planar)
     keep(folder, "infinity", lambda x: {"bad": (x - 1e9) / (x - x)}, planar)
     keep(folder, "two", lambda x, y: {"same": x + y}, planar | {"y": [1]})
+    keep(folder, "bessel", lambda x: {"answer": tf.math.bessel_i0e(x)}, flat, tflite=False)
     custom(folder)
 
 
@@ -77,6 +79,7 @@ def network(folder: Path) -> None:
     fed = pictures[..., ::-1].astype(np.float32) / 255
     np.savez(folder / "network.npz", pictures=pictures, answers=model(fed).numpy())
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "network.savedmodel"))
+    (folder / "network.tflite").write_bytes(converter.convert())
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([row[None]] for row in fed)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
