@@ -69,18 +69,25 @@ def find(card: ModelCard, recipe: str, engines_dir: Path, flavour: Flavour) -> t
     Raises ModelFileError where the file was damaged or replaced.
     """
     path = place(card, engines_dir, flavour)
-    record = path.with_suffix(".json")
-    if not record.exists():
+    calibration = beside(path)
+    if calibration is None:
         return None
-    try:
-        calibration = Calibration.model_validate_json(record.read_bytes())
-    except ValidationError as error:
-        raise ModelFileError(f"{record.name} cannot be read; delete it and calibrate {card.name} again") from error
     if (calibration.model, calibration.recipe) != (card.model_id, recipe):
         return None
     if not path.is_file() or sha256(path) != calibration.file_sha256:
         raise ModelFileError(f"{path.name} is not what its record says; delete both and calibrate {card.name} again")
     return path, calibration
+
+
+def beside(path: Path) -> Calibration | None:
+    """The record of a QDQ file; None where none lies beside it. Raises ModelFileError where it cannot be read."""
+    record = path.with_suffix(".json")
+    if not record.exists():
+        return None
+    try:
+        return Calibration.model_validate_json(record.read_bytes())
+    except ValidationError as error:
+        raise ModelFileError(f"{record.name} cannot be read; delete it and calibrate the model again") from error
 
 
 def save(calibration: Calibration, qdq: Path, target: Path) -> None:

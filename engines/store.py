@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
+from engines.calibrated import Calibration, beside
 from engines.files import replacing, scratch, sha256
 from engines.parity import Judge, Parity
 from engines.stages import Stage, unsaid
@@ -83,6 +84,8 @@ class Passport(BaseModel):
     """Precisions that were tried before and were less accurate than the card allows."""
     parity: Parity | None
     """Against FP32; None for FP32 itself."""
+    calibration: Calibration | None = None
+    """How its INT8 model was made, with the sensitivity of its nodes; None at other precisions."""
     speed: Speed
     memory_mb: float
     """Growth of resident memory when it was loaded."""
@@ -200,6 +203,7 @@ class EngineStore:
             precision=engine.precision,
             refused=refused,
             parity=parity,
+            calibration=beside(build(precision).model) if precision == "int8" else None,
             speed=measure(engine),
             memory_mb=round(grown, 1),
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),

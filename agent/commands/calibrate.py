@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,7 +105,7 @@ def told(title: str) -> Iterator[Callable[[str, int, int], None]]:
         yield tell
 
 
-def pictures(place: str, settings: Settings, watch_s: float, tell: Callable[[str, int, int], None]) -> Iterator[Image]:
+def pictures(place: str, settings: Settings, watch_s: float, tell: Callable[[str, int, int], None]) -> Generator[Image, None, None]:
     """The frames of a folder, a video, a camera or a stream of the settings. Raises AlmenaError, SettingsError."""
     if Path(place).is_dir():
         yield from _folder(Path(place), tell)
