@@ -70,9 +70,10 @@ class Engine(ABC):
                     f"{self.name}: input {name!r} must be {specs[name].dtype} {specs[name].shape}, not {tensor.dtype} {tensor.shape}"
                 )
 
+        # einsum sums twice as fast as sum(); a sum that overflows is looked at closely
         def checked(outputs: Mapping[str, Tensor]) -> T:
             for name, tensor in outputs.items():
-                if not math.isfinite(tensor.sum()) and not np.isfinite(tensor).all():
+                if not math.isfinite(np.einsum("i->", tensor.reshape(-1))) and not np.isfinite(tensor).all():
                     raise EngineError(
                         f"{self.name}: output {name!r} holds NaN or infinity at {self.precision}; try `engines.precision: fp32`"
                     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import queue
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import openvino as ov
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from engines.backends.base import IMAGE, Backend, Build
+from engines.backends.pool import Pool
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.card import IR
 from engines.errors import ModelFileError
@@ -53,7 +52,7 @@ class OpenVinoBackend(Backend):
         return f"{self.core.get_property(unit.upper(), 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} threads, {' '.join(able)}"
 
     def precisions(self, unit: str) -> tuple[str, ...]:
-        """Those of the device's capabilities that are not emulated."""
+        """Those of the device's capabilities that are not emulated. For an NPU, which has no fp32, the CPU computes it."""
         able = self.core.get_property(unit.upper(), "OPTIMIZATION_CAPABILITIES")
         reduced = {"int8": "INT8", "bf16": "BF16", "fp16": "FP16"} if unit != "cpu" else {"int8": "INT8", "bf16": "BF16"}
         return (*(name for name, capability in reduced.items() if capability in able), "fp32")
@@ -62,7 +61,7 @@ class OpenVinoBackend(Backend):
         """Read, fix the shape, put pre-processing in, compile, export."""
         try:
             model = self._prepared(self.core.read_model(build.model / IR if build.format == "openvino" else build.model), build)
-            target.write_bytes(self.core.compile_model(model, build.unit.upper(), self.config(build)).export_model().getvalue())
+            target.write_bytes(self.core.compile_model(model, _device(build), self.config(build)).export_model().getvalue())
         except RuntimeError as error:
             raise ModelFileError(
                 f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {_first_lines(error)}."
@@ -73,7 +72,7 @@ class OpenVinoBackend(Backend):
         """Import the exported model."""
         try:
             with io.BytesIO(built.read_bytes()) as stream:
-                return OpenVinoEngine(build, self.core.import_model(stream, build.unit.upper(), self.config(build)))
+                return OpenVinoEngine(build, self.core.import_model(stream, _device(build), self.config(build)))
         except RuntimeError as error:
             raise EngineError(
                 f"{build.name}: OpenVINO cannot load {built.name}: {_first_lines(error)}; delete it to have it rebuilt"
@@ -84,7 +83,8 @@ class OpenVinoBackend(Backend):
             raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.inputs)} inputs, not one picture")
         height, width, planar = build.height, build.width, build.input.layout == "NCHW"
         channels = build.input.channels
-        model.reshape([build.batch, channels, height, width] if planar else [build.batch, height, width, channels])
+        batch = ov.Dimension(build.batch) if build.least is None else ov.Dimension(build.least, build.batch)
+        model.reshape(ov.PartialShape([batch, channels, height, width] if planar else [batch, height, width, channels]))
         steps = PrePostProcessor(model)
         picture = steps.input()
         picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
@@ -109,9 +109,9 @@ class OpenVinoBackend(Backend):
         """
         float_ = next(name for name in self.precisions(build.unit) if name != "int8") if build.precision == "int8" else build.precision
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[float_], "PERFORMANCE_HINT": build.policy.upper()}
-        if build.threads is not None:
+        if build.threads is not None and _device(build) == "CPU":
             config["INFERENCE_NUM_THREADS"] = build.threads
-        if build.streams is not None:
+        if build.streams is not None and _device(build) != "NPU":
             config["NUM_STREAMS"] = str(build.streams)
         return config
 
@@ -131,24 +131,21 @@ class OpenVinoEngine(Engine):
         self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
         names = build.output_names([_names(port) for port in compiled.outputs])
         self.outputs = tuple(_spec(port, name) for port, name in zip(compiled.outputs, names, strict=True))
-        self._closing = threading.Lock()
-        self._closed = False
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         requests = [compiled.create_infer_request() for _ in range(self.parallel)]
+        shape = (build.batch, build.height, build.width, build.input.channels)
         for request in requests:  # a stream builds its graph at its first inference: no picture shall wait for that
+            request.set_input_tensor(0, ov.Tensor(ov.Type.u8, ov.Shape(shape)))
             request.start_async()
         for request in requests:
             request.wait()
-            self._idle.put(request)
+        self._pool = Pool(self.name, requests)
 
     def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
-        request = self._idle.get()
+        request = self._pool.take()
         try:
-            if request is None:
-                raise EngineError(f"{self.name}: the engine is closed")
             return reader(self._outputs(request, np.ascontiguousarray(tensors[IMAGE])))
         finally:
-            self._idle.put(request)
+            self._pool.give(request)
 
     def _outputs(self, request: Any, image: Tensor) -> dict[str, Tensor]:
         """Run. The outputs are the request's memory (`request.infer` would copy them)."""
@@ -162,12 +159,12 @@ class OpenVinoEngine(Engine):
 
     def close(self) -> None:
         """Free the requests; those under way end first."""
-        with self._closing:
-            if not self._closed:
-                self._closed = True
-                for _ in range(self.parallel):
-                    self._idle.get()
-                self._idle.put(None)
+        self._pool.close()
+
+
+def _device(build: Build) -> str:
+    """Where OpenVINO computes a build."""
+    return "CPU" if (build.unit, build.precision) == ("npu", "fp32") else build.unit.upper()
 
 
 def precision(compiled: Any) -> str:
@@ -193,7 +190,7 @@ def _names(port: Any) -> list[str]:
 
 def _spec(port: Any, name: str) -> TensorSpec:
     dtype = np.dtype(port.get_element_type().to_dtype()).name
-    return TensorSpec(name, dtype, tuple(port.get_partial_shape().to_shape()))
+    return TensorSpec(name, dtype, tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape()))
 
 
 def _first_lines(error: Exception) -> str:

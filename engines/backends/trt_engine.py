@@ -113,6 +113,9 @@ class Call:
             raise EngineError(f"{self._name}: the shapes of {', '.join(missing)} depend on values; choose another backend")
         self._shape = shape
         self._shapes = {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in self._outputs}
+        for name, sizes in self._shapes.items():
+            if min(sizes, default=0) < 0:
+                raise EngineError(f"{self._name}: the size of {name!r} depends on values; choose another backend")
 
     def run(self, image: Tensor) -> dict[str, Tensor]:
         """Outputs for one input. They lie in this call's own memory."""

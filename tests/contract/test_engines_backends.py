@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from engines.base import Engine, EngineError
 from engines.card import SUFFIXES, Format, ModelInput
 from engines.errors import MissingRuntimeError, ModelFileError, UnknownNameError
 from engines.registry import BACKENDS, resolve
+from tests.fakes.nvidia_packages import VERSIONS
+from tests.fakes.tensorrt_here import tensorrt_here
 
 HEIGHT, WIDTH = 24, 40
 FEED = ModelInput(
@@ -85,6 +88,7 @@ def order(model: Path, backend: Backend, **changes: Any) -> Build:
     values: dict[str, Any] = {
         "name": "small", "model": model, "input": FEED, "batch": 1, "width": WIDTH, "height": HEIGHT, "precision": "fp32",
         "policy": "throughput", "threads": None, "format": kept[model.suffix],
+        "unit": backend.units()[0],
     }  # fmt: skip
     return Build(**{**values, **changes})
 
@@ -113,10 +117,15 @@ def convolved(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.einsum("nchwij,fcij->nfhw", seen, WEIGHTS)
 
 
-@pytest.fixture(params=sorted(set(BACKENDS) - {"tensorrt"}))
-def backend(request: pytest.FixtureRequest) -> Backend:
-    made: Backend = resolve(BACKENDS, request.param, "backend")()
-    return made
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest, cache_dir: Path) -> Iterator[Backend]:
+    """Each backend on its real runtime, but TensorRT: its newest interface on a simulated device."""
+    if request.param != "tensorrt":
+        yield resolve(BACKENDS, request.param, "backend")()
+        return
+    with tensorrt_here(VERSIONS[-1], cache_dir) as simulation:
+        yield simulation.backend
+        assert simulation.cuda.held() == 0
 
 
 @pytest.fixture
@@ -168,7 +177,7 @@ def test_a_batch(backend: Backend, models: Models, tmp_path: Path) -> None:
 
 
 def test_every_precision_that_it_names(backend: Backend, models: Models, tmp_path: Path) -> None:
-    for precision in set(backend.precisions("cpu")) - {"int8"}:
+    for precision in set(backend.precisions(backend.units()[0])) - {"int8"}:
         with opened(backend, order(models("small-NCHW"), backend, precision=precision), tmp_path) as engine:
             assert engine.precision == precision
             np.testing.assert_allclose(engine.infer({IMAGE: picture()})["maps"], convolved(normalised(picture())), atol=2.0)

@@ -16,6 +16,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engines.backends.base import IMAGE
+from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.base import EngineError
 from engines.convert.onnx_floats import in_halves
 from engines.convert.onnx_input import NORMALISED, with_picture_input
@@ -279,6 +280,14 @@ def test_too_many_contexts_are_an_error_and_leave_nothing(here: Simulation, tmp_
         opened(here.backend, build, tmp_path)
 
 
+def test_an_output_whose_size_depends_on_values_is_an_error(here: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = here.tensorrt.IExecutionContext.get_tensor_shape
+    free = lambda self, name: (3, -1) if name == "maps" else real(self, name)  # noqa: E731
+    monkeypatch.setattr(here.tensorrt.IExecutionContext, "get_tensor_shape", free)
+    with pytest.raises(EngineError, match="size of 'maps' depends on values"):
+        opened(here.backend, order(small(tmp_path / "small.onnx"), here.backend, unit="gpu"), tmp_path)
+
+
 def test_an_error_of_cuda_is_told(here: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(here.cuda, "cudaHostAlloc", lambda size, flags: (2, None))
     with pytest.raises(EngineError, match="cudaHostAlloc failed with 2"):
@@ -287,15 +296,17 @@ def test_an_error_of_cuda_is_told(here: Simulation, tmp_path: Path, monkeypatch:
 
 def test_no_gpu_is_told(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tensorrt_here(VERSIONS[-1], cache_dir) as here:
+        build = order(small(tmp_path / "small.onnx"), here.backend)
         monkeypatch.setattr("engines.backends.tensorrt.gpus", lambda: ())
         assert here.backend.units() == ()
+        assert here.backend.missing() == {"gpu": "no NVIDIA GPU or no driver for it"}
         with pytest.raises(EngineError, match="no NVIDIA GPU"):
-            here.backend.build(order(small(tmp_path / "small.onnx"), here.backend, unit="gpu"), tmp_path / "built")
+            here.backend.build(build, tmp_path / "built")
 
 
 def test_sixteen_bits_change_little(tmp_path: Path, cache_dir: Path) -> None:
     """The types in the file, which TensorRT 11 computes in, keep the model's meaning; its checker accepts them."""
-    content = with_picture_input(order(small(tmp_path / "small.onnx"), None))  # type: ignore[arg-type]
+    content = with_picture_input(order(small(tmp_path / "small.onnx"), OnnxRuntimeBackend()))
     for half, kind in (("fp16", onnx.TensorProto.FLOAT16), ("bf16", onnx.TensorProto.BFLOAT16)):
         model = onnx.load_from_string(in_halves(content, half, NORMALISED))  # type: ignore[arg-type]
         onnx.checker.check_model(model, full_check=True)
