@@ -104,7 +104,8 @@ def _run(name: str, folder: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"{name}: TensorFlow did not make it within {LONGEST_S:.0f} s") from error
     if done.returncode:
-        raise EngineError(f"{name}: TensorFlow could not make it (exit code {done.returncode}): {done.stderr.strip()[-600:]}")
+        last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise EngineError(f"{name}: TensorFlow could not make it (exit code {done.returncode}): {last[0][:400]}")
 
 
 def _card(name: str, digest: str) -> dict[str, Any]:

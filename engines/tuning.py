@@ -128,6 +128,17 @@ def find(engines_dir: Path, model: str, size: tuple[int, int], goal: Goal) -> Tu
         return None
 
 
+def kept(engines_dir: Path) -> list[Tuning]:
+    """All tunings that can be read."""
+    found = []
+    for path in sorted((engines_dir / "tuned").glob("*.json")):
+        try:
+            found.append(Tuning.model_validate_json(path.read_bytes()))
+        except ValidationError:
+            log.warning("tuning %s cannot be read and does not count", path.name)
+    return found
+
+
 def _place(engines_dir: Path, model: str, size: tuple[int, int], goal: str) -> Path:
     return engines_dir / "tuned" / f"{model.replace('@', '-')}-{size[0]}x{size[1]}-{goal}.json"
 

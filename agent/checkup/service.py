@@ -17,6 +17,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent import settings as settings_module
 from agent.checkup import Check
+from agent.checkup.tunings import tunings
 from agent.errors import SettingsError
 from agent.settings import MqttSettings, Settings
 from agent.uplink.trouble import UNSUPPORTED_VERSION, Trouble, before_answer, from_exception, from_reason
@@ -38,7 +39,7 @@ def read_settings(config: Path | None) -> tuple[Settings | None, Check]:
 
 def service_checks(settings: Settings) -> list[Check]:
     """All of them."""
-    return [*models(settings), broker(settings.mqtt, settings.device.name), web(settings)]
+    return [*models(settings), *tunings(settings), broker(settings.mqtt, settings.device.name), web(settings)]
 
 
 def models(settings: Settings) -> list[Check]:
