@@ -25,6 +25,7 @@ CHOICE = Choice(backend="onnxruntime", unit="cpu", precision="fp32", policy="thr
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     path = tmp_path / "almena.yaml"
+    (tmp_path / "clip.mp4").touch()
     stream = "{name: door, source: {type: video, path: clip.mp4}, tasks: [{type: faces}]}"
     path.write_text(f"state_dir: state\nstreams: [{stream}]\n")
     return load(path)
