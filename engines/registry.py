@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from engines.card import Format
 
 BACKENDS = {
-    "tensorrt": "engines.backends.tensorrt:TensorRtBackend",
     "openvino": "engines.backends.openvino:OpenVinoBackend",
     "onnxruntime": "engines.backends.onnxruntime:OnnxRuntimeBackend",
+    "tensorrt": "engines.backends.tensorrt:TensorRtBackend",
     "litert": "engines.backends.litert:LiteRtBackend",
     "tensorflow": "engines.backends.tensorflow:TensorFlowBackend",
 }

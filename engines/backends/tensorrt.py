@@ -9,9 +9,10 @@ from typing import Any
 
 import tensorrt as trt
 
+from engines.backends import trtexec
 from engines.backends.base import Backend, Build
 from engines.backends.cuda import Gpu, cuda, gpus
-from engines.backends.trt_build import dla_core, new_builder, plan
+from engines.backends.trt_build import dla_core, model_of, new_builder, plan, weakly_typed
 from engines.backends.trt_engine import TensorRtEngine
 from engines.backends.trt_log import LOG
 from engines.base import Engine, EngineError
@@ -78,6 +79,11 @@ class TensorRtBackend(Backend):
                 f"{build.name}: TensorRT {trt.__version__} cannot load {built.name}: {LOG.errors()}; delete it to have it rebuilt"
             )
         return TensorRtEngine(build, cuda(), runtime, engine)
+
+    def cross_check(self, build: Build) -> trtexec.Figures | None:
+        """What TensorRT's own benchmark makes of that build; None where trtexec is not installed. Takes minutes. Raises EngineError."""
+        program = trtexec.find()
+        return trtexec.measure(program, build, model_of(build), weakly_typed(build)) if program else None
 
     def _content(self, build: Build, built: Path) -> bytes:
         """The plan itself. Raises EngineError where another TensorRT made it, or for another device."""

@@ -71,12 +71,17 @@ def _network_flags(build: Build) -> int:
     return flags if weakly_typed(build) else flags | _strong_flag()
 
 
-def _parse(build: Build, network: Any) -> None:
+def model_of(build: Build) -> bytes:
+    """The ONNX file that TensorRT is given: with pre-processing, and in the types that it shall compute in where those decide."""
     content = with_picture_input(build)
-    if not weakly_typed(build) and build.precision != "fp32":
-        content = in_halves(content, "bf16" if build.precision == "bf16" else "fp16", NORMALISED)
+    if weakly_typed(build) or build.precision == "fp32":
+        return content
+    return in_halves(content, "bf16" if build.precision == "bf16" else "fp16", NORMALISED)
+
+
+def _parse(build: Build, network: Any) -> None:
     parser = trt.OnnxParser(network, LOG)
-    if parser.parse(content):
+    if parser.parse(model_of(build)):
         return
     faults = [parser.get_error(index) for index in range(parser.num_errors)]
     told = "; ".join(f"{_node(fault)}: {fault.desc()}" for fault in faults) or LOG.errors()

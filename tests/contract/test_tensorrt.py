@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from engines.backends import trtexec
 from engines.backends.base import IMAGE
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.base import EngineError
@@ -292,6 +293,21 @@ def test_an_error_of_cuda_is_told(here: Simulation, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(here.cuda, "cudaHostAlloc", lambda size, flags: (2, None))
     with pytest.raises(EngineError, match="cudaHostAlloc failed with 2"):
         opened(here.backend, order(small(tmp_path / "small.onnx"), here.backend, unit="gpu"), tmp_path)
+
+
+def test_trtexec_is_asked_where_it_is_installed(here: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = order(small(tmp_path / "small.onnx"), here.backend, unit="gpu", precision="fp16")
+    backend: Any = here.backend
+    monkeypatch.setattr(trtexec, "PLACES", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert backend.cross_check(build) is None
+    program = tmp_path / "trtexec"
+    times = "min = 1 ms, max = 3 ms, mean = 2 ms, median = 2 ms, percentile(99%) = 3 ms"
+    program.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/said\necho 'Throughput: 500 qps\nLatency: {times}\nGPU Compute Time: {times}'\n")
+    program.chmod(0o755)
+    assert backend.cross_check(build) == trtexec.Figures(500.0, 2.0, 3.0, 2.0, 3.0)
+    typed = "--stronglyTyped" if here.backend.version().startswith("11") else "--fp16"
+    assert (tmp_path / "said").read_text().split()[-1] == typed
 
 
 def test_no_gpu_is_told(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
