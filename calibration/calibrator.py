@@ -20,7 +20,7 @@ from calibration.labels import Labelled, read_boxes, read_classes, read_labelled
 from calibration.noise import decibels, measure_of, outputs
 from calibration.quantise import Quantiser
 from calibration.samples import Samples, gather, normalised
-from calibration.sensitivity import sensitivities
+from calibration.sensitivity import quantised_nodes, sensitivities
 from calibration.stills import find_faces, largest
 from calibration.turns import Turns, in_turns
 from engines.available import installed
@@ -43,7 +43,9 @@ log = logging.getLogger(__name__)
 
 KINDS: tuple[Ranges, ...] = ("minmax", "percentile", "entropy")
 MEASURED = 6
-"""Held-out samples on which ranges are compared and nodes measured."""
+"""Held-out samples on which ranges are compared."""
+ONE_BY_ONE = 3
+"""Of those, on how many nodes are measured."""
 NAMED = 5
 """Nodes that a rejection names."""
 Tell = Callable[[str, int, int], None]
@@ -133,7 +135,7 @@ class Calibrator:
 
     def _samples(self, frames: Iterable[Image], labelled: Labelled | None) -> Samples:
         card, reference = self.card, next(iter(self.references.values()))
-        avoid = labelled.pictures if labelled is not None else ()
+        avoid = labelled.marks if labelled is not None else ()
         if card.task == "face-embedding":
             detector = self._detector()
             return gather(card, frames, self.wishes.samples, chips=lambda frame: self._chips(detector, frame), avoid=avoid)
@@ -191,12 +193,14 @@ class Calibrator:
         noise = {kind: measure(reference, outputs(quantiser.quantised(flavour, kind), some)) for kind in kinds}
         ranges = min(noise, key=lambda kind: noise[kind])
         table = sensitivities(
-            quantiser.model, quantiser.quantised(flavour, ranges), some, measure, self.wishes.budget_s,
+            quantiser.model, quantiser.quantised(flavour, ranges), some[:ONE_BY_ONE], measure, self.wishes.budget_s,
             lambda done, total: self.tell(f"{flavour}: nodes one by one", done, total),
         )  # fmt: skip
-        search = _Search(self, quantiser, flavour, ranges, list(table), gate)
+        unmeasured = [node.name for node in quantised_nodes(quantiser.quantised(flavour, ranges)) if node.name not in table]
+        nodes = [*table, *unmeasured]
+        search = _Search(self, quantiser, flavour, ranges, nodes, gate)
         count, file, verdicts = search.run()
-        made = quantiser.quantised(flavour, ranges, list(table)[:count])
+        made = quantiser.quantised(flavour, ranges, nodes[:count])
         first = next(iter(verdicts.values())).accuracy
         target = place(self.card, self.options.engines_dir, flavour)
         calibration = Calibration(
@@ -206,7 +210,7 @@ class Calibrator:
             ranges=ranges,
             frames=len(samples),
             frames_sha256=samples.digest,
-            float_nodes=tuple(table)[:count],
+            float_nodes=tuple(nodes[:count]),
             sensitivity=table,
             sqnr_db=decibels(measure(reference, outputs(made, some))),
             accuracy=first[0] if first else None,
@@ -274,7 +278,7 @@ class _Search:
 
     def run(self) -> tuple[int, Path, dict[str, Verdict]]:
         """How many nodes stay float, the QDQ file, and the verdicts by backend. Raises RejectedError."""
-        most = len(self._nodes) // 2
+        most = len(self._nodes) * 2 // 3
         counts = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), *([most] if most else [])]
         failed = -1
         for count in counts:
@@ -303,7 +307,7 @@ class _Search:
         import onnx
 
         calibrator = self._calibrator
-        calibrator.tell(f"{self._flavour}: gate", count, max(1, len(self._nodes) // 2))
+        calibrator.tell(f"{self._flavour}: gate", count, max(1, len(self._nodes)))
         file = calibrator.folder / f"{self._flavour}-{count}.onnx"
         onnx.save(self._quantiser.quantised(self._flavour, self._ranges, self._nodes[:count]), str(file))
         verdicts = calibrator.judged(file, self._gate)

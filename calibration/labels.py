@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import LabelsError
+from calibration.samples import fingerprint
 from calibration.verification import PairsError, equal_error_rate, read_pairs
 from engines.backends.base import IMAGE
 from engines.base import Engine
@@ -33,10 +34,13 @@ LOWEST = 0.05
 
 
 class Labelled(Protocol):
-    """A labelled set. `pictures` are as the engine takes them; `digest` is of pictures and labels."""
+    """A labelled set. `pictures` are as the engine takes them; `digest` is of pictures and labels; `marks`: fingerprints of the pictures,
+    or of their faces.
+    """
 
     pictures: list[Image]
     digest: str
+    marks: list[int]
 
     def measure(self, engine: Engine) -> dict[str, float]:
         """The metrics, the most telling one first, each 0..1: `eer` is better small, all others large."""
@@ -51,6 +55,7 @@ class Classes:
     pictures: list[Image]
     truth: NDArray[np.int64]
     digest: str
+    marks: list[int]
 
     def measure(self, engine: Engine) -> dict[str, float]:
         """The share of right answers."""
@@ -66,6 +71,7 @@ class Boxes:
     pictures: list[Image]
     truth: list[F32]
     digest: str
+    marks: list[int]
 
     def measure(self, engine: Engine) -> dict[str, float]:
         """The average precision at an IoU of 0.5."""
@@ -83,6 +89,7 @@ class Pairs:
     same: NDArray[np.bool_]
     threshold: float
     digest: str
+    marks: list[int]
 
     def measure(self, engine: Engine) -> dict[str, float]:
         """Accuracy at the card's operating point, and the equal error rate."""
@@ -104,14 +111,16 @@ def read_classes(card: ModelCard, decoder: ClassificationDecoder, folder: Path) 
     if unknown:
         raise LabelsError(f"{folder}: {unknown[0]!r} is no label of {card.name}; they are {', '.join(card.labels)}")
     width, height = card.input.sizes[0]
-    pictures, truth = [], []
+    pictures, truth, marks = [], [], []
     for place, label in enumerate(card.labels):
         for path in sorted(entry for entry in (folder / label).glob("*") if entry.suffix.lower() in PICTURES):
-            pictures.append(fed(read_picture(path), card.input, width, height))
+            picture = read_picture(path)
+            pictures.append(fed(picture, card.input, width, height))
             truth.append(place)
+            marks.append(fingerprint(picture))
     if not pictures:
         raise LabelsError(f"{folder} holds no picture in folders named {', '.join(card.labels)}")
-    return Classes(decoder, pictures, np.array(truth, np.int64), _digest(pictures, truth))
+    return Classes(decoder, pictures, np.array(truth, np.int64), _digest(pictures, truth), marks)
 
 
 def read_boxes(card: ModelCard, decoder: DetectionDecoder, path: Path) -> Boxes:
@@ -122,12 +131,14 @@ def read_boxes(card: ModelCard, decoder: DetectionDecoder, path: Path) -> Boxes:
     if not listed:
         raise LabelsError(f"{path} lists no picture")
     width, height = card.input.sizes[0]
-    pictures, truth = [], []
+    pictures, truth, marks = [], [], []
     for name, boxes in listed.items():
-        canvas, placed = letterbox(read_picture(path.parent / name), width, height, card.input.pad)
+        picture = read_picture(path.parent / name)
+        marks.append(fingerprint(picture))
+        canvas, placed = letterbox(picture, width, height, card.input.pad)
         pictures.append(canvas)
         truth.append(placed.to_canvas(np.array(boxes, np.float32).reshape(-1, 2, 2)).reshape(-1, 4))
-    return Boxes(decoder, pictures, truth, _digest(pictures, [boxes.tolist() for boxes in truth]))
+    return Boxes(decoder, pictures, truth, _digest(pictures, [boxes.tolist() for boxes in truth]), marks)
 
 
 def read_labelled_pairs(card: ModelCard, decoder: EmbeddingDecoder, path: Path, chip: Callable[[Image], Image | None]) -> Pairs:
@@ -146,7 +157,8 @@ def read_labelled_pairs(card: ModelCard, decoder: EmbeddingDecoder, path: Path, 
     same = np.array([pair.same for pair in pairs])
     threshold = card.thresholds.verify
     assert threshold is not None
-    return Pairs(decoder, pictures, places, same, threshold, _digest(pictures, [places.tolist(), same.tolist()]))
+    digest = _digest(pictures, [places.tolist(), same.tolist()])
+    return Pairs(decoder, pictures, places, same, threshold, digest, [fingerprint(face) for face in pictures])
 
 
 def average_precision(found: Sequence[tuple[F32, F32]], truth: Sequence[F32]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 ACTIVATIONS = ("Relu", "Clip")
+PASSING = ("Flatten", "MaxPool", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def free(graph: Any, original: Any, float_nodes: Collection[str]) -> None:
@@ -27,6 +28,17 @@ def free(graph: Any, original: Any, float_nodes: Collection[str]) -> None:
         if first is not None and first.op_type == QUANTISE and first.input[0] in makers:
             _rename(graph, value.name, makers[first.input[0]], first, second)
     _drop_unread(graph)
+    while passing := _passing_float(graph):
+        for node in passing:
+            graph.initializer.extend(_set_free(node, twins[node.name], makers, weights))
+        _drop_unread(graph)
+
+
+def _passing_float(graph: Any) -> list[Any]:
+    """Nodes that only pass on what they read, from a pair, to none."""
+    read = {name for node in graph.node if node.op_type == DEQUANTISE for name in node.output}
+    quantised = {node.input[0] for node in graph.node if node.op_type == QUANTISE}
+    return [node for node in graph.node if node.op_type in PASSING and node.input[0] in read and node.output[0] not in quantised]
 
 
 def _set_free(node: Any, twin: Any, makers: dict[str, Any], weights: dict[str, Any]) -> Iterable[Any]:

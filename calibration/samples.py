@@ -45,12 +45,13 @@ def gather(
     count: int,
     chips: Callable[[Image], Sequence[Image]] | None = None,
     faces: Callable[[Image], bool] | None = None,
-    avoid: Collection[Image] = (),
+    avoid: Collection[int] = (),
 ) -> Samples:
     """At most `count` samples of variety out of `frames`, (H, W, 3) uint8 BGR each. Raises SamplesError.
 
     `chips`: for embedders, the aligned faces of a frame. `faces`: for detectors, whether the FP32 model finds a face in a sample; those
-    with a face are told from those without, so that both are in each part. `avoid`: labelled pictures, whose like is left out.
+    with a face are told from those without, so that both are in each part. `avoid`: fingerprints of labelled pictures, or of their
+    faces, whose like is left out.
     """
     seen = 0
 
@@ -60,7 +61,7 @@ def gather(
             seen += 1
             yield frame
 
-    chosen = choose(_shaped(card, counted(), chips), count, [fingerprint(picture) for picture in avoid])
+    chosen = choose(_shaped(card, counted(), chips), count, avoid)
     if not seen:
         raise SamplesError(f"{card.name}: there is no picture to calibrate with")
     what = "faces" if card.task == "face-embedding" else "pictures"
@@ -84,15 +85,15 @@ def gather(
     return Samples(ranges, held_out, seen, digest)
 
 
-def choose(pictures: Iterable[Image], count: int, avoid: Sequence[int] = ()) -> list[Image]:
-    """At most `count` of `pictures`, near-duplicates and the like of `avoid` left out, the most different ones first.
+def choose(pictures: Iterable[tuple[int, Image]], count: int, avoid: Collection[int] = ()) -> list[Image]:
+    """At most `count` of `pictures`, with a fingerprint each; near-duplicates and the like of `avoid` left out, the most different first.
 
     Greedy k-centre (Gonzalez 1985) on thumbnails. At most twice as many are held in memory: when those are full, they are thinned out.
     """
-    known = np.array(avoid, np.uint64)
+    known = np.array(list(avoid), np.uint64)
     pool: list[Image] = []
-    for picture in pictures:
-        mark = np.uint64(fingerprint(picture))
+    for number, picture in pictures:
+        mark = np.uint64(number)
         if len(known) and _apart(known, mark).min() <= ALIKE:
             continue
         known = np.append(known, mark)
@@ -117,19 +118,21 @@ def normalised(picture: Image, feed: ModelInput) -> F32:
     return np.ascontiguousarray(values.transpose(2, 0, 1) if feed.layout == "NCHW" else values, np.float32)[None]
 
 
-def _shaped(card: ModelCard, frames: Iterable[Image], chips: Callable[[Image], Sequence[Image]] | None) -> Iterator[Image]:
-    """What the model would get of each frame. Frames like one before are left out before faces are looked for in them."""
+def _shaped(card: ModelCard, frames: Iterable[Image], chips: Callable[[Image], Sequence[Image]] | None) -> Iterator[tuple[int, Image]]:
+    """What the model would get of each frame, with the fingerprint of the frame or of the face.
+
+    Faces are not looked for in frames like one before.
+    """
     width, height = card.input.sizes[0]
     known = np.zeros(0, np.uint64)
     for frame in frames:
+        mark = fingerprint(frame)
         if chips is None:
             is_detector = card.task == "face-detection"
-            yield letterbox(frame, width, height, card.input.pad)[0] if is_detector else fed(frame, card.input, width, height)
-            continue
-        mark = np.uint64(fingerprint(frame))
-        if not len(known) or _apart(known, mark).min() > ALIKE:
-            known = np.append(known, mark)
-            yield from chips(frame)
+            yield mark, letterbox(frame, width, height, card.input.pad)[0] if is_detector else fed(frame, card.input, width, height)
+        elif not len(known) or _apart(known, np.uint64(mark)).min() > ALIKE:
+            known = np.append(known, np.uint64(mark))
+            yield from ((fingerprint(chip), chip) for chip in chips(frame))
 
 
 def _apart(marks: NDArray[np.uint64], mark: np.uint64) -> NDArray[np.int64]:
