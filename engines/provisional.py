@@ -17,8 +17,6 @@ from engines.errors import ModelFileError
 from engines.fetch import several
 from engines.files import sha256, sha256_of
 
-_SEEN_DTYPES = ("float32", "uint8", "int8")
-
 
 @dataclass(frozen=True, slots=True)
 class Provisional:
@@ -70,8 +68,11 @@ def _picture(path: Path, tensors: Tensors, size: tuple[int, int] | None) -> tupl
     if len(tensors.inputs) != 1 or len(tensors.inputs[0].shape) != 4:
         raise ModelFileError(f"{path.name} has the inputs {named}, not one picture of four dimensions; export it with that input alone")
     (only,) = tensors.inputs
-    if only.dtype not in _SEEN_DTYPES:
-        raise ModelFileError(f"{path.name}: input {only.name!r} is {only.dtype}; known are {', '.join(_SEEN_DTYPES)}: export it in float32")
+    if only.dtype != "float32":
+        raise ModelFileError(
+            f"{path.name}: input {only.name!r} is {only.dtype}, and what its numbers mean cannot be guessed:"
+            " export it with a float32 input, or write a card (docs/engines.md)"
+        )
     last, second = only.shape[3] in (1, 3), only.shape[1] in (1, 3)
     if last == second:
         raise ModelFileError(

@@ -14,6 +14,9 @@ from engines.card import Format, ModelInput
 IMAGE = "image"
 """The name of a built engine's one input: (batch, height, width, channels) uint8, blue-green-red or grey."""
 
+FLOAT_INPUT = "only LiteRT feeds quantised inputs: choose backend litert, or export the model with a float32 input"
+"""What to do about a model whose input is of integers."""
+
 Policy = Literal["throughput", "latency"]
 Flavour = Literal["u8s8", "s8s8"]
 """Of QDQ files: unsigned activations, or symmetric signed ones."""

@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from engines.backends.base import IMAGE, Backend, Build
+from engines.backends.base import FLOAT_INPUT, IMAGE, Backend, Build
 from engines.backends.pool import Pool
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.card import IR
@@ -81,6 +81,10 @@ class OpenVinoBackend(Backend):
     def _prepared(self, model: Any, build: Build) -> Any:
         if len(model.inputs) != 1:
             raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.inputs)} inputs, not one picture")
+        only = model.inputs[0]
+        if not only.get_element_type().is_real():
+            kind = only.get_element_type().to_string()
+            raise ModelFileError(f"{build.name}: input {only.get_any_name()!r} of {build.model.name} is {kind}; {FLOAT_INPUT}")
         height, width, planar = build.height, build.width, build.input.layout == "NCHW"
         channels = build.input.channels
         batch = ov.Dimension(build.batch) if build.least is None else ov.Dimension(build.least, build.batch)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.base import IMAGE, Backend, Build
+from engines.backends.base import FLOAT_INPUT, IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.errors import MissingRuntimeError, ModelFileError
 
@@ -60,7 +60,9 @@ class TensorFlowBackend(Backend):
         tf = tensorflow()
         loaded = _loaded(build, build.model)
         own = _signature(build, loaded)
-        (name,) = own.structured_input_signature[1]
+        ((name, only),) = own.structured_input_signature[1].items()
+        if not only.dtype.is_floating:
+            raise ModelFileError(f"{build.name}: input {name!r} of {build.model.name} is {only.dtype.name}; {FLOAT_INPUT}")
         shape = (build.batch, build.height, build.width, build.input.channels)
 
         served = tf.Module()

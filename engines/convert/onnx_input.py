@@ -9,11 +9,14 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.backends.base import IMAGE, Build
+from engines.backends.base import FLOAT_INPUT, IMAGE, Build
 from engines.errors import ModelFileError
 
 NORMALISED = "almena_normalised"
 """The tensor that the model itself begins with."""
+
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def with_picture_input(build: Build) -> bytes:
@@ -28,7 +31,10 @@ def with_picture_input(build: Build) -> bytes:
         raise ModelFileError(f"{build.name}: {build.model.name} is not a valid ONNX file; delete it and fetch it again") from error
     if len(model.graph.input) != 1:
         raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.graph.input)} inputs, not one picture")
-    own = model.graph.input[0].name
+    own, kind = model.graph.input[0].name, model.graph.input[0].type.tensor_type.elem_type
+    if kind not in _FLOATS:
+        name = TensorProto.DataType.Name(kind).lower()
+        raise ModelFileError(f"{build.name}: input {own!r} of {build.model.name} is {name}; {FLOAT_INPUT}")
     batch = build.batch if build.least is None else "N"
     nodes, weights = _steps(build, NORMALISED)
     body = list(model.graph.node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,16 @@ def test_a_wrong_card_is_told(build: Callable[..., Any], small_models: Path, tmp
     assert result.exit_code in (1, 2)
     assert message in " ".join(result.stderr.split())
     assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_quantised_input_is_refused_where_it_would_be_fed_wrongly(
+    build: Callable[..., Any], small_models: Path, tmp_path: Path, backend: str
+) -> None:
+    path = write_card(tmp_path / "network.yaml", small_models / "network-int8.tflite", "tflite")
+    result = build(path, "--backend", backend)
+    assert result.exit_code == 1
+    assert re.search(r"network: input '\S+' of network-\S+ is u(int)?8; only LiteRT feeds quantised", " ".join(result.stderr.split()))
 
 
 def test_an_output_that_the_model_lacks_is_told_with_those_it_has(build: Callable[..., Any], small_models: Path, tmp_path: Path) -> None:
