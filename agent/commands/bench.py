@@ -15,7 +15,7 @@ import httpx
 import typer
 import yaml
 
-from agent.commands import bench_engine, bench_matrix
+from agent.commands import bench_engine, bench_http, bench_matrix
 from agent.errors import AlmenaError
 from engines.card import card
 
@@ -32,6 +32,7 @@ def bench() -> None:
 
 app.command()(bench_engine.engine)
 app.command()(bench_matrix.matrix)
+app.command()(bench_http.http)
 
 
 @app.command()

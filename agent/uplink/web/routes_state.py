@@ -65,6 +65,11 @@ def state_router(context: WebContext, vision: VisionClient) -> APIRouter:
         """The engines in use with their passports, and why each was chosen."""
         return await vision.forward("GET", "/engines")
 
+    @router.get("/inference")
+    async def inference() -> Response:
+        """The models that are served under /v2 and /v1: state, engines, queue, requests by how they ended, latencies."""
+        return await vision.forward("GET", "/inference")
+
     @router.get("/performance")
     async def performance() -> Response:
         """Counters and latencies of each stream's stages."""
@@ -118,7 +123,8 @@ def probes_router(context: WebContext, vision: VisionClient) -> APIRouter:
         streams = await _or_none(lambda: vision.get("/streams"))
         figures = await _or_none(lambda: vision.get("/metrics")) or {}
         lanes = await run_in_threadpool(context.outbox.stats)
-        scrape = Snapshot(streams, figures, lanes, context.broker.as_dict(), context.telemetry())
+        models = await _or_none(lambda: vision.get("/inference")) or ()
+        scrape = Snapshot(streams, figures, lanes, context.broker.as_dict(), context.telemetry(), models)
         return Response(scrape.text(), media_type="text/plain; version=0.0.4")
 
     return router
