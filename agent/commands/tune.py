@@ -66,12 +66,13 @@ def tune(
     settings = settings_of(config)
     options = engine_options(settings)
     wanted = Wanted(policy or settings.engines.policy, seconds(budget), batch, backend_names(backends))
-    found = [_one(card, options, wanted) for card in cards(models or list(chosen_models(settings)), options)]
+    found = []
+    for card in cards(models or list(chosen_models(settings)), options):
+        found.append(_one(card, options, wanted))
+        if not as_json:
+            _print(found[-1])
     if as_json:
         print(json.dumps({"tunings": [_record(tuned) for tuned in found]}, indent=2))
-    else:
-        for tuned in found:
-            _print(tuned)
 
 
 def _one(card: ModelCard, options: EngineOptions, wanted: Wanted) -> Tuned:
@@ -162,7 +163,7 @@ def _print(tuned: Tuned) -> None:
     from calibration.tuner import UNITS, shown
 
     goal, console = tuned.tuning.goal, wide_console()
-    table = Table("backend", "unit", "precision", "built for", "threads", "streams", "batch", UNITS[goal], "cost", box=None)
+    table = Table("backend", "unit", "precision", "built for", "threads", "streams", "batch", UNITS[goal], "relative", box=None)
     for row in sorted((row for row in tuned.rows if row.cost is not None), key=lambda one: one.relative or 0.0):
         choice = row.choice
         way = (choice.backend, choice.unit, choice.precision, choice.policy, choice.threads or "", choice.streams or "", choice.batch)
