@@ -159,15 +159,18 @@ def told() -> Iterator[None]:
 
 @contextmanager
 def steps(title: str) -> Iterator[tuple[Stage, Callable[[str, int, int | None], None]]]:
-    """What to call when a step begins and while files are fetched, told on stderr: a line for each step, with the seconds it took."""
+    """What to call when a step begins and while files are fetched, told on stderr: a line for each step, on a terminal with its seconds."""
     columns = SpinnerColumn(finished_text="·"), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    console, name = Console(stderr=True), Path(title).name
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         running: list[TaskID] = []
 
         def stage(step: Step) -> None:
             for task in running:
                 bars.update(task, total=1, completed=1)
-            running[:] = [bars.add_task(f"{Path(title).name}: {STEPS[step]}", total=None)]
+            running[:] = [bars.add_task(f"{name}: {STEPS[step]}", total=None)]
+            if not console.is_terminal:
+                console.print(f"{name}: {STEPS[step]}", soft_wrap=True, highlight=False)
 
         def show(what: str, done: int, total: int | None) -> None:
             if running:
