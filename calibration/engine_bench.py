@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from calibration.bare import Bare, bare, tensorflow_signature
+from calibration.loadgen import loadgen
 from calibration.power import PowerMeter, cost
 from calibration.scenarios import Runner, multi_stream, noise, offline, runner, single_stream, warm
 from engines.backends.base import IMAGE
@@ -50,12 +51,15 @@ class EngineBench:
         self._runner = runner(self.engine)
         warm(self._runner)
 
-    def run(self, meter: PowerMeter, tariff: float | None, against_tensorflow: bool, told: Told) -> dict[str, Any]:
+    def run(self, meter: PowerMeter, tariff: float | None, against_tensorflow: bool, with_loadgen: bool, told: Told) -> dict[str, Any]:
         """All figures, as JSON."""
         with ExitStack() as stack:
             stack.callback(self.engine.close)
             told("scenarios")
             found = self._identity() | {"scenarios": self._scenarios(), "transfers": self._transfers()}
+            if with_loadgen:
+                told("LoadGen")
+                found["loadgen"] = loadgen(self._runner, found["scenarios"]["offline"]["result_per_second"], self._seconds)
             told("the runtime's own loops")
             found["overhead"] = self._overhead()
             if against_tensorflow:

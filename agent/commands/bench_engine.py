@@ -21,6 +21,7 @@ def engine(
     streams: Annotated[int | None, typer.Option(min=1, help="Calls at once.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=256, help="Pictures in a call; default: that of the tuning, or 1.")] = None,
     against: Annotated[Literal["tensorflow"] | None, typer.Option(help="Beside TensorFlow's own SavedModel signature, in turns.")] = None,
+    loadgen: Annotated[bool, typer.Option("--loadgen", help="Drive the scenarios with MLCommons' LoadGen, too.")] = False,
     seconds: Annotated[float, typer.Option(min=0.05, help="Of each measurement.")] = 1.0,
     repeats: Annotated[int, typer.Option(min=1, max=50, help="Rounds; medians count.")] = 5,
     tariff: Annotated[float | None, typer.Option(min=0, help="Price of a kWh.")] = None,
@@ -50,7 +51,7 @@ def engine(
     choice = Workshop(card, options).choice.model_copy(update={"streams": streams}) if streams else None
     with Console(stderr=True).status(card.name) as status:
         bench = EngineBench(card, options, choice, batch, seconds, repeats)
-        found = bench.run(power_meter(), tariff, against is not None, lambda what: status.update(f"{card.name}: {what}"))
+        found = bench.run(power_meter(), tariff, against is not None, loadgen, lambda what: status.update(f"{card.name}: {what}"))
     print(json.dumps(found, indent=2) if as_json else _text(found, tariff))
 
 
@@ -64,6 +65,7 @@ def _text(found: dict[str, Any], tariff: float | None) -> str:
         f"SingleStream: p90 {single['result_p90_ms']:.3f} ms (p50 {single['p50_ms']:.3f}, p99 {single['p99_ms']:.3f})",
         f"MultiStream:  p99 {multi['result_p99_ms']:.3f} ms for 8 images (p50 {multi['p50_ms']:.3f})",
         f"Offline:      {whole['result_per_second']:.1f} images/s",
+        *_loadgen(found.get("loadgen")),
         *_transfers(found["transfers"]),
         *_overhead(found["overhead"]),
         *_against(found.get("against")),
@@ -71,6 +73,15 @@ def _text(found: dict[str, Any], tariff: float | None) -> str:
         "In the words of MLPerf Inference, but shorter than its rules ask for: these are no MLPerf results.",
     ]
     return "\n".join(lines)
+
+
+def _loadgen(found: dict[str, float] | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        f"by LoadGen:   SingleStream p90 {found['single_stream_p90_ms']:.3f} ms, MultiStream p99 {found['multi_stream_p99_ms']:.3f} ms,"
+        f" Offline {found['offline_per_second']:.1f} images/s"
+    ]
 
 
 def _transfers(found: dict[str, Any]) -> list[str]:

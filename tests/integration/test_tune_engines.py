@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from typer.testing import CliRunner
 from agent.commands import bench as command
 from agent.commands.tune import settings_of
 from agent.vision.face_kit import FaceKit
+from calibration.loadgen import loadgen
+from calibration.scenarios import Runner
 from calibration.tuner import Tuned, Tuner
 from calibration.zoo import SPECS, cards_of, ensure_zoo
 from engines.base import EngineError
 from engines.card import card
+from engines.errors import MissingRuntimeError
 from engines.model import BATCH, Classifier, EngineOptions, Workshop, load_embedder
 from engines.tuning import Goal
 
@@ -100,6 +104,25 @@ def test_an_engine_beside_its_bare_runtime(config: Path, backend: str, policy: s
     assert 0.2 < found["overhead"]["call"]["ratio"] < 5
     assert 0.2 < found["overhead"]["throughput"]["ratio"] < 5
     assert "not available" in found["energy"]["missing"] or found["energy"]["joules_per_inference"] > 0
+
+
+def test_loadgen_drives_the_same_engine() -> None:
+    calls: list[int] = []
+    what = Runner(lambda: calls.append(1), 2, 2)
+    if platform.machine() != "x86_64":
+        with pytest.raises(MissingRuntimeError, match="almena\\[loadgen"):
+            loadgen(what, 1000.0, 0.1)
+        return
+    found = loadgen(what, 1000.0, 0.1)
+    assert found.keys() == {"single_stream_p90_ms", "multi_stream_p99_ms", "offline_per_second"}
+    assert min(found.values()) > 0
+    assert len(calls) > 50
+
+    def fail() -> None:
+        raise EngineError("out of order")
+
+    with pytest.raises(EngineError, match="out of order"):
+        loadgen(Runner(fail, 1, 1), 1000.0, 0.05)
 
 
 def test_the_tuned_engine_is_what_is_measured_when_nothing_is_asked_for(config: Path, tunings: dict[str, Tuned]) -> None:
