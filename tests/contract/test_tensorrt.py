@@ -328,3 +328,13 @@ def test_sixteen_bits_change_little(tmp_path: Path, cache_dir: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
         assert {value.type.tensor_type.elem_type for value in model.graph.output} == {onnx.TensorProto.FLOAT}
         assert kind in {weight.data_type for weight in model.graph.initializer}
+
+
+@pytest.mark.parametrize(("scale", "cast"), [(2.0**-15, True), (2.0**-18, False)])
+def test_scales_that_sixteen_bits_cannot_hold_stay_as_they_are(tmp_path: Path, scale: float, cast: bool) -> None:
+    model = onnx.load(str(quantised(tmp_path / "qdq.onnx")))
+    (held,) = [weight for weight in model.graph.initializer if weight.name == "ws"]
+    held.CopyFrom(numpy_helper.from_array(np.float32(scale), "ws"))
+    (tmp_path / "qdq.onnx").write_bytes(model.SerializeToString())
+    content = with_picture_input(order(tmp_path / "qdq.onnx", OnnxRuntimeBackend(), precision="int8"))
+    assert (in_halves(content, "fp16", NORMALISED) != content) == cast
