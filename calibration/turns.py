@@ -12,7 +12,7 @@ import numpy as np
 from engines.backends.base import IMAGE
 from engines.base import Engine
 
-ROUNDS, ROUND_S = 7, 0.3
+ROUNDS, ROUND_S = 5, 0.3
 
 
 @dataclass(frozen=True, slots=True)
