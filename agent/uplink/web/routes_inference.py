@@ -101,7 +101,7 @@ def paths() -> dict[str, Any]:
 def _get(summary: str, named: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "tags": ["inference"],
-        "summary": summary,
+        "description": summary,
         "parameters": _named(named),
         "responses": _responses((404, 503) if named else (503,)),
     }
@@ -110,7 +110,7 @@ def _get(summary: str, named: tuple[str, ...] = ()) -> dict[str, Any]:
 def _post(summary: str, named: tuple[str, ...], content: dict[str, Any]) -> dict[str, Any]:
     return {
         "tags": ["inference"],
-        "summary": summary,
+        "description": summary,
         "parameters": _named(named),
         "requestBody": {"required": True, "content": content},
         "responses": _responses(tuple(_REFUSALS)),

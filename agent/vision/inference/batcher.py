@@ -226,21 +226,22 @@ class Batcher:
     def _answer(self, request: _Request) -> None:
         parts = [request.parts[start] for start in sorted(request.parts)]
         outputs = parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        try:
-            request.answer.set_result(outputs)
-        except InvalidStateError:  # cancelled, or failed by another of its slices
-            return
-        self._times.add("total", time.monotonic() - request.came)
-        self.count("ok")
+        with self._changed:
+            try:
+                request.answer.set_result(outputs)
+            except InvalidStateError:  # cancelled, or failed by another of its slices
+                return
+            self._times.add("total", time.monotonic() - request.came)
+            self._results["ok"] += 1
 
     def _fail(self, request: _Request, error: InferenceError, result: str) -> None:
         with self._changed:
             self._remove(request)
-        try:
-            request.answer.set_exception(error)
-        except InvalidStateError:
-            return
-        self.count(result)
+            try:
+                request.answer.set_exception(error)
+            except InvalidStateError:
+                return
+            self._results[result] += 1
 
 
 def worth(one: Sized, many: Sized) -> int:

@@ -150,7 +150,7 @@ def _only_input(request: dict[str, Any]) -> dict[str, Any]:
 
 def _tensor(tensor: dict[str, Any], tail: memoryview, binary: bool, signature: Signature) -> NDArray[np.uint8]:
     kind, shape = tensor.get("datatype"), _shape(tensor.get("shape"))
-    if kind not in TAKEN:
+    if not isinstance(kind, str) or kind not in TAKEN:
         raise InferenceError(400, f"input {IMAGE!r} must be of datatype {' or '.join(TAKEN)}, not {str(kind)[:40]}")
     checked_shape(shape, signature)
     size = _parameters(tensor).get("binary_data_size")
