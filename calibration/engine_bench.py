@@ -14,7 +14,7 @@ from typing import Any
 from calibration.bare import Bare, bare, tensorflow_signature
 from calibration.loadgen import loadgen
 from calibration.power import PowerMeter, cost
-from calibration.scenarios import Runner, multi_stream, noise, offline, runner, single_stream, warm
+from calibration.scenarios import Runner, multi_stream, noise, offline, runner, side_by_side, single_stream, warm
 from engines.backends.base import IMAGE
 from engines.base import EngineError
 from engines.card import ModelCard
@@ -25,6 +25,8 @@ GOAL_RATIO, GOAL_US = 0.05, 50.0
 """Almena's call costs at most so much over the runtime's own: the share, or the microseconds."""
 HOST_MEMORY = "nothing is transferred: the processor computes in the host's memory"
 CALLS = 20
+PARTS = 4
+"""Turns into which a round of throughput is cut."""
 Told = Callable[[str], None]
 
 
@@ -120,12 +122,12 @@ class EngineBench:
         plain = Runner(yardstick.call, self.batch, 1)
         calls: list[tuple[float, float]] = []
         rates: list[tuple[float, float]] = []
-        for number in range(self._repeats):
-            turns = [self._runner, plain] if number % 2 == 0 else [plain, self._runner]
-            times = {id(turn): single_stream(turn, self._seconds).p50_ms for turn in turns}
-            calls.append((times[id(self._runner)], times[id(plain)]))
-            own = offline(self._runner, self._seconds).per_second
-            rates.append((own, 1 / yardstick.loop(max(self.batch, math.ceil(own * self._seconds)))))
+        for _ in range(self._repeats):
+            mine, theirs = side_by_side(self._runner, plain, self._seconds)
+            calls.append((mine.p50_ms, theirs.p50_ms))
+            for _ in range(PARTS):
+                own = offline(self._runner, self._seconds / PARTS).per_second
+                rates.append((own, 1 / yardstick.loop(max(self.batch, math.ceil(own * self._seconds / PARTS)))))
         extra = 1e3 * median(mine - theirs for mine, theirs in calls)
         ratio = median(mine / theirs for mine, theirs in calls)
         return {

@@ -21,6 +21,7 @@ from engines.base import Engine
 
 MULTI_STREAM_SAMPLES = 8
 LEAST_CALLS = 3
+BLOCK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,22 @@ def single_stream(what: Runner, seconds: float, least: int = LEAST_CALLS) -> Lat
         what.call()
         times.append(perf_counter() - started)
     return Latency.of(times)
+
+
+def side_by_side(one: Runner, other: Runner, seconds: float) -> tuple[Latency, Latency]:
+    """Single calls of both in short blocks that alternate, so that what else the machine does meets both alike; `seconds` for each."""
+    times: tuple[list[float], list[float]] = ([], [])
+    end = perf_counter() + 2 * seconds
+    while len(times[1]) < LEAST_CALLS or perf_counter() < end:
+        for what, taken in zip((one, other), times, strict=True):
+            block_end = perf_counter() + BLOCK_S
+            while True:
+                started = perf_counter()
+                what.call()
+                taken.append(perf_counter() - started)
+                if perf_counter() >= block_end:
+                    break
+    return Latency.of(times[0]), Latency.of(times[1])
 
 
 def multi_stream(what: Runner, seconds: float, least: int = LEAST_CALLS) -> Latency:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibration import scenarios
-from calibration.scenarios import Latency, Runner, multi_stream, offline, runner, single_stream
+from calibration.scenarios import Latency, Runner, multi_stream, offline, runner, side_by_side, single_stream
 from engines.backends.base import Build
 from engines.errors import EngineError
 from tests.fakes.paced import CLOCK, FEED, PacedEngine
@@ -85,6 +85,18 @@ def test_a_call_that_fails_ends_the_measurement(scenario: object) -> None:
     assert callable(scenario)
     with pytest.raises(EngineError, match="out of order"):
         scenario(Runner(call, 1, 2), 0.1)
+
+
+def test_two_that_are_compared_alternate_in_blocks() -> None:
+    order: list[str] = []
+
+    def call(name: str, milliseconds: float) -> None:
+        CLOCK.now += milliseconds / 1e3
+        order.append(name)
+
+    one, other = side_by_side(Runner(lambda: call("a", 5), 1, 1), Runner(lambda: call("b", 10), 1, 1), 0.1)
+    assert (one.p50_ms, other.p50_ms) == pytest.approx((5, 10), rel=0.01)
+    assert "".join(order).startswith("aaaabbaaaabb")
 
 
 def test_percentiles() -> None:
