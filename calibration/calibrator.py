@@ -17,7 +17,7 @@ import numpy as np
 from calibration.errors import CalibrationError, SamplesError
 from calibration.gate import Gate, Verdict
 from calibration.labels import Labelled, read_boxes, read_classes, read_labelled_pairs
-from calibration.noise import decibels, measure_of, outputs
+from calibration.noise import decibels, measure_of, outputs, raw_noise
 from calibration.quantise import Quantiser
 from calibration.samples import Samples, gather, normalised
 from calibration.sensitivity import quantised_nodes, sensitivities
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KINDS: tuple[Ranges, ...] = ("minmax", "percentile", "entropy")
-MEASURED = 6
+MEASURED = 12
 """Held-out samples on which ranges are compared."""
-ONE_BY_ONE = 3
+ONE_BY_ONE = 6
 """Of those, on how many nodes are measured."""
 NAMED = 5
 """Nodes that a rejection names."""
@@ -212,7 +212,7 @@ class Calibrator:
             frames_sha256=samples.digest,
             float_nodes=tuple(nodes[:count]),
             sensitivity=table,
-            sqnr_db=decibels(measure(reference, outputs(made, some))),
+            sqnr_db=decibels(raw_noise(reference, outputs(made, some))),
             accuracy=first[0] if first else None,
             more=first[1:],
             made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.card import ModelCard
-from engines.decoders.base import DetectionDecoder
+from engines.decoders.base import MOST, DetectionDecoder, suppress
 from engines.registry import DECODERS, resolve
 from engines.results import F32
 
 Outputs = Sequence[Mapping[str, F32]]
 """By sample, by output."""
 Measure = Callable[[Outputs, Outputs], float]
-"""Noise over signal, as powers, of a candidate's outputs (second) against the FP32 model's (first)."""
+"""How far a candidate's outputs (second) are from the FP32 model's (first), as a power: twice as far is four times as much."""
 
 
 def outputs(model: Any, samples: Sequence[F32]) -> list[dict[str, F32]]:
@@ -30,18 +31,17 @@ def outputs(model: Any, samples: Sequence[F32]) -> list[dict[str, F32]]:
 
 
 def measure_of(card: ModelCard) -> Measure:
-    """For detectors the noise of scores and faces, for all other models that of the raw outputs."""
+    """For detectors how far faces move, in units of what the card allows; for all other models the noise of the raw outputs."""
     if card.task != "face-detection":
         return raw_noise
     kind = resolve(DECODERS, card.decoder.name, "decoder")
     width, height = card.input.sizes[0]
     decoder: DetectionDecoder = kind(kind.Params(**card.decoder.params), height, width)
-    threshold = (card.thresholds.score or 0.0) / 2
-    return lambda reference, candidate: _detector_noise(decoder, threshold, reference, candidate)
+    return lambda reference, candidate: _detector_noise(card, decoder, reference, candidate)
 
 
 def raw_noise(reference: Outputs, candidate: Outputs) -> float:
-    """Of each output over all samples; the mean over the outputs."""
+    """Noise over signal of each output over all samples; the mean over the outputs."""
     shares = [_share([given[name] for given in reference], [given[name] for given in candidate]) for name in reference[0]]
     return float(np.mean(shares))
 
@@ -59,17 +59,28 @@ def _share(reference: Sequence[F32], candidate: Sequence[F32]) -> float:
     return noise / max(power, 1e-30)
 
 
-def _detector_noise(decoder: DetectionDecoder, threshold: float, reference: Outputs, candidate: Outputs) -> float:
-    """Of the scores of all cells, plus, at the cells that FP32 takes for a face, the mean squared shift of corners and landmarks in
-    units of the box's sides. What a detector says of the geometry of cells without a face is arbitrary.
+def _detector_noise(card: ModelCard, decoder: DetectionDecoder, reference: Outputs, candidate: Outputs) -> float:
+    """Where FP32 finds a face, the mean squares of the change of its score and of the shift of its corners and landmarks in sides of the
+    box. What a detector says of all other cells' geometry is arbitrary. Without any face: the noise of the scores.
     """
-    scores = _share([decoder.scores(given) for given in reference], [decoder.scores(given) for given in candidate])
-    shifts: list[F32] = []
+    allowed_score, allowed_shift = card.allowance.score or 1.0, 1.0 - (card.allowance.overlap or 0.0)
+    found: list[F32] = []
     for given, other in zip(reference, candidate, strict=True):
-        cells = np.flatnonzero(decoder.scores(given) >= threshold)
+        cells = _faces(decoder, card.thresholds.score or 0.0, given)
         if len(cells):
             (boxes, marks), (moved, moved_marks) = decoder.cells(given, cells), decoder.cells(other, cells)
             sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)[:, None]
             points = np.concatenate([(moved - boxes).reshape(-1, 2, 2), moved_marks - marks], 1) / sides
-            shifts.append(np.square(points).mean((1, 2)))
-    return scores + (float(np.concatenate(shifts).mean()) if shifts else 0.0)
+            score = (decoder.scores(other)[cells] - decoder.scores(given)[cells]) / allowed_score
+            found.append(np.square(points / allowed_shift).mean((1, 2)) + np.square(score))
+    if found:
+        return float(np.concatenate(found).mean())
+    return _share([decoder.scores(given) for given in reference], [decoder.scores(given) for given in candidate])
+
+
+def _faces(decoder: DetectionDecoder, threshold: float, outputs: Mapping[str, F32]) -> NDArray[np.intp]:
+    """The cells that a face is read from."""
+    scores = decoder.scores(outputs)
+    cells = np.flatnonzero(scores >= threshold)
+    cells = cells[np.argsort(-scores[cells], kind="stable")][:MOST]
+    return cells[suppress(decoder.cells(outputs, cells)[0], decoder.params.iou)] if len(cells) else cells
