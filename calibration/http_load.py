@@ -77,8 +77,9 @@ async def _load(post: Post, requests: int, clients: int) -> Load:
 
     async def client() -> None:
         nonlocal left
-        reader, writer = await asyncio.open_connection("127.0.0.1", post.port)
+        writer = None
         try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", post.port)
             while left > 0:
                 left -= 1
                 started = time.perf_counter()
@@ -91,7 +92,8 @@ async def _load(post: Post, requests: int, clients: int) -> Load:
         except (OSError, EOFError, asyncio.TimeoutError) as error:
             wrong.append(type(error).__name__)
         finally:
-            writer.close()
+            if writer:
+                writer.close()
 
     started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))

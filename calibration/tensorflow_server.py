@@ -49,7 +49,8 @@ def main() -> None:
     """Serve until the process is ended."""
     model, models_dir = card(sys.argv[1]), Path(sys.argv[2])
     app = application(model, models_dir)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, asyncio turns Nagle's algorithm off
+    listener.bind(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run([listener])
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import httpx
 import numpy as np
 import typer
 import yaml
 
 from agent.commands.tune import settings_of
 from agent.errors import AlmenaError
+from agent.uplink.vision_link import VisionError, VisionLink
 
 if TYPE_CHECKING:
     from calibration.http_load import Load, Post
@@ -78,10 +78,10 @@ class HttpBench:
     def run(self, against: bool) -> dict[str, Any]:
         """The figures: medians over the rounds, ratios within a round."""
         with ExitStack() as servers:
-            port, client = servers.enter_context(self._agent())
+            port, vision = servers.enter_context(self._agent())
             other = servers.enter_context(self._tensorflow()) if against else None
             rows = [self._row(count, port, other) for count in self._images]
-            served = client.get("/inference").json()[0]
+            served = vision.get("/inference")[0]
         engine = self._engine_alone() if against else {}
         for row in rows if against else ():
             row["thesis"] = {
@@ -117,8 +117,8 @@ class HttpBench:
         return row
 
     @contextmanager
-    def _agent(self) -> Iterator[tuple[int, httpx.Client]]:
-        """The port of the page, and a client of the control socket."""
+    def _agent(self) -> Iterator[tuple[int, VisionLink]]:
+        """The port of the page, and the control socket."""
         with tempfile.TemporaryDirectory(prefix="almena-http-") as folder, ExitStack() as running:
             state = Path(folder) / "state"
             state.mkdir()
@@ -126,11 +126,9 @@ class HttpBench:
             (state / "engines").symlink_to(self._options.engines_dir.resolve())
             config = Path(folder) / "bench.yaml"
             config.write_text(yaml.safe_dump(self._settings(state)))
-            client = running.enter_context(
-                httpx.Client(transport=httpx.HTTPTransport(uds=str(state / "run" / "vision.sock")), base_url="http://vision")
-            )
+            vision = VisionLink(state / "run" / "vision.sock")
             processes = [running.enter_context(_process("-m", module, str(config))) for module in ("agent.vision", "agent.uplink")]
-            yield _until_ready(processes, client, state / "run" / "page.url"), client
+            yield _until_ready(processes, vision, state / "run" / "page.url"), vision
 
     def _settings(self, state: Path) -> dict[str, Any]:
         options, most = self._options, max(self._images)
@@ -181,20 +179,21 @@ def _process(*arguments: str, stdout: int | None = None) -> Iterator[subprocess.
                 process.kill()
 
 
-def _until_ready(processes: list[subprocess.Popen[bytes]], client: httpx.Client, page: Path) -> int:
+def _until_ready(processes: list[subprocess.Popen[bytes]], vision: VisionLink, page: Path) -> int:
     deadline = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < deadline:
         if any(process.poll() is not None for process in processes):
             raise AlmenaError("a process of the agent ended; its message is above")
         try:
-            model = client.get("/inference").json()[0]
+            model = vision.get("/inference")[0]
             if model["state"] == "failed":
                 raise AlmenaError(model["detail"])
             if model["state"] == "ready" and page.exists():
                 return int(page.read_text().strip().rstrip("/").rpartition(":")[2])
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
+        except VisionError:  # it has not bound its socket yet
+            continue
+        finally:
+            time.sleep(0.2)
     raise AlmenaError(f"the model was not ready after {STARTS_WITHIN_S:.0f} s")
 
 
