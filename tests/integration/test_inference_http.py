@@ -298,7 +298,7 @@ class ExitingSockets:
 def test_closing_answers_what_is_under_way(own: SmallSite, tmp_path: Path) -> None:
     serving = served(own, tmp_path, batch=1)
     gate = Gate(serving)
-    with ThreadPoolExecutor(12) as pool:
+    with ThreadPoolExecutor(13) as pool:
         answers = [pool.submit(httpx.post, own.server.url + INFER[1:], **_request(noise(1, n)), timeout=30) for n in range(12)]
         batcher = serving.model("small").running.batcher
         wait_until(lambda: gate.calls and batcher.metrics()["queued"] > 4, 10, "the queue")

@@ -92,16 +92,10 @@ class Relay:
         finally:
             gone.cancel()
             head.cancel()
-        left = int(headers[b"content-length"])
+        left = int(headers[b"content-length"])  # the vision process always says it
         back = [(name, headers[name]) for name in (*RETURNED, b"content-length") if name in headers]
         await send({"type": "http.response.start", "status": status, "headers": back})
-        while left:
-            piece = await reader.read(min(left, PIECE))
-            if not piece:
-                return False
-            left -= len(piece)
-            await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
-        return headers.get(b"connection") != b"close"
+        return await _returned(reader, send, left) and headers.get(b"connection") != b"close"
 
 
 def _request(scope: Scope, headers: Mapping[bytes, bytes], chunked: bool) -> bytes:
@@ -126,6 +120,20 @@ async def _sent(receive: Receive, writer: asyncio.StreamWriter, chunked: bool) -
             if chunked:
                 writer.write(b"0\r\n\r\n")
             return True
+
+
+async def _returned(reader: asyncio.StreamReader, send: Send, left: int) -> bool:
+    """The body of the answer; False: it broke off, and the server cuts the client's connection, for the answer has begun."""
+    while left:
+        try:
+            piece = await reader.read(min(left, PIECE))
+        except OSError:
+            return False
+        if not piece:
+            return False
+        left -= len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+    return True
 
 
 async def _drained(receive: Receive) -> None:
