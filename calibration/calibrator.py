@@ -257,6 +257,7 @@ class Calibrator:
             policy="latency" if self.options.policy == "latency" else "throughput",
             threads=self.options.threads,
             unit=backend.units()[0],
+            outputs=self.decoder.params.outputs,
         )
         built = self.folder / f"{backend.name}-{precision}{backend.suffix}"
         backend.build(order, built)
