@@ -20,6 +20,9 @@ COMMANDS = {
     "models": "agent.commands.models:app",
     "identity": "agent.commands.identity:app",
     "events": "agent.commands.events:app",
+    "build": "agent.commands.build:app",
+    "calibrate": "agent.commands.calibrate:app",
+    "tune": "agent.commands.tune:app",
     "bench": "agent.commands.bench:app",
     "eval": "agent.commands.evaluate:app",
 }

@@ -25,8 +25,15 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _card_beside_settings(name: str, info: ValidationInfo) -> str:
+    return str(_beside_settings(Path(name), info)) if name.endswith((".yaml", ".yml")) else name
+
+
 AnyPath = Annotated[Path, AfterValidator(_beside_settings)]
 """A path; a relative one counts from the folder of the settings file."""
 
 ExistingFile = Annotated[Path, AfterValidator(_beside_settings), AfterValidator(_existing)]
 """The same, and there must be a file when the settings are read."""
+
+CardName = Annotated[str, AfterValidator(_card_beside_settings)]
+"""A model card's name, or the path of its file; a relative path counts from the folder of the settings file."""

@@ -100,7 +100,10 @@ def _config(table: dict[str, str], name: str) -> type[BaseModel]:
 def _field(name: str, field: FieldInfo, value: Any, owner: str) -> Iterator[str]:
     kind = _model_of(field)
     yield from _explained(_about(field, kind))
-    if kind is not None:
+    if kind is not None and get_origin(field.annotation) is tuple:
+        inner = (line for key, part in kind.model_fields.items() for line in _field(key, part, _default(part), name))
+        lines = [f"{name}:", "  -", *_indented(inner, 4)]
+    elif kind is not None:
         default = None if value in (None, PydanticUndefined) else value
         inner = (line for key, part in kind.model_fields.items() for line in _field(key, part, _default(part, default, key), name))
         lines = [f"{name}:", *_indented(inner, 2)]
@@ -108,7 +111,7 @@ def _field(name: str, field: FieldInfo, value: Any, owner: str) -> Iterator[str]
         lines = [f"{name}: {_scalar(_stand_in(name, field, owner))}"]
     else:
         lines = [f"{name}: {_scalar(value)}{_in_words(name, value)}"]
-    yield from _commented(lines) if value is None and f"{owner}.{name}" not in CHOSEN else lines
+    yield from _commented(lines) if (value is None or (kind is not None and value == ())) and f"{owner}.{name}" not in CHOSEN else lines
 
 
 def _default(field: FieldInfo, owner: Any = None, name: str = "") -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
-from agent.config import AnyPath, Config, ExistingFile
+from agent.config import AnyPath, CardName, Config, ExistingFile
 from agent.errors import SettingsError
 from agent.registry import SOURCES, TASKS, UnknownPluginError, resolve
 
@@ -41,12 +41,51 @@ class StreamSettings(Config):
 class EngineSettings(Config):
     """How models are run."""
 
-    backend: Literal["auto", "openvino", "onnxruntime"] = Field("auto", description="`auto` takes the fastest that is installed.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="`auto` takes bf16 where the processor has it and the card's parity check passes."
+    backend: Literal["auto", "openvino", "onnxruntime", "tensorrt", "litert", "tensorflow"] = Field(
+        "auto", description="`auto` takes what `almena tune` found best here; before that, the first of these that is installed."
     )
-    policy: Literal["latency", "throughput"] = Field("throughput", description="What the engines are built for.")
+    unit: str = Field(
+        "auto",
+        description="What the backend computes on: cpu, gpu, npu, cuda, tensorrt, dla0 …; `almena doctor` lists them.",
+        pattern=r"^[a-z0-9]+$",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="`auto` takes the fastest that passes the card's parity check; int8 takes part where `almena calibrate` was run.",
+    )
+    policy: Literal["latency", "throughput", "efficiency"] = Field(
+        "throughput", description="What the engines are built and tuned for; efficiency is few joules for each picture."
+    )
     models_dir: AnyPath | None = Field(None, description="Where model files are kept; default: <state_dir>/models.")
+
+
+class ServedModelSettings(Config):
+    """One model that is served over HTTP besides those of the streams."""
+
+    name: str = Field(description="In its address: /v2/models/<name>.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", examples=["my-model"])
+    card: CardName = Field(
+        description="A card of the catalogue (`almena models list`), or the path of a card file.", examples=["blazeface-short"]
+    )
+    batch: int = Field(8, ge=1, le=256, description="Pictures that a call of its engine may take at once.")
+    max_delay_ms: float = Field(2.0, ge=0, le=1000, description="How long a picture waits for others while the engine is busy.")
+    queue: int = Field(64, ge=1, le=4096, description="Pictures that may wait, and that a request may have; beyond them: 429.")
+
+
+class ServingSettings(Config):
+    """Models over HTTP, at the page's address: Open Inference Protocol v2 and TensorFlow Serving's predict."""
+
+    streams: bool = Field(True, description="The models of the streams are served too, with the same engines, by their cards' names.")
+    templates: bool = Field(False, description="Serve face embedders: whoever may use the page can then have face templates.")
+    timeout_s: float = Field(10.0, gt=0, le=600, description="A request that is not answered by then gets 503.")
+    models: tuple[ServedModelSettings, ...] = Field((), description="Further models.")
+
+    @field_validator("models")
+    @classmethod
+    def _unique(cls, models: tuple[ServedModelSettings, ...]) -> tuple[ServedModelSettings, ...]:
+        names = [model.name for model in models]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names of served models must differ; given twice: {', '.join(twice)}")
+        return models
 
 
 class LaneSettings(Config):
@@ -183,6 +222,7 @@ class Settings(Config):
     state_dir: AnyPath = Field(Path("almena-state"), description="Outbox, gallery, engines, sockets.")
     streams: tuple[StreamSettings, ...] = ()
     engines: EngineSettings = EngineSettings()
+    serving: ServingSettings = ServingSettings()
     gallery: GallerySettings = GallerySettings()
     outbox: OutboxSettings = OutboxSettings()
     mqtt: MqttSettings | None = None

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from engines.errors import ModelFileError
 from engines.registry import unknown
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Triple = tuple[float, float, float]
+Format = Literal["onnx", "tflite", "savedmodel", "keras", "openvino", "dlib"]
+SUFFIXES: dict[Format, str] = {
+    "onnx": ".onnx", "tflite": ".tflite", "savedmodel": ".savedmodel", "keras": ".keras", "openvino": ".openvino", "dlib": ".dat",
+}  # fmt: skip
+"""Of model files. A SavedModel is a folder; an OpenVINO model is one too, of the graph IR and its weights."""
+IR = "model.xml"
+"""In the folder of an OpenVINO model; the weights lie beside it in model.bin."""
 
 
 class _Part(BaseModel):
@@ -40,7 +48,7 @@ class HttpsSource(_Part):
 
 
 class LocalSource(_Part):
-    """A file on this machine."""
+    """A file or a folder on this machine; of an OpenVINO model the .xml, with its .bin beside it."""
 
     kind: Literal["local"]
     path: str
@@ -53,16 +61,40 @@ class ModelInput(_Part):
     """How a picture becomes the model's input: resized by `resize`, padded with `pad`, channels in `colour` order, (x - mean) / scale.
 
     `sizes` are the (width, height) that the model may be built for; a picture gets the one that shrinks it least, then the smallest.
-    `mean` and `scale` are in the order of `colour`.
+    `mean` and `scale` are in the order of `colour`; one number stands for all channels.
+    `resize`: `letterbox` keeps the aspect ratio, never enlarges and pads; `stretch` does not keep it; `crop` scales the shorter side and
+    cuts out the middle; `aligned` places landmarks.
     """
 
     layout: Literal["NCHW", "NHWC"]
-    colour: Literal["RGB", "BGR"]
+    colour: Literal["RGB", "BGR", "GREY"]
     sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
-    mean: Triple = (0.0, 0.0, 0.0)
-    scale: Triple = (1.0, 1.0, 1.0)
-    resize: Literal["letterbox", "aligned"]
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    resize: Literal["letterbox", "stretch", "crop", "aligned"]
     pad: int = Field(0, ge=0, le=255)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_all_channels(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        channels = 1 if values.get("colour") == "GREY" else 3
+        lists = {"mean": values.get("mean", (0.0,)), "scale": values.get("scale", (1.0,))}
+        return values | {name: tuple(given) * (channels if len(given) == 1 else 1) for name, given in lists.items()}
+
+    @model_validator(mode="after")
+    def _a_number_per_channel(self) -> ModelInput:
+        if {len(self.mean), len(self.scale)} != {self.channels}:
+            raise ValueError(f"mean and scale must have one number, or {self.channels} for {self.colour}")
+        if 0.0 in self.scale:
+            raise ValueError("scale must not be 0")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """1 for GREY, else 3."""
+        return 1 if self.colour == "GREY" else 3
 
 
 class Alignment(_Part):
@@ -79,7 +111,9 @@ class DecoderChoice(_Part):
 
 
 class Thresholds(_Part):
-    """The operating points. A detector has `score`; an embedder has distances: `verify` (pairs), `identify` (one in a gallery)."""
+    """The operating points. A detector has `score`, and so may a classifier: from it on its answer is the positive class;
+    an embedder has distances: `verify` (pairs), `identify` (one in a gallery).
+    """
 
     score: float | None = Field(None, gt=0, lt=1)
     verify: float | None = Field(None, gt=0)
@@ -100,29 +134,39 @@ class Allowance(_Part):
 
     Detectors: `score` the largest change of a face's score, `overlap` the least IoU with its FP32 box.
     Embedders: `distance` the largest Euclidean distance between a template and its FP32 twin.
+    Classifiers: `probability` the largest change of any class's probability, averaged over the pictures; `agreement` the least share of
+    pictures with the same answer. All: `accuracy` the largest loss of the labelled set's metric (0.01 is one point).
     """
 
     score: float | None = None
     overlap: float | None = None
     distance: float | None = None
+    probability: float | None = None
+    agreement: float | None = None
+    accuracy: float | None = None
 
 
 class ModelCard(_Part):
-    """One model. `converter` names what turns the fetched file into ONNX, where that is needed."""
+    """One model. `converter` names what turns the fetched file into ONNX, where the format's usual conversion is not enough.
+
+    A classifier names its classes in `labels`, in the order of its output, and `positive` among them where there is one.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: str
     title: str
-    task: Literal["face-detection", "face-embedding"]
+    task: Literal["face-detection", "face-embedding", "classification"]
     licence: str
     training_data: str
     source: Source
     sha256: Sha256
-    format: Literal["onnx", "tflite", "dlib"]
+    format: Format
     converter: str | None = None
     input: ModelInput
     alignment: Alignment | None = None
     decoder: DecoderChoice
+    labels: tuple[str, ...] = ()
+    positive: str | None = None
     thresholds: Thresholds
     expected: tuple[Expected, ...] = ()
     allowance: Allowance
@@ -135,12 +179,17 @@ class ModelCard(_Part):
             self.thresholds.verify, self.thresholds.identify, self.allowance.distance, self.alignment,
         ):  # fmt: skip
             raise ValueError("an embedder's card needs alignment, thresholds.verify, thresholds.identify and allowance.distance")
+        if self.task == "classification" and (not self.labels or None in (self.allowance.probability, self.allowance.agreement)):
+            raise ValueError("a classifier's card needs labels, allowance.probability and allowance.agreement")
+        if len(set(self.labels)) < len(self.labels) or (self.positive is not None and self.positive not in self.labels):
+            raise ValueError("labels must differ, and positive must be one of them")
         return self
 
     @property
     def filename(self) -> str:
-        """The name of the fetched file in the models folder."""
-        return f"{self.name}.{'dat' if self.format == 'dlib' else self.format}"
+        """The name of the fetched file or folder in the models folder; a model of one's own is trained again under the same name."""
+        version = f"-{self.sha256[:12]}" if isinstance(self.source, LocalSource) else ""
+        return f"{self.name}{version}{SUFFIXES[self.format]}"
 
     @property
     def model_id(self) -> str:
@@ -156,8 +205,25 @@ def names() -> list[str]:
 
 @cache
 def card(name: str) -> ModelCard:
-    """The card of that name. Raises UnknownNameError."""
+    """The card of that name in the catalog, or of that file where `name` ends with .yaml. Raises UnknownNameError, ModelFileError."""
+    if name.endswith((".yaml", ".yml")):
+        return _from_file(Path(name))
     if name not in names():
         raise unknown(name, names(), "model card")
     text = (resources.files("engines") / "catalog" / f"{name}.yaml").read_text(encoding="utf-8")
     return ModelCard.model_validate(yaml.safe_load(text))
+
+
+def _from_file(path: Path) -> ModelCard:
+    """A card of one's own. A relative path of its model file starts at the card's folder."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = ModelCard.model_validate(content)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelFileError(f"model card {path}: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg']}" for fault in error.errors())
+        raise ModelFileError(f"model card {path}: {wrong}") from error
+    if not isinstance(found.source, LocalSource):
+        return found
+    return found.model_copy(update={"source": found.source.model_copy(update={"path": str(path.parent / found.source.path)})})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,7 @@ import httpx
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from engines.card import HttpsSource, LocalSource, ModelCard, PackageSource, Sha256, Source
+from engines.card import IR, HttpsSource, LocalSource, ModelCard, PackageSource, Sha256, Source
 from engines.errors import FetchError, WrongHashError
 from engines.files import BLOCK, replacing, require_hash
 from engines.registry import unknown
@@ -61,7 +62,15 @@ def assets() -> dict[str, Asset]:
 
 
 def ensure(card: ModelCard, models_dir: Path, progress: Progress = quiet) -> Path:
-    """The card's file in `models_dir`, fetched if it is not there. Raises FetchError or WrongHashError."""
+    """The card's file or folder in `models_dir`, fetched if it is not there. Raises FetchError or WrongHashError.
+
+    A local one that lies in `models_dir` already is taken as it is.
+    """
+    if isinstance(card.source, LocalSource):
+        own = Path(card.source.path).expanduser()
+        if own.parent.resolve() == models_dir.resolve() and own.exists() and own.suffix != ".xml":
+            require_hash(own, card.sha256)
+            return own
     return _ensure(card.name, card.source, card.sha256, models_dir / card.filename, progress)
 
 
@@ -78,7 +87,9 @@ def _ensure(name: str, source: Source, expected: str, target: Path, progress: Pr
         require_hash(target, expected)
         return target
     log.info("%s is not in %s and is fetched", name, target.parent)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, LocalSource) and (parts := several(Path(source.path).expanduser())) is not None:
+        _gather(name, parts, expected, target, progress)
+        return target
     with _opened(name, source, target, progress) as (stream, total), replacing(target) as temporary:
         try:
             found = _copy(stream, temporary, lambda done: progress(name, done, total))
@@ -86,6 +97,36 @@ def _ensure(name: str, source: Source, expected: str, target: Path, progress: Pr
             raise FetchError(f"{name}: cannot be fetched: {error}; try again") from error
         require_hash(temporary, expected, found, target.name)
     return target
+
+
+def several(path: Path) -> dict[str, Path] | None:
+    """The files of a model that is more than one file, by their names in the kept folder; None for a model of one file.
+
+    Raises FetchError where an OpenVINO model lacks its weights.
+    """
+    if path.suffix == ".xml" and path.is_file():
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise FetchError(f"{path.name}: its weights {weights} are missing; an OpenVINO model is a pair of files")
+        return {IR: path, Path(IR).with_suffix(".bin").name: weights}
+    if path.is_dir():
+        return {part.relative_to(path).as_posix(): part for part in path.rglob("*") if part.is_file()}
+    return None
+
+
+def _gather(name: str, parts: dict[str, Path], expected: str, target: Path, progress: Progress) -> None:
+    """Copy `parts` into the folder `target`. Raises WrongHashError, FetchError."""
+    total, done = sum(part.stat().st_size for part in parts.values()), 0
+    with replacing(target) as temporary:
+        try:
+            for place, part in parts.items():
+                (temporary / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(part, temporary / place)
+                done += part.stat().st_size
+                progress(name, done, total)
+        except OSError as error:
+            raise FetchError(f"{name}: cannot be copied: {error}; try again") from error
+        require_hash(temporary, expected, name=target.name)
 
 
 def _copy(stream: Iterator[bytes], target: Path, progress: Callable[[int], None]) -> str:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from engines.errors import WrongHashError
 
 BLOCK = 1 << 20
+_PART = re.compile(r"\..*\.(\d+)\.(\d+)\.part")
+"""The name of a temporary file or folder: the process that writes it, and when in nanoseconds of this boot."""
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal; of a folder: of its files' names and hashes, in the order of the names."""
+    if path.is_dir():
+        return sha256_of({part.relative_to(path).as_posix(): part for part in path.rglob("*") if part.is_file()})
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -23,18 +31,62 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of(parts: Mapping[str, Path]) -> str:
+    """The SHA-256 of a folder that holds files of these names."""
+    lines = (f"{name}\0{sha256(part)}\n" for name, part in sorted(parts.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(part.stat().st_size for part in [path, *path.rglob("*")] if part.is_file())
+
+
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target`; when the block ends well, it is synchronised and renamed to `target`, else removed."""
+def scratch(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target`, for a file or a new folder, which is removed when the block ends.
+
+    What processes that died left of this kind in the folder is removed too.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.part")
     try:
         yield temporary
-        _sync(temporary)
-        temporary.replace(target)
-        _sync(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path as of `scratch`; when the block ends well, what is there is synchronised and renamed to `target`."""
+    with scratch(target) as temporary:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
+        if target.is_dir() or temporary.is_dir():
+            with scratch(target) as old:  # a folder takes the name of nothing but an empty one
+                if target.exists():
+                    target.replace(old)
+                temporary.replace(target)
+        else:
+            temporary.replace(target)
+        _sync(target.parent)
+
+
+def _sweep(directory: Path) -> None:
+    for path in directory.glob(".*.part"):
+        name = _PART.fullmatch(path.name)
+        if name and not (psutil.pid_exists(int(name[1])) and int(name[2]) <= time.monotonic_ns()):
+            remove(path)
 
 
 def _sync(path: Path) -> None:
@@ -54,6 +106,7 @@ def require_hash(path: Path, expected: str, found: str | None = None, name: str 
     prison = path.parent / "quarantine"
     prison.mkdir(exist_ok=True)
     place = prison / f"{name}.{found[:12]}"
+    remove(place)
     path.replace(place)
     raise WrongHashError(
         f"{name}: SHA-256 is {found}, expected {expected}. The file was damaged or replaced; it was moved to {place} and will not be"

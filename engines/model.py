@@ -6,28 +6,34 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from engines.backends.base import IMAGE, Backend, Build
+from engines.available import choose_backend
+from engines.available import installed as installed
+from engines.backends.base import IMAGE, Build
 from engines.base import Engine, EngineError
-from engines.card import ModelCard
+from engines.calibrated import Calibration
+from engines.calibrated import find as find_calibration
+from engines.card import Format, ModelCard
 from engines.card import card as card_of
 from engines.convert import converted
 from engines.decoders.base import DetectionDecoder
+from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
-from engines.errors import MissingRuntimeError
 from engines.fetch import Progress, ensure, ensure_asset, quiet
-from engines.parity import Judge, detector_judge, embedder_judge, pictures, portraits
-from engines.preprocess import Image, aligned, best_size, letterbox
-from engines.registry import BACKENDS, DECODERS, resolve
-from engines.results import F32, Detections, Embeddings
+from engines.fit import decoder_params, fitting, require_fit
+from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, pictures, portraits
+from engines.preprocess import Image, aligned, best_size, fed, letterbox
+from engines.registry import DECODERS, resolve
+from engines.results import F32, Classification, Detections, Embeddings
+from engines.stages import Stage, unsaid
 from engines.store import EngineStore, Identity, Passport
+from engines.tuning import Choice, Goal, fingerprint
+from engines.tuning import find as find_tuning
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +46,17 @@ KEPT = 4
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How models are run. `threads`: processor threads that an engine may use; None: all."""
+    """How models are run. `threads`: processor threads that an engine may use; None: all. `stage` hears what is being done."""
 
     models_dir: Path
     engines_dir: Path
     backend: str = "auto"
     precision: str = "auto"
-    policy: Literal["throughput", "latency"] = "throughput"
+    policy: Goal = "throughput"
     threads: int | None = None
+    unit: str = "auto"
     progress: Progress = quiet
+    stage: Stage = unsaid
 
 
 class FaceDetector:
@@ -60,6 +68,7 @@ class FaceDetector:
 
     def __init__(self, workshop: Workshop, threshold: float | None = None) -> None:
         self.card = workshop.card
+        self.why = workshop.why
         self.threshold = threshold or self.card.thresholds.score
         self._workshop = workshop
         self._lock = threading.Lock()
@@ -105,7 +114,7 @@ class FaceDetector:
     def _opened(self, size: tuple[int, int]) -> tuple[Engine, Passport, DetectionDecoder]:
         kind = resolve(DECODERS, self.card.decoder.name, "decoder")
         decoder: DetectionDecoder = kind(kind.Params(**self.card.decoder.params), size[1], size[0])
-        engine, passport = self._workshop.open(size, detector_judge(self.card, decoder, self._workshop.options.models_dir))
+        engine, passport = self._workshop.open(size, judge_of(self.card, size, self._workshop.options.models_dir))
         return engine, passport, decoder
 
 
@@ -117,13 +126,14 @@ class FaceEmbedder:
 
     def __init__(self, workshop: Workshop) -> None:
         self.card = workshop.card
+        self.why = workshop.why
         self.model_id = self.card.model_id
         assert self.card.alignment is not None
         self._template = np.array(self.card.alignment.template, np.float32)
         self._size = self.card.input.sizes[0][0]
         kind = resolve(DECODERS, self.card.decoder.name, "decoder")
         self._decoder: EmbeddingDecoder = kind(kind.Params(**self.card.decoder.params))
-        judge = embedder_judge(self.card, self._decoder, workshop.options.models_dir)
+        judge = judge_of(self.card, self.card.input.sizes[0], workshop.options.models_dir)
         self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge)
         self._several, _ = workshop.open(self.card.input.sizes[0], judge, BATCH)
 
@@ -151,30 +161,126 @@ class FaceEmbedder:
         self._several.close()
 
 
-class Workshop:
-    """Fetches and converts one card's model, chooses the backend, and opens engines of given input sizes."""
+class Classifier:
+    """Says which class pictures are of. Thread-safe; `engine.parallel` calls at once are best. `batch` pictures go in at once."""
 
-    def __init__(self, card: ModelCard, options: EngineOptions) -> None:
+    def __init__(self, workshop: Workshop, batch: int = 1) -> None:
+        self.card = workshop.card
+        self.why = workshop.why
+        self.batch = batch
+        self._width, self._height = self.card.input.sizes[0]
+        kind = resolve(DECODERS, self.card.decoder.name, "decoder")
+        self._decoder: ClassificationDecoder = kind(kind.Params(**self.card.decoder.params))
+        judge = judge_of(self.card, self.card.input.sizes[0], workshop.options.models_dir)
+        self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge, batch)
+
+    def classify(self, images: Sequence[Image]) -> Classification:
+        """Probabilities for pictures, (H, W, 3) uint8 BGR of any size each. Raises EngineError."""
+        rows = [np.zeros((0, len(self.card.labels)), np.float32)]
+        for start in range(0, len(images), self.batch):
+            fitted = [fed(image, self.card.input, self._width, self._height) for image in images[start : start + self.batch]]
+            full = np.stack([*fitted, *fitted[-1:] * (self.batch - len(fitted))])
+            rows.append(self._decoder.decode(self.engine.infer({IMAGE: full}))[: len(fitted)])
+        return Classification(np.concatenate(rows), self.card.labels)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+
+class Workshop:
+    """Fetches and converts one card's model, chooses backend, unit and precision, and opens engines of given input sizes.
+
+    Where nothing is asked for by name, what the tuner found here is taken; without a tuning, the first backend that reads the model.
+    `choice` goes before all that. `why` is what the choice was made by, in one sentence; `tuned`: whether by the tuner.
+    """
+
+    def __init__(self, card: ModelCard, options: EngineOptions, choice: Choice | None = None) -> None:
         self.card = card
         self.options = options
+        self.recipe = recipe(card)
+        self._outputs = decoder_params(card).outputs
+        self.why = ""
+        self.tuned = False
         self._fetched = ensure(card, options.models_dir, options.progress)
-        self.backend = choose_backend(card, options.backend)
-        self.store = EngineStore(options.engines_dir)
+        self.choice = choice or self._chosen(card.input.sizes[0])
+        self.backend = choose_backend(card, self.choice.backend)
+        self.store = EngineStore(options.engines_dir, options.stage)
 
     def open(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> tuple[Engine, Passport]:
         """The engine of input `size` (width, height) for `batch` pictures at once.
 
-        Whatever is not FP32 is compared with it on two portraits; where those cannot be fetched, `auto` takes FP32.
+        Whatever is not FP32 is compared with it on two portraits; where those cannot be fetched, `auto` takes FP32. A tuning was judged
+        at one size; at a size where its precision fails, FP32 is taken.
         """
         if self._reduces() and not self.store.has(self._identity(size, batch)):
-            self._fetch_portraits()
-        return self.store.open(self.backend, self._identity(size, batch), self._order(size, batch), judge)
+            self.fetch_portraits()
+        try:
+            engine, passport = self.store.open(
+                self.backend, self._identity(size, batch), self.order(size, batch), fitting(self.card, judge)
+            )
+            require_fit(self.card, engine)
+            return engine, passport
+        except EngineError as error:
+            if not self.tuned or self.choice.precision == "fp32":
+                raise
+            log.warning("%s, %dx%d, batch %d runs at fp32 instead of %s: %s", self.card.name, *size, batch, self.choice.precision, error)
+            reference = Workshop(self.card, self.options, self.choice.model_copy(update={"precision": "fp32"}))
+            return reference.open(size, judge, batch)
+
+    def _chosen(self, size: tuple[int, int]) -> Choice:
+        """Of settings and tuning; a tuning that no longer fits this device is told and left aside."""
+        options = self.options
+        wish = Choice(
+            backend=options.backend,
+            unit=options.unit,
+            precision=options.precision,
+            policy="throughput" if options.policy == "efficiency" else options.policy,
+            threads=options.threads,
+        )
+        if (options.backend, options.unit, options.precision, options.threads) != ("auto", "auto", "auto", None):
+            return self._told(self._with_unit(wish), "the settings ask for it")
+        tuning = find_tuning(options.engines_dir, self.card.model_id, size, options.policy)
+        if tuning is None:
+            return self._told(self._with_unit(wish), f"nothing was compared here yet: `almena tune {self.card.name}` finds the best")
+        if tuning.fingerprint != fingerprint(self.card, self.recipe, options.engines_dir, tuning.choice):
+            self.why = (
+                f"it was tuned on {tuning.tuned_at[:10]} for another runtime, driver, device, power mode or model, which no longer counts:"
+                f" run `almena tune {self.card.name}`"
+            )
+            log.warning("%s: %s", self.card.name, self.why)
+            return self._with_unit(wish)
+        self.tuned = True
+        return self._told(tuning.choice, tuning.why)
+
+    def _told(self, choice: Choice, why: str) -> Choice:
+        self.why = why
+        log.info("%s runs on %s: %s", self.card.name, choice, why)
+        return choice
+
+    def _with_unit(self, wish: Choice) -> Choice:
+        backend = choose_backend(self.card, wish.backend)
+        units = backend.units()
+        if not units:
+            raise EngineError(f"{self.card.name}: {backend.name} finds nothing here to run on; `almena doctor` says why")
+        if wish.unit != "auto" and wish.unit not in units:
+            raise EngineError(f"{self.card.name}: {backend.name} has no {wish.unit} here; it has {', '.join(units)}")
+        return wish.model_copy(update={"backend": backend.name, "unit": units[0] if wish.unit == "auto" else wish.unit})
+
+    def _precisions(self) -> tuple[str, ...]:
+        """What the backend can do, without int8 where the model is not calibrated."""
+        able = self.backend.precisions(self.choice.unit)
+        return able if self._calibrated() else tuple(precision for precision in able if precision != "int8")
+
+    def _calibrated(self) -> tuple[Path, Calibration] | None:
+        return find_calibration(self.card, self.recipe, self.options.engines_dir, self.backend.flavour_on(self.choice.unit))
 
     def _reduces(self) -> bool:
-        wish = self.options.precision
-        return wish != "fp32" and (wish != "auto" or self.backend.precisions()[0] != "fp32")
+        wish = self.choice.precision
+        return wish != "fp32" and (wish != "auto" or self._precisions()[0] != "fp32")
 
-    def _fetch_portraits(self) -> None:
+    def fetch_portraits(self) -> None:
+        """What parity is judged on, or a warning that it cannot be."""
         try:
             for name in portraits():
                 ensure_asset(name, self.options.models_dir, self.options.progress)
@@ -182,57 +288,68 @@ class Workshop:
             log.warning("%s is left at FP32, because nothing else can be compared with it: %s", self.card.name, error)
 
     def _identity(self, size: tuple[int, int], batch: int) -> Identity:
+        calibrated = self._calibrated() if self.choice.precision in ("auto", "int8") else None
         return Identity(
             model=self.card.model_id,
-            recipe=self._recipe(),
+            recipe=self.recipe,
+            calibration=calibrated[1].file_sha256[:12] if calibrated else "",
             pictures="portraits" if self._reduces() and pictures(self.options.models_dir) else "none",
             backend=self.backend.name,
             backend_version=self.backend.version(),
-            device=self.backend.device(),
+            unit=self.choice.unit,
+            device=self.backend.device(self.choice.unit),
             shape=(batch, size[1], size[0]),
-            precision=self.options.precision,
-            policy=self.options.policy,
-            threads=self.options.threads,
+            precision=self.choice.precision,
+            policy=self.choice.policy,
+            threads=self.choice.threads,
+            streams=self.choice.streams,
         )
 
-    def _order(self, size: tuple[int, int], batch: int) -> Callable[[str], Build]:
+    def order(self, size: tuple[int, int], batch: int) -> Callable[[str], Build]:
+        """What gives the order to build for a precision; it raises EngineError where the model cannot be had for that."""
+
         def build(precision: str) -> Build:
+            model, model_format = self._model(precision)
             return Build(
                 name=self.card.name,
-                model=converted(self.card, self._fetched),
+                model=model,
                 input=self.card.input,
                 batch=batch,
                 width=size[0],
                 height=size[1],
                 precision=precision,
-                policy=self.options.policy,
-                threads=self.options.threads,
+                policy=self.choice.policy,
+                threads=self.choice.threads,
+                format=model_format,
+                unit=self.choice.unit,
+                streams=self.choice.streams,
+                outputs=self._outputs,
             )
 
         return build
 
-    def _recipe(self) -> str:
-        parts = [self.card.input.model_dump_json(), self.card.allowance.model_dump_json(), str(self.card.converter)]
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    def _model(self, precision: str) -> tuple[Path, Format]:
+        if precision != "int8":
+            return converted(self.card, self._fetched, self.backend.formats, self.options.stage)
+        calibrated = self._calibrated()
+        if calibrated is None:
+            raise EngineError(f"{self.card.name}: int8 needs a calibration: run `almena calibrate {self.card.name} --frames DIR`")
+        return calibrated[0], "onnx"
 
 
-def choose_backend(card: ModelCard, wish: str) -> Backend:
-    """The backend of that name; `auto` takes the first of the registry that is installed and reads the card's format."""
-    if wish != "auto":
-        backend: Backend = resolve(BACKENDS, wish, "backend")()
-        if not _reads(backend, card):
-            raise EngineError(f"{card.name}: {wish} cannot read {card.format} models; choose another backend")
-        return backend
-    for name in BACKENDS:
-        if find_spec(name) is not None:
-            backend = resolve(BACKENDS, name, "backend")()
-            if _reads(backend, card):
-                return backend
-    raise MissingRuntimeError(f"{card.name}: no runtime that reads it is installed: pip install 'almena[openvino]' or 'almena[cpu]'")
+def recipe(card: ModelCard) -> str:
+    """Digest of how a card's model is fed and converted, and of what it is allowed to lose."""
+    parts = [card.input.model_dump_json(), card.allowance.model_dump_json(), str(card.converter), *decoder_params(card).outputs]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
-def _reads(backend: Backend, card: ModelCard) -> bool:
-    return ("onnx" if card.converter else card.format) in backend.formats
+def judge_of(card: ModelCard, size: tuple[int, int], models_dir: Path) -> Judge:
+    """What compares engines of that card and input `size` (width, height) with FP32, on the portraits in `models_dir`."""
+    kind = resolve(DECODERS, card.decoder.name, "decoder")
+    params = kind.Params(**card.decoder.params)
+    if card.task == "face-detection":
+        return detector_judge(card, kind(params, size[1], size[0]), models_dir)
+    return (embedder_judge if card.task == "face-embedding" else classifier_judge)(card, kind(params), models_dir)
 
 
 def load_detector(name: str, options: EngineOptions, threshold: float | None = None) -> FaceDetector:
@@ -246,6 +363,11 @@ def load_detector(name: str, options: EngineOptions, threshold: float | None = N
 def load_embedder(name: str, options: EngineOptions) -> FaceEmbedder:
     """The embedder of card `name`, fetched, built and checked as needed. Raises EngineError as load_detector does."""
     return FaceEmbedder(Workshop(_card(name, "face-embedding"), options))
+
+
+def load_classifier(name: str, options: EngineOptions, batch: int = 1) -> Classifier:
+    """The classifier of card `name`, fetched, built and checked as needed. Raises EngineError as load_detector does."""
+    return Classifier(Workshop(_card(name, "classification"), options), batch)
 
 
 def _card(name: str, task: str) -> ModelCard:

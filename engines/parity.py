@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from engines.backends.base import IMAGE
-from engines.base import Engine
+from engines.base import Engine, Tensor
 from engines.card import Allowance, ModelCard
 from engines.decoders.base import DetectionDecoder, overlaps
+from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.fetch import assets
-from engines.preprocess import Image, aligned, letterbox, opencv
+from engines.preprocess import Image, aligned, fed, letterbox, opencv
 from engines.results import F32, Detections
 
 
@@ -25,12 +27,15 @@ class Parity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pictures: Literal["portraits", "none"]
+    pictures: Literal["portraits", "samples", "none"]
+    """`samples`: pictures of the device's own, kept out of a calibration's ranges; they count without the worst of twenty."""
     count: int
     faces: int = 0
     score: float | None = None
     overlap: float | None = None
     distance: float | None = None
+    probability: float | None = None
+    agreement: float | None = None
     why: str = ""
 
 
@@ -73,29 +78,39 @@ def _unseen() -> Parity:
 
 def detector_judge(card: ModelCard, decoder: DetectionDecoder, models_dir: Path) -> Judge:
     """Compares faces found in the pictures, whole and at half size; where there are none, the scores of all cells."""
-    threshold = card.thresholds.score
-    assert threshold is not None
 
     def judge(reference: Engine, candidate: Engine) -> Parity:
         seen = pictures(models_dir)
         if seen is None:
             return _unseen()
-        worst, least, faces, count = 0.0, 1.0, 0, 0
-        for image in seen.images:
-            for picture in (image, np.ascontiguousarray(image[::2, ::2])):
-                tensor = letterbox(picture, decoder.width, decoder.height, card.input.pad)[0][None]
-                want, got = reference.infer({IMAGE: tensor}), candidate.infer({IMAGE: tensor})
-                expected = decoder.decode(want, threshold)
-                missed = _compared(expected, decoder.decode(got, threshold / 2))
-                made_up = _compared(decoder.decode(got, threshold), decoder.decode(want, threshold / 2))
-                score = max(missed[0], made_up[0])
-                if not len(expected):
-                    score = float(np.abs(decoder.scores(want) - decoder.scores(got)).max())
-                worst, least, faces, count = max(worst, score), min(least, missed[1], made_up[1]), faces + len(expected), count + 1
-        why = _too_far(card.allowance, score=worst, overlap=least)
-        return Parity(pictures="portraits", count=count, faces=faces, score=worst, overlap=least, why=why)
+        shown = [part for image in seen.images for part in (image, np.ascontiguousarray(image[::2, ::2]))]
+        canvases = [letterbox(picture, decoder.width, decoder.height, card.input.pad)[0] for picture in shown]
+        found = detector_differences(card, decoder, reference, candidate, canvases)
+        worst, least = max(one[0] for one in found), min(one[1] for one in found)
+        why = too_far(card.allowance, score=worst, overlap=least)
+        faces = sum(one[2] for one in found)
+        return Parity(pictures="portraits", count=len(found), faces=faces, score=worst, overlap=least, why=why)
 
     return judge
+
+
+def detector_differences(
+    card: ModelCard, decoder: DetectionDecoder, reference: Engine, candidate: Engine, canvases: Sequence[Image]
+) -> list[tuple[float, float, int]]:
+    """By picture, (H, W, C) as the engines take it: the largest change of score, the least overlap, the faces that `reference` finds."""
+    threshold = card.thresholds.score
+    assert threshold is not None
+    found = []
+    for canvas in canvases:
+        want, got = reference.infer({IMAGE: canvas[None]}), candidate.infer({IMAGE: canvas[None]})
+        expected = decoder.decode(want, threshold)
+        missed = _compared(expected, decoder.decode(got, threshold / 2))
+        made_up = _compared(decoder.decode(got, threshold), decoder.decode(want, threshold / 2))
+        score = max(missed[0], made_up[0])
+        if not len(expected):
+            score = float(np.abs(decoder.scores(want) - decoder.scores(got)).max())
+        found.append((score, min(missed[1], made_up[1]), len(expected)))
+    return found
 
 
 def _compared(these: Detections, those: Detections) -> tuple[float, float]:
@@ -121,23 +136,75 @@ def embedder_judge(card: ModelCard, decoder: EmbeddingDecoder, models_dir: Path)
             return _unseen()
         chips = [aligned(image, marks, template, size) for image, marks in zip(seen.images, seen.landmarks, strict=True)]
         chips += [np.ascontiguousarray(chip[:, ::-1]) for chip in chips] + [chip // 3 for chip in chips]
-        batch = reference.inputs[0].shape[0] or 1
-        distance = 0.0
-        for start in range(0, len(chips), batch):
-            rows = {IMAGE: np.stack([chips[(start + row) % len(chips)] for row in range(batch)])}
-            apart = decoder.decode(reference.infer(rows)) - decoder.decode(candidate.infer(rows))
-            distance = max(distance, float(np.linalg.norm(apart, axis=1).max()))
-        why = _too_far(card.allowance, distance=distance)
+        distance = float(template_distances(decoder, reference, candidate, chips).max())
+        why = too_far(card.allowance, distance=distance)
         return Parity(pictures="portraits", count=len(chips), distance=distance, why=why)
 
     return judge
 
 
-def _too_far(allowance: Allowance, score: float = 0.0, overlap: float = 1.0, distance: float = 0.0) -> str:
+def template_distances(decoder: EmbeddingDecoder, reference: Engine, candidate: Engine, chips: Sequence[Image]) -> F32:
+    """How far the two engines' templates of chips, (S, S, 3) each, are apart; at least one for each chip, in every row of a batch."""
+    want, got = (np.concatenate([decoder.decode(rows) for rows in batches(engine, chips)]) for engine in (reference, candidate))
+    return np.asarray(np.linalg.norm(want - got, axis=1), np.float32)
+
+
+def classifier_judge(card: ModelCard, decoder: ClassificationDecoder, models_dir: Path) -> Judge:
+    """Compares the probabilities of the pictures: whole, and in quarters."""
+
+    def judge(reference: Engine, candidate: Engine) -> Parity:
+        seen = pictures(models_dir)
+        if seen is None:
+            return _unseen()
+        height, width = (size or 1 for size in reference.inputs[0].shape[1:3])
+        fitted = [fed(part, card.input, width, height) for image in seen.images for part in (image, *_quarters(image))]
+        apart, same = probability_differences(decoder, reference, candidate, fitted)
+        probability, agreement = float(apart.mean()), float(same.mean())
+        why = too_far(card.allowance, probability=probability, agreement=agreement)
+        return Parity(pictures="portraits", count=len(fitted), probability=probability, agreement=agreement, why=why)
+
+    return judge
+
+
+def probability_differences(
+    decoder: ClassificationDecoder, reference: Engine, candidate: Engine, fitted: Sequence[Image]
+) -> tuple[F32, NDArray[np.bool_]]:
+    """By picture, (H, W, C): the largest change of any class's probability, and whether the answer is the same."""
+    want, got = (np.concatenate([decoder.decode(rows) for rows in batches(engine, fitted)]) for engine in (reference, candidate))
+    want, got = want[: len(fitted)], got[: len(fitted)]
+    return np.asarray(np.abs(want - got).max(1), np.float32), want.argmax(1) == got.argmax(1)
+
+
+def batches(engine: Engine, pictures: Sequence[Image]) -> Iterator[dict[str, Tensor]]:
+    """The outputs for `pictures`, as many rows at once as the engine takes. The last batch is filled up from the first pictures."""
+    size = engine.inputs[0].shape[0] or 1
+    for start in range(0, len(pictures), size):
+        rows = [pictures[(start + row) % len(pictures)] for row in range(size)]
+        yield engine.infer({IMAGE: np.stack(rows)})
+
+
+def _quarters(image: Image) -> tuple[Image, ...]:
+    rows, columns = image.shape[0] // 2, image.shape[1] // 2
+    return image[:rows, :columns], image[:rows, columns:], image[rows:, :columns], image[rows:, columns:]
+
+
+def too_far(
+    allowance: Allowance,
+    score: float = 0.0,
+    overlap: float = 1.0,
+    distance: float = 0.0,
+    probability: float = 0.0,
+    agreement: float = 1.0,
+) -> str:
+    """What is further from FP32 than allowed, as a sentence with figures; empty where nothing is."""
     if allowance.score is not None and score > allowance.score:
         return f"scores differ by {score:.3f}, allowed are {allowance.score}"
     if allowance.overlap is not None and overlap < allowance.overlap:
         return f"boxes overlap by {overlap:.3f} only, required are {allowance.overlap}"
     if allowance.distance is not None and distance > allowance.distance:
         return f"templates are {distance:.4f} apart, allowed are {allowance.distance}"
+    if allowance.probability is not None and probability > allowance.probability:
+        return f"probabilities differ by {probability:.4f} on average, allowed are {allowance.probability}"
+    if allowance.agreement is not None and agreement < allowance.agreement:
+        return f"answers agree on {agreement:.1%} of the pictures, required are {allowance.agreement:.1%}"
     return ""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import MissingRuntimeError
+from engines.card import ModelInput
+from engines.errors import EngineError, MissingRuntimeError
 
 Image = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -50,7 +51,7 @@ def best_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tupl
 
 
 def letterbox(image: Image, width: int, height: int, pad: int = 0) -> tuple[Image, Letterbox]:
-    """`image` (H, W, 3) on a canvas (height, width, 3), its aspect ratio kept: shrunk if too large, never enlarged, padded with `pad`."""
+    """`image` (H, W, C) on a canvas (height, width, C), its aspect ratio kept: shrunk if too large, never enlarged, padded with `pad`."""
     cv2 = opencv()
     rows, columns = image.shape[:2]
     scale = min(width / columns, height / rows, 1.0)
@@ -60,11 +61,40 @@ def letterbox(image: Image, width: int, height: int, pad: int = 0) -> tuple[Imag
     placed = Letterbox(width, height, inner_width / columns, inner_height / rows)
     if (inner_width, inner_height) == (width, height):
         return np.ascontiguousarray(image), placed
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:inner_height, :inner_width] = image
+    canvas = np.empty((height, width, image.shape[2]), np.uint8)
+    canvas[:inner_height, :inner_width] = image.reshape(inner_height, inner_width, -1)
     canvas[inner_height:] = pad
     canvas[:inner_height, inner_width:] = pad
     return canvas, placed
+
+
+def stretched(image: Image, width: int, height: int) -> Image:
+    """`image` (H, W) or (H, W, C) resized to (height, width), its aspect ratio not kept."""
+    shrinks = image.shape[0] * image.shape[1] > width * height
+    cv2 = opencv()
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8)
+
+
+def cropped(image: Image, width: int, height: int) -> Image:
+    """The middle of `image` (H, W) or (H, W, C), scaled so that it just fills (height, width)."""
+    rows, columns = image.shape[:2]
+    scale = max(width / columns, height / rows)
+    inner_width, inner_height = max(width, round(columns * scale)), max(height, round(rows * scale))
+    left, top = (inner_width - width) // 2, (inner_height - height) // 2
+    return np.ascontiguousarray(stretched(image, inner_width, inner_height)[top : top + height, left : left + width])
+
+
+def fed(image: Image, feed: ModelInput, width: int, height: int) -> Image:
+    """One picture, (H, W, 3) uint8 BGR, as a classifier's built engine takes it: (height, width, channels) uint8."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise EngineError(f"a picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    if feed.channels == 1:
+        image = opencv().cvtColor(image, opencv().COLOR_BGR2GRAY)
+    if feed.resize == "letterbox":
+        shaped = letterbox(image if image.ndim == 3 else image[:, :, None], width, height, feed.pad)[0]
+    else:
+        shaped = (cropped if feed.resize == "crop" else stretched)(image, width, height)
+    return np.ascontiguousarray(shaped.reshape(height, width, feed.channels))
 
 
 def similarity(points: F32, template: F32) -> NDArray[np.float64]:

@@ -63,3 +63,25 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a classifier said of N pictures. probabilities: (N, L) float32 in the order of `labels`."""
+
+    probabilities: F32
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _require(
+            self.probabilities.ndim == 2 and self.probabilities.shape[1] == len(self.labels),
+            f"probabilities must be (N, {len(self.labels)}), not {self.probabilities.shape}",
+        )
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The likeliest label of each picture."""
+        return tuple(self.labels[index] for index in self.probabilities.argmax(1))

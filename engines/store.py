@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
-from engines.files import replacing, sha256
+from engines.calibrated import Calibration, beside
+from engines.files import replacing, scratch, sha256
 from engines.parity import Judge, Parity
+from engines.stages import Stage, unsaid
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,13 @@ class Identity(BaseModel):
     """`<card name>@<sha256[:12]>`."""
     recipe: str
     """Digest of how the model is fed and converted."""
+    calibration: str = ""
+    """Of the QDQ file, where int8 is among what may be built: the first twelve digits of its SHA-256."""
     pictures: Literal["portraits", "none"]
     """What it may be compared with FP32 on; FP32 itself needs none."""
     backend: str
     backend_version: str
+    unit: str
     device: str
     shape: tuple[int, int, int]
     """Batch, height, width."""
@@ -52,6 +57,7 @@ class Identity(BaseModel):
     """The wish; `auto` among them."""
     policy: str
     threads: int | None
+    streams: int | None = None
 
 
 class Speed(BaseModel):
@@ -78,6 +84,8 @@ class Passport(BaseModel):
     """Precisions that were tried before and were less accurate than the card allows."""
     parity: Parity | None
     """Against FP32; None for FP32 itself."""
+    calibration: Calibration | None = None
+    """How its INT8 model was made, with the sensitivity of its nodes; None at other precisions."""
     speed: Speed
     memory_mb: float
     """Growth of resident memory when it was loaded."""
@@ -90,8 +98,9 @@ class Passport(BaseModel):
 class EngineStore:
     """A folder of engines, each with a JSON passport beside it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, stage: Stage = unsaid) -> None:
         self.directory = directory
+        self._stage = stage
 
     def passports(self) -> list[Passport]:
         """All readable passports."""
@@ -128,8 +137,9 @@ class EngineStore:
     def _stem(identity: Identity) -> str:
         batch, height, width = identity.shape
         threads = f"-t{identity.threads}" if identity.threads else ""
-        name = identity.model.partition("@")[0]
-        return f"{name}-{width}x{height}x{batch}-{identity.backend}-{identity.precision}-{identity.policy}{threads}"
+        streams = f"-s{identity.streams}" if identity.streams else ""
+        name, where = identity.model.partition("@")[0], f"{identity.backend}-{identity.unit}"
+        return f"{name}-{width}x{height}x{batch}-{where}-{identity.precision}-{identity.policy}{threads}{streams}"
 
     @staticmethod
     def _read(path: Path) -> Passport | None:
@@ -141,14 +151,17 @@ class EngineStore:
 
     def _sound(self, passport: Passport) -> bool:
         file = self.directory / passport.file
-        return file.is_file() and sha256(file) == passport.file_sha256
+        return file.exists() and sha256(file) == passport.file_sha256
 
     def _make(
         self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge, path: Path
     ) -> tuple[Engine, Passport]:
-        wishes = backend.precisions() if identity.precision == "auto" else (identity.precision,)
-        if missing := set(wishes) - set(backend.precisions()):
-            raise EngineError(f"{identity.model}: {backend.name} has no {missing.pop()} here; it has {', '.join(backend.precisions())}")
+        able = backend.precisions(identity.unit)
+        wishes = (
+            tuple(one for one in able if one != "int8" or identity.calibration) if identity.precision == "auto" else (identity.precision,)
+        )
+        if missing := set(wishes) - set(able):
+            raise EngineError(f"{identity.model}: {backend.name} has no {missing.pop()} here; it has {', '.join(able)}")
         refused: dict[str, Parity] = {}
         for precision in wishes:
             try:
@@ -173,20 +186,24 @@ class EngineStore:
         started = time.monotonic()
         file = path.with_suffix(backend.suffix)
         with replacing(file) as temporary:
-            backend.build(build(precision), temporary)
+            order = build(precision)
+            self._stage("build")
+            backend.build(order, temporary)
             before = psutil.Process().memory_info().rss
-            engine = backend.load(build(precision), temporary)
+            engine = backend.load(order, temporary)
             grown = (psutil.Process().memory_info().rss - before) / 1e6
-            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, temporary)
+            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, file)
             digest = sha256(temporary)
             if parity is not None and parity.why:
                 engine.close()
                 raise LessAccurateError(parity)
+        self._stage("measure")
         passport = Passport(
             identity=identity,
             precision=engine.precision,
             refused=refused,
             parity=parity,
+            calibration=beside(build(precision).model) if precision == "int8" else None,
             speed=measure(engine),
             memory_mb=round(grown, 1),
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -198,15 +215,12 @@ class EngineStore:
             temporary.write_text(passport.model_dump_json(indent=2) + "\n")
         return engine, passport
 
-    @staticmethod
-    def _parity(backend: Backend, order: Build, candidate: Engine, judge: Judge, beside: Path) -> Parity:
-        reference_file = beside.with_suffix(".fp32")
-        try:
+    def _parity(self, backend: Backend, order: Build, candidate: Engine, judge: Judge, target: Path) -> Parity:
+        self._stage("compare")
+        with scratch(target) as reference_file:
             backend.build(order, reference_file)
             with backend.load(order, reference_file) as reference:
                 return judge(reference, candidate)
-        finally:
-            reference_file.unlink(missing_ok=True)
 
 
 def measure(engine: Engine) -> Speed:

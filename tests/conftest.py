@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engines.card import card
@@ -40,3 +43,14 @@ def engines_dir(cache_dir: Path) -> Path:
 def portraits(models_dir: Path) -> dict[str, Path]:
     """The two public-domain portraits by asset name: `astronaut` and `grace-hopper`, one face each."""
     return {name: ensure_asset(name, models_dir) for name in PORTRAITS}
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what tests/fakes/tensorflow_models.py makes, and the weights of its convolution."""
+    folder = tmp_path_factory.mktemp("small-models")
+    np.save(folder / "weights.npy", np.random.default_rng(5).normal(0, 0.2, (4, 3, 3, 3)).astype(np.float32))
+    script = Path(__file__).parent / "fakes" / "tensorflow_models.py"
+    made = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=150, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    return folder

@@ -18,6 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent import settings as settings_module
 from agent.checkup import Check
 from agent.checkup.libraries import gstreamer
+from agent.checkup.tunings import tunings
 from agent.errors import SettingsError
 from agent.settings import MqttSettings, Settings
 from agent.uplink.trouble import UNSUPPORTED_VERSION, Trouble, before_answer, from_exception, from_reason
@@ -40,7 +41,8 @@ def read_settings(config: Path | None) -> tuple[Settings | None, Check]:
 def service_checks(settings: Settings) -> list[Check]:
     """All of them."""
     pipelines = any(stream.source.type == "gstreamer" for stream in settings.streams)
-    return [*models(settings), gstreamer(pipelines), broker(settings.mqtt, settings.device.name), web(settings)]
+    own = [*models(settings), *tunings(settings), gstreamer(pipelines)]
+    return [*own, broker(settings.mqtt, settings.device.name), web(settings)]
 
 
 def models(settings: Settings) -> list[Check]:

@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from agent import settings as settings_module
+from agent.commands import bench_engine, bench_http, bench_matrix
 from agent.errors import AlmenaError
 from engines.card import card
 
@@ -30,13 +31,18 @@ def bench() -> None:
     """Measure throughput, latency and memory; nothing here is an estimate."""
 
 
+app.command()(bench_engine.engine)
+app.command()(bench_matrix.matrix)
+app.command()(bench_http.http)
+
+
 @app.command()
 def stream(
     source: Annotated[Path | None, typer.Option("--source", "-s", help="A video file.", exists=True, dir_okay=False)] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Use the sample clip of `almena demo`.")] = False,
     task: Annotated[str, typer.Option(help="The task to run; there is only `faces`.")] = "faces",
-    backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, or one by name.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     repeats: Annotated[int, typer.Option(min=1, max=20, help="Pipeline and bare runtimes take turns so many times; medians count.")] = 3,
     models: Annotated[Path | None, typer.Option(help="Folder of fetched models; default: that of `almena demo`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -105,13 +111,16 @@ class StreamBench:
     def _bare_engines(self) -> tuple[Any, Any]:
         from agent.vision.face_kit import engine_options
         from calibration.bare import BareEngine
+        from engines.tuning import Choice
 
         options = engine_options(self._settings)
         parts = []
         batches = {"face-detection": (1,), "face-embedding": (1, 8)}
         for task, passport in self._engines.items():
-            size = (passport["identity"]["shape"][2], passport["identity"]["shape"][1])
-            parts.append(BareEngine(card(passport["model"].partition("@")[0]), options, passport["precision"], size, batches[task]))
+            identity = passport["identity"]
+            like = Choice(backend=identity["backend"], unit=identity["unit"], precision=passport["precision"], policy=identity["policy"])
+            size = (identity["shape"][2], identity["shape"][1])
+            parts.append(BareEngine(card(passport["model"].partition("@")[0]), options, like, size, batches[task]))
         return parts[0], parts[1]
 
     def _pipeline(self) -> dict[str, Any]:

@@ -45,11 +45,12 @@ def examine(config: Path | None) -> list[Check]:
     """Every check that applies, in the order of printing."""
     from agent.checkup.host import host_checks
     from agent.checkup.libraries import library_checks
+    from agent.checkup.runtimes import runtime_checks
     from agent.checkup.service import read_settings, service_checks
 
     settings, verdict = read_settings(config)
     state_dir = (settings or Settings()).state_dir
-    return [*host_checks(state_dir), *library_checks(), verdict, *(service_checks(settings) if settings else [])]
+    return [*host_checks(state_dir), *library_checks(), *runtime_checks(), verdict, *(service_checks(settings) if settings else [])]
 
 
 def password_hash() -> str:

@@ -20,7 +20,8 @@ from engines import fetch as fetching
 from engines.card import ModelCard, card, names
 from engines.errors import EngineError, UnknownNameError
 from engines.registry import unknown
-from engines.store import EngineStore
+from engines.store import EngineStore, Passport
+from engines.tuning import kept
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Model cards, fetched files and built engines.")
 
@@ -73,7 +74,7 @@ def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
         "licence": entry.licence,
         "from": entry.source.kind,
         "model": entry.model_id,
-        "fetched": (directory / entry.filename).is_file(),
+        "fetched": (directory / entry.filename).exists(),
     }
 
 
@@ -132,16 +133,28 @@ def _ensure_model(name: str, directory: Path, progress: fetching.Progress) -> Pa
 
 @app.command()
 def passports(config: Config = None, as_json: AsJson = False) -> None:
-    """List built engines: precision, parity with FP32, speed, memory."""
+    """List built engines: precision, parity with FP32, speed, memory; and which of them a tuning chose."""
     with _told():
-        found = EngineStore(_settings(config).engines_dir).passports()
+        directory = _settings(config).engines_dir
+        found = [(passport, _tuned_for(passport, directory)) for passport in EngineStore(directory).passports()]
     if as_json:
-        typer.echo(json.dumps([passport.model_dump(mode="json") for passport in found], indent=2))
+        typer.echo(json.dumps([{**passport.model_dump(mode="json"), "tuned_for": goals} for passport, goals in found], indent=2))
         return
-    table = Table("model", "shape", "backend", "precision", "p50 ms", "p99 ms", "per second", "memory MB", "built", box=None)
-    for passport in found:
+    heads = ("model", "shape", "backend", "precision", "p50 ms", "p99 ms", "per second", "memory MB", "tuned for", "built")
+    table = Table(*heads, box=None)
+    for passport, goals in found:
         speed, identity = passport.speed, passport.identity
         shape = "x".join(map(str, identity.shape))
         figures = (f"{value:g}" for value in (speed.p50_ms, speed.p99_ms, speed.per_second, passport.memory_mb))
-        table.add_row(identity.model, shape, identity.backend, passport.precision, *figures, passport.built_at)
+        table.add_row(identity.model, shape, identity.backend, passport.precision, *figures, ", ".join(goals), passport.built_at)
     Console().print(table)
+
+
+def _tuned_for(passport: Passport, directory: Path) -> list[str]:
+    """The goals for which this way of running the model was found best here."""
+    identity = passport.identity
+    way = {name: getattr(identity, name) for name in ("backend", "unit", "policy", "threads", "streams")} | {
+        "precision": passport.precision
+    }
+    tunings = (tuning for tuning in kept(directory) if tuning.model == identity.model)
+    return [tuning.goal for tuning in tunings if tuning.choice.model_dump(exclude={"batch"}) == way]

@@ -20,11 +20,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from agent.datatypes import Annotation, StreamHealth
 from agent.errors import AlmenaError, UnknownError
 from agent.serving import HANDLERS, Problem, ThreadedServer
 from agent.settings import Settings
+from agent.vision.inference.http import InferenceApp
+from agent.vision.inference.models import Serving
 from agent.vision.preview import Preview
 
 BOUNDARY = "almena-frame"
@@ -72,6 +75,9 @@ class VisionControl(Protocol):
     @property
     def faces(self) -> Faces: ...
 
+    @property
+    def serving(self) -> Serving: ...
+
     def streams(self) -> list[StreamHealth]: ...
 
     def preview(self, stream: str) -> Preview:
@@ -117,7 +123,7 @@ class _Api:
         self._viewers = 0
         self._started_at = time.time()
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         get, post, erase = ["GET"], ["POST"], ["DELETE"]
         routes = [
             Route("/health", self.health, methods=get),
@@ -127,6 +133,7 @@ class _Api:
             Route("/streams/{stream}/snapshot.jpg", self.snapshot, methods=get),
             Route("/engines", self.engines, methods=get),
             Route("/metrics", self.metrics, methods=get),
+            Route("/inference", self.inference, methods=get),
             Route("/reload", self.reload, methods=post),
             Route("/identities", self.identities, methods=get),
             Route("/identities", self.create_identity, methods=post),
@@ -139,7 +146,7 @@ class _Api:
             Route("/clusters/{cluster}", self.erase_cluster, methods=erase),
             Route("/recognize", self.recognise, methods=post),
         ]
-        return Starlette(routes=routes, exception_handlers=HANDLERS)
+        return InferenceApp(lambda: self._vision.serving, Starlette(routes=routes, exception_handlers=HANDLERS))
 
     def health(self, _request: Request) -> Response:
         return JSONResponse({"status": "ok", "pid": os.getpid(), "started_at": self._started_at})
@@ -156,6 +163,9 @@ class _Api:
 
     def metrics(self, _request: Request) -> Response:
         return JSONResponse(self._vision.metrics())
+
+    def inference(self, _request: Request) -> Response:
+        return JSONResponse(self._vision.serving.status())
 
     def reload(self, _request: Request) -> Response:
         """201 when streams were started anew, 200 when there was nothing to do; `restart_needed` names what takes a restart."""

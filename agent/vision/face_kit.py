@@ -127,7 +127,7 @@ def open_gallery(settings: Settings) -> Gallery:
 def engine_options(settings: Settings) -> EngineOptions:
     """How the settings want models to be run."""
     engines = settings.engines
-    return EngineOptions(settings.models_dir, settings.engines_dir, engines.backend, engines.precision, engines.policy)
+    return EngineOptions(settings.models_dir, settings.engines_dir, engines.backend, engines.precision, engines.policy, unit=engines.unit)
 
 
 def chosen_models(settings: Settings) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from agent.settings import Settings, StreamSettings
 from agent.vision.base import Task
 from agent.vision.erasure import Housekeeping
 from agent.vision.face_control import FaceControl
+from agent.vision.inference.models import Serving
 from agent.vision.interrupted import end_interrupted
 from agent.vision.pipeline import Pipeline
 from agent.vision.preview import Preview
@@ -116,6 +117,7 @@ class Vision:
         self.settings = settings_module.load(path)
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
         self.faces = FaceControl(self.settings, self.outbox)
+        self.serving = Serving(self.settings)
         self._housekeeping = Housekeeping(self.settings, self.outbox, self._forget)
         self._streams = self._configured()
 
@@ -128,10 +130,12 @@ class Vision:
         with self._lock:
             self._start_streams()
             self._housekeeping.start()
+            self.serving.start()
 
     def stop(self) -> None:
         """Stop every stream and close the outbox."""
         with self._lock:
+            self.serving.close()
             self._stop_streams()
             self._housekeeping.stop()
             self.faces.close()
@@ -149,14 +153,17 @@ class Vision:
             settings = settings.model_copy(update=in_force)
             if settings == self.settings:
                 return False
+            self.serving.close()
             self._stop_streams()
             self._housekeeping.stop()
             self.faces.close()
             self.settings, self.faces = settings, FaceControl(settings, self.outbox)
             self._housekeeping = Housekeeping(settings, self.outbox, self._forget)
             self._streams = self._configured()
+            self.serving = Serving(settings)
             self._start_streams()
             self._housekeeping.start()
+            self.serving.start()
         return True
 
     @property

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from engines.base import Engine
-from engines.card import ModelInput
+from engines.card import Format, ModelInput
 
 IMAGE = "image"
-"""The name of a built engine's one input: (batch, height, width, 3) uint8, blue-green-red."""
+"""The name of a built engine's one input: (batch, height, width, channels) uint8, blue-green-red or grey."""
+
+FLOAT_INPUT = "only LiteRT feeds quantised inputs: choose backend litert, or export the model with a float32 input"
+"""What to do about a model whose input is of integers."""
+
+Policy = Literal["throughput", "latency"]
+Flavour = Literal["u8s8", "s8s8"]
+"""Of QDQ files: unsigned activations, or symmetric signed ones."""
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What to build: a model file and how it is fed, for one shape, at one precision."""
+    """What to build: a model file and how it is fed, for one shape, at one precision, for one unit of the backend.
+
+    `model` is in `format`; at int8 it is the QDQ file of a calibration. `threads`: processor threads in all; None: all.
+    `streams`: calls at once; None: what the policy asks for. `least`: the engine takes `least` to `batch` pictures; None: exactly `batch`.
+    `outputs`: those that the card's decoder reads; conversions may name them otherwise.
+    """
 
     name: str
     model: Path
@@ -25,30 +39,58 @@ class Build:
     width: int
     height: int
     precision: str
-    policy: Literal["throughput", "latency"]
+    policy: Policy
     threads: int | None = None
+    format: Format = "onnx"
+    unit: str = "cpu"
+    streams: int | None = None
+    least: int | None = None
+    outputs: tuple[str, ...] = ()
+
+    def output_names(self, known: Sequence[Sequence[str]]) -> list[str]:
+        """What the built engine's outputs are called, given the names that each has in the model, the best first.
+
+        An only output has the name that the decoder reads; one of several has it where it is among its names.
+        """
+        if len(known) == 1 and len(self.outputs) == 1:
+            return list(self.outputs)
+        return [next((name for name in names if name in self.outputs), names[0]) for names in known]
 
 
 class Backend(ABC):
     """One inference runtime. Normalisation, layout and colour order become part of what it builds."""
 
     name: ClassVar[str]
-    formats: ClassVar[tuple[str, ...]]
-    """Formats of model files that it reads: onnx, tflite."""
+    formats: ClassVar[tuple[Format, ...]]
+    """Formats of model files that it reads, best first."""
     suffix: ClassVar[str]
     """Suffix of the files it builds."""
+    flavour: ClassVar[Flavour] = "u8s8"
+    """Of the QDQ files that it is fast with, unless `flavour_on` says otherwise."""
 
     @abstractmethod
     def version(self) -> str:
         """The runtime's version."""
 
     @abstractmethod
-    def device(self) -> str:
-        """What it runs on: with other hardware this string differs."""
+    def units(self) -> tuple[str, ...]:
+        """What it can compute on here, best first: cpu, gpu, npu, dla0 …"""
+
+    def missing(self) -> dict[str, str]:
+        """What it could compute on elsewhere, and why not here."""
+        return {}
 
     @abstractmethod
-    def precisions(self) -> tuple[str, ...]:
-        """Those that run fast here, fastest first; fp32 is among them."""
+    def device(self, unit: str) -> str:
+        """What that unit is: with other hardware or another driver this string differs."""
+
+    @abstractmethod
+    def precisions(self, unit: str) -> tuple[str, ...]:
+        """Those that it computes in fast there, fastest first; fp32 is among them. int8 needs a calibrated model."""
+
+    def flavour_on(self, unit: str) -> Flavour:
+        """Of the QDQ files that a unit is fast with."""
+        return self.flavour
 
     @abstractmethod
     def build(self, build: Build, target: Path) -> None:

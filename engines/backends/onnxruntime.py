@@ -1,10 +1,15 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, and through its CUDA and TensorRT execution providers. The providers of GPUs: see docs/engines.md."""
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +17,30 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-from engines.backends.base import IMAGE, Backend, Build
+from engines.backends.base import IMAGE, Backend, Build, Flavour
+from engines.backends.cuda import gpus
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.errors import ModelFileError
+from engines.files import sha256
 
-_PROVIDER = "CPUExecutionProvider"
+_PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+"""The execution provider of each unit, best first."""
+_BEHIND = {"tensorrt": ["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda": ["CPUExecutionProvider"], "cpu": []}
+"""Who computes the operators that a provider does not have."""
 _FAILURES: tuple[type[Exception], ...] = tuple(
     getattr(failures, name) for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 )
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+_LIBRARIES = {"cuda": ("libcudnn.so.9",), "tensorrt": ("libcudnn.so.9", "libnvinfer.so.10")}
+"""What the providers of current wheels load besides CUDA itself."""
+_INTEGERS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantize")
+_PRECISION = "almena_precision"
+WORKSPACE = 1 << 30
+"""Bytes that TensorRT's kernels may use in passing."""
 
 
 class OnnxRuntimeBackend(Backend):
-    """Builds are ONNX files of one fixed shape with pre-processing in front."""
+    """Builds are ONNX files of one shape with pre-processing in front."""
 
     name = "onnxruntime"
     formats = ("onnx",)
@@ -34,58 +50,114 @@ class OnnxRuntimeBackend(Backend):
         """For example 1.31.1."""
         return str(ort.__version__)
 
-    def device(self) -> str:
-        """The kind of processor and its threads; the file that is built fits any of the kind."""
-        return f"CPU {platform.machine()}, {os.cpu_count()} threads"
+    def units(self) -> tuple[str, ...]:
+        """Those whose execution providers this build of ONNX Runtime has and whose libraries and devices are here."""
+        return tuple(unit for unit in _PROVIDERS if unit not in self.missing())
 
-    def precisions(self) -> tuple[str, ...]:
-        """Only fp32: the CPU provider casts anything else back."""
-        return ("fp32",)
+    def missing(self) -> dict[str, str]:
+        """The providers that this package lacks, or that lack a device or a library."""
+        return {unit: why for unit in _PROVIDERS if (why := self._why_not(unit))}
+
+    def _why_not(self, unit: str) -> str:
+        if _PROVIDERS[unit] not in ort.get_available_providers():
+            return f"no {_PROVIDERS[unit]} in this package; onnxruntime-gpu has it"
+        if unit != "cpu" and not gpus():
+            return "no NVIDIA GPU or no driver for it"
+        missing = [name for name in _LIBRARIES.get(unit, ()) if not _loadable(name)]
+        return f"{', '.join(missing)} cannot be loaded: pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt-cu12" if missing else ""
+
+    def device(self, unit: str) -> str:
+        """On the CPU the kind of processor and its threads, for the file fits any of the kind; else the GPU, and TensorRT's version."""
+        if unit == "cpu":
+            return f"CPU {platform.machine()}, {os.cpu_count()} threads"
+        return f"{gpus()[0]}, TensorRT {_tensorrt()}" if unit == "tensorrt" else str(gpus()[0])
+
+    def precisions(self, unit: str) -> tuple[str, ...]:
+        """On the CPU int8 and fp32: it casts any other float back. CUDA computes in the types of the file; TensorRT in those allowed."""
+        return {"cpu": ("int8", "fp32"), "cuda": ("fp16", "fp32"), "tensorrt": ("int8", "fp16", "bf16", "fp32")}[unit]
+
+    def flavour_on(self, unit: str) -> Flavour:
+        """Unsigned activations on x86, where their kernels are the fast ones; signed ones on ARM and for TensorRT."""
+        return "u8s8" if unit == "cpu" and platform.machine() in ("x86_64", "AMD64") else "s8s8"
 
     def build(self, build: Build, target: Path) -> None:
         """Fix the shape, put pre-processing in front, and let the runtime accept the result."""
-        from engines.convert.onnx_input import with_picture_input
+        from engines.convert.onnx_floats import in_halves
+        from engines.convert.onnx_input import NORMALISED, with_picture_input
 
-        target.write_bytes(with_picture_input(build))
-        self._session(build, target, build.model.name)
+        content = with_picture_input(build)
+        if build.unit == "cuda" and build.precision == "fp16":
+            content = in_halves(content, "fp16", NORMALISED)
+        target.write_bytes(content)
+        with tempfile.TemporaryDirectory(prefix="almena-onnxruntime-") as folder:
+            optimised = Path(folder) / "optimised.onnx" if build.unit == "cpu" and build.precision == "int8" else None
+            self._session(build, target, build.model.name, optimised)
+            if optimised is not None and not _computes_integers(optimised):
+                target.write_bytes(_with_precision(content, "fp32"))
 
     def load(self, build: Build, built: Path) -> Engine:
         """Open a session. Raises EngineError where the runtime fell back to another provider."""
         return OnnxRuntimeEngine(build, self._session(build, built, built.name), self._parallel(build))
 
-    def _session(self, build: Build, path: Path, shown: str) -> ort.InferenceSession:
+    def _session(self, build: Build, path: Path, shown: str, optimised: Path | None = None) -> ort.InferenceSession:
+        provider = _PROVIDERS[build.unit]
+        if build.unit != "cpu" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, self._threads(build) // self._parallel(build))
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        if optimised is not None:
+            options.optimized_model_filepath = str(optimised)
+        providers = [(provider, self.options(build, path)), *_BEHIND[build.unit]]
         try:
-            session = ort.InferenceSession(path.read_bytes(), options, providers=[_PROVIDER])
+            session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
         except _FAILURES as error:
             raise ModelFileError(
                 f"{build.name}: ONNX Runtime {self.version()} cannot load {shown}: {' '.join(str(error).split())[:400]}."
                 " If the file is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
             ) from error
-        if session.get_providers() != [_PROVIDER]:
-            raise EngineError(f"{build.name}: ONNX Runtime runs on {session.get_providers()}, not on {_PROVIDER}; reinstall onnxruntime")
+        if session.get_providers()[0] != provider:
+            raise EngineError(f"{build.name}: ONNX Runtime runs on {session.get_providers()}, not on {provider}; `almena doctor` says why")
         return session
+
+    def options(self, build: Build, path: Path) -> dict[str, str]:
+        """Of the unit's execution provider. TensorRT keeps what it builds in a folder for this runtime, TensorRT, device and file."""
+        if build.unit != "tensorrt":
+            return {}
+        key = "|".join((self.version(), self.device(build.unit), sha256(path), build.precision))
+        folder = str(path.parent / "onnxruntime-tensorrt" / hashlib.sha256(key.encode()).hexdigest()[:16])
+        options = {
+            "trt_engine_cache_enable": "1", "trt_engine_cache_path": folder, "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": folder, "trt_max_workspace_size": str(WORKSPACE),
+        }  # fmt: skip
+        allowed = {"fp16": ("fp16",), "bf16": ("bf16",), "int8": ("int8", "fp16")}.get(build.precision, ())
+        options |= {f"trt_{name}_enable": "1" for name in allowed}
+        if build.least is not None:
+            shape = f"{build.height}x{build.width}x{build.input.channels}"
+            bounds = {"min": build.least, "opt": build.batch, "max": build.batch}
+            options |= {f"trt_profile_{name}_shapes": f"{IMAGE}:{count}x{shape}" for name, count in bounds.items()}
+        return options
 
     @staticmethod
     def _threads(build: Build) -> int:
         return build.threads or os.cpu_count() or 1
 
     def _parallel(self, build: Build) -> int:
-        return self._threads(build) if build.policy == "throughput" else 1
+        if build.unit != "cpu":
+            return build.streams or (2 if build.policy == "throughput" else 1)
+        return build.streams or (self._threads(build) if build.policy == "throughput" else 1)
 
 
 class OnnxRuntimeEngine(Engine):
     """A session, which is thread-safe and releases the GIL while it runs."""
 
     backend = "onnxruntime"
-    precision = "fp32"
 
     def __init__(self, build: Build, session: ort.InferenceSession, parallel: int) -> None:
         self.name = build.name
+        self.precision = session.get_modelmeta().custom_metadata_map.get(_PRECISION, build.precision)
         self.parallel = parallel
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
@@ -105,6 +177,43 @@ class OnnxRuntimeEngine(Engine):
     def close(self) -> None:
         """Let the session go; calls under way end first."""
         self._session = None
+
+
+def _computes_integers(optimised: Path) -> bool:
+    """Whether the runtime made operators of integers out of QuantizeLinear, float operator, DequantizeLinear."""
+    import onnx
+
+    nodes = onnx.load(str(optimised), load_external_data=False).graph.node
+    return any(node.op_type.startswith(_INTEGERS) for node in nodes)
+
+
+def _with_precision(content: bytes, precision: str) -> bytes:
+    """The model with a note of what is computed in."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    onnx.helper.set_model_props(model, {**{prop.key: prop.value for prop in model.metadata_props}, _PRECISION: precision})
+    noted: bytes = model.SerializeToString()
+    return noted
+
+
+@cache
+def _loadable(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _tensorrt() -> str:
+    """The version of the package that the provider takes its libraries from."""
+    for package in ("tensorrt-cu12", "tensorrt-cu13", "tensorrt"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "of the system"
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -1,11 +1,9 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO on the CPU, on Intel's GPUs and NPUs."""
 
 from __future__ import annotations
 
 import io
 import os
-import queue
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,13 @@ import numpy as np
 import openvino as ov
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from engines.backends.base import IMAGE, Backend, Build
+from engines.backends.base import FLOAT_INPUT, IMAGE, Backend, Build
+from engines.backends.pool import Pool
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
+from engines.card import IR
 from engines.errors import ModelFileError
 
-_DEVICE = "CPU"
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
@@ -27,7 +26,7 @@ class OpenVinoBackend(Backend):
     """Builds are exported compiled models; pre-processing is in their graph."""
 
     name = "openvino"
-    formats = ("onnx", "tflite")
+    formats = ("openvino", "onnx", "tflite", "savedmodel")
     suffix = ".blob"
 
     def __init__(self) -> None:
@@ -37,20 +36,32 @@ class OpenVinoBackend(Backend):
         """For example 2026.4.1-22982."""
         return str(ov.get_version())
 
-    def device(self) -> str:
-        """The processor's name, its threads and what it can compute in."""
-        able = sorted(self.core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
-        return f"{self.core.get_property(_DEVICE, 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} threads, {' '.join(able)}"
+    def units(self) -> tuple[str, ...]:
+        """The kinds of devices that it sees; the CPU first: it is what `auto` takes until the tuner has compared."""
+        seen = {device.partition(".")[0] for device in self.core.available_devices}
+        return tuple(unit.lower() for unit in ("CPU", "GPU", "NPU") if unit in seen)
 
-    def precisions(self) -> tuple[str, ...]:
-        """bf16 where the processor has it."""
-        return ("bf16", "fp32") if "BF16" in self.core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES") else ("fp32",)
+    def missing(self) -> dict[str, str]:
+        """Intel's GPU and NPU, where OpenVINO does not see them."""
+        drivers = {"gpu": "intel-opencl-icd", "npu": "intel-driver-compiler-npu"}
+        return {unit: f"none, or without its driver ({name})" for unit, name in drivers.items() if unit not in self.units()}
+
+    def device(self, unit: str) -> str:
+        """The device's name, the host's threads and what it can compute in."""
+        able = sorted(self.core.get_property(unit.upper(), "OPTIMIZATION_CAPABILITIES"))
+        return f"{self.core.get_property(unit.upper(), 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} threads, {' '.join(able)}"
+
+    def precisions(self, unit: str) -> tuple[str, ...]:
+        """Those of the device's capabilities that are not emulated. For an NPU, which has no fp32, the CPU computes it."""
+        able = self.core.get_property(unit.upper(), "OPTIMIZATION_CAPABILITIES")
+        reduced = {"int8": "INT8", "bf16": "BF16", "fp16": "FP16"} if unit != "cpu" else {"int8": "INT8", "bf16": "BF16"}
+        return (*(name for name, capability in reduced.items() if capability in able), "fp32")
 
     def build(self, build: Build, target: Path) -> None:
         """Read, fix the shape, put pre-processing in, compile, export."""
         try:
-            model = self._prepared(self.core.read_model(build.model), build)
-            target.write_bytes(self.core.compile_model(model, _DEVICE, self.config(build)).export_model().getvalue())
+            model = self._prepared(self.core.read_model(build.model / IR if build.format == "openvino" else build.model), build)
+            target.write_bytes(self.core.compile_model(model, _device(build), self.config(build)).export_model().getvalue())
         except RuntimeError as error:
             raise ModelFileError(
                 f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {_first_lines(error)}."
@@ -61,7 +72,7 @@ class OpenVinoBackend(Backend):
         """Import the exported model."""
         try:
             with io.BytesIO(built.read_bytes()) as stream:
-                return OpenVinoEngine(build, self.core.import_model(stream, _DEVICE, self.config(build)))
+                return OpenVinoEngine(build, self.core.import_model(stream, _device(build), self.config(build)))
         except RuntimeError as error:
             raise EngineError(
                 f"{build.name}: OpenVINO cannot load {built.name}: {_first_lines(error)}; delete it to have it rebuilt"
@@ -70,11 +81,19 @@ class OpenVinoBackend(Backend):
     def _prepared(self, model: Any, build: Build) -> Any:
         if len(model.inputs) != 1:
             raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.inputs)} inputs, not one picture")
+        only = model.inputs[0]
+        if not only.get_element_type().is_real():
+            kind = only.get_element_type().to_string()
+            raise ModelFileError(f"{build.name}: input {only.get_any_name()!r} of {build.model.name} is {kind}; {FLOAT_INPUT}")
         height, width, planar = build.height, build.width, build.input.layout == "NCHW"
-        model.reshape([build.batch, 3, height, width] if planar else [build.batch, height, width, 3])
+        channels = build.input.channels
+        batch = ov.Dimension(build.batch) if build.least is None else ov.Dimension(build.least, build.batch)
+        model.reshape(ov.PartialShape([batch, channels, height, width] if planar else [batch, height, width, channels]))
         steps = PrePostProcessor(model)
         picture = steps.input()
-        picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(ColorFormat.BGR)
+        picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+        if channels == 3:
+            picture.tensor().set_color_format(ColorFormat.BGR)
         picture.model().set_layout(ov.Layout(build.input.layout))
         picture.preprocess().convert_element_type(ov.Type.f32)
         if build.input.colour == "RGB":
@@ -87,12 +106,17 @@ class OpenVinoBackend(Backend):
         model.inputs[0].get_tensor().set_names({IMAGE})
         return model
 
-    @staticmethod
-    def config(build: Build) -> dict[str, Any]:
-        """What a model is compiled, and imported, with: an import without the precision computes in the device's favourite one."""
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[build.precision], "PERFORMANCE_HINT": build.policy.upper()}
-        if build.threads is not None:
+    def config(self, build: Build) -> dict[str, Any]:
+        """What a model is compiled, and imported, with: an import without the precision computes in the device's favourite one.
+
+        What an int8 model leaves in float is computed in the fastest float of the device.
+        """
+        float_ = next(name for name in self.precisions(build.unit) if name != "int8") if build.precision == "int8" else build.precision
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[float_], "PERFORMANCE_HINT": build.policy.upper()}
+        if build.threads is not None and _device(build) == "CPU":
             config["INFERENCE_NUM_THREADS"] = build.threads
+        if build.streams is not None and _device(build) != "NPU":
+            config["NUM_STREAMS"] = str(build.streams)
         return config
 
 
@@ -106,28 +130,26 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, build: Build, compiled: Any) -> None:
         self.name = build.name
-        self.precision = precision(compiled)
+        self.precision = "int8" if build.precision == "int8" and _quantised(compiled) else precision(compiled)
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + (build.policy == "throughput")
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
-        self._closing = threading.Lock()
-        self._closed = False
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
+        names = build.output_names([_names(port) for port in compiled.outputs])
+        self.outputs = tuple(_spec(port, name) for port, name in zip(compiled.outputs, names, strict=True))
         requests = [compiled.create_infer_request() for _ in range(self.parallel)]
+        shape = (build.batch, build.height, build.width, build.input.channels)
         for request in requests:  # a stream builds its graph at its first inference: no picture shall wait for that
+            request.set_input_tensor(0, ov.Tensor(ov.Type.u8, ov.Shape(shape)))
             request.start_async()
         for request in requests:
             request.wait()
-            self._idle.put(request)
+        self._pool = Pool(self.name, requests)
 
     def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
-        request = self._idle.get()
+        request = self._pool.take()
         try:
-            if request is None:
-                raise EngineError(f"{self.name}: the engine is closed")
             return reader(self._outputs(request, np.ascontiguousarray(tensors[IMAGE])))
         finally:
-            self._idle.put(request)
+            self._pool.give(request)
 
     def _outputs(self, request: Any, image: Tensor) -> dict[str, Tensor]:
         """Run. The outputs are the request's memory (`request.infer` would copy them)."""
@@ -141,12 +163,12 @@ class OpenVinoEngine(Engine):
 
     def close(self) -> None:
         """Free the requests; those under way end first."""
-        with self._closing:
-            if not self._closed:
-                self._closed = True
-                for _ in range(self.parallel):
-                    self._idle.get()
-                self._idle.put(None)
+        self._pool.close()
+
+
+def _device(build: Build) -> str:
+    """Where OpenVINO computes a build."""
+    return "CPU" if (build.unit, build.precision) == ("npu", "fp32") else build.unit.upper()
 
 
 def precision(compiled: Any) -> str:
@@ -154,9 +176,25 @@ def precision(compiled: Any) -> str:
     return _NAMES.get(str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()), "unknown")
 
 
-def _spec(port: Any) -> TensorSpec:
+def _quantised(compiled: Any) -> bool:
+    """Whether the device runs any node of the compiled model in 8-bit integers."""
+    nodes = compiled.get_runtime_model().get_ops()
+    kinds = {
+        node.rt_info["runtimePrecision"].astype(str)
+        for node in nodes
+        if "runtimePrecision" in node.rt_info and node.get_type_name() != "Parameter"
+    }
+    return bool(kinds & {"i8", "u8"})
+
+
+def _names(port: Any) -> list[str]:
+    """The port's names, `get_any_name` first."""
+    return [port.get_any_name(), *sorted(port.get_names())]
+
+
+def _spec(port: Any, name: str) -> TensorSpec:
     dtype = np.dtype(port.get_element_type().to_dtype()).name
-    return TensorSpec(port.get_any_name(), dtype, tuple(port.get_partial_shape().to_shape()))
+    return TensorSpec(name, dtype, tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape()))
 
 
 def _first_lines(error: Exception) -> str:

@@ -9,14 +9,21 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.backends.base import IMAGE, Build
+from engines.backends.base import FLOAT_INPUT, IMAGE, Build
 from engines.errors import ModelFileError
 
-_NORMALISED = "almena_normalised"
+NORMALISED = "almena_normalised"
+"""The tensor that the model itself begins with."""
+
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def with_picture_input(build: Build) -> bytes:
-    """The model with one input `image`, (batch, height, width, 3) uint8 blue-green-red, in place of its own. Raises ModelFileError."""
+    """The model with one input `image`, (batch, height, width, channels) uint8 blue-green-red or grey, in place of its own.
+
+    The batch is free where the order has a `least`. Raises ModelFileError.
+    """
     try:
         model = onnx.load(str(build.model))
         onnx.checker.check_model(model)
@@ -24,16 +31,26 @@ def with_picture_input(build: Build) -> bytes:
         raise ModelFileError(f"{build.name}: {build.model.name} is not a valid ONNX file; delete it and fetch it again") from error
     if len(model.graph.input) != 1:
         raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.graph.input)} inputs, not one picture")
-    own = model.graph.input[0].name
-    nodes, weights = _steps(build, _NORMALISED)
+    own, kind = model.graph.input[0].name, model.graph.input[0].type.tensor_type.elem_type
+    if kind not in _FLOATS:
+        name = TensorProto.DataType.Name(kind).lower()
+        raise ModelFileError(f"{build.name}: input {own!r} of {build.model.name} is {name}; {FLOAT_INPUT}")
+    batch = build.batch if build.least is None else "N"
+    nodes, weights = _steps(build, NORMALISED)
     body = list(model.graph.node)
+    names = [value.name for value in model.graph.output]
+    renamed = dict(zip(names, build.output_names([[name] for name in names]), strict=True)) | {own: NORMALISED}
     for node in body:
-        node.input[:] = [_NORMALISED if name == own else name for name in node.input]
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
     del model.graph.node[:], model.graph.input[:], model.graph.value_info[:]
     model.graph.node.extend([*nodes, *body])
     model.graph.initializer.extend(weights)
-    model.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [build.batch, build.height, build.width, 3]))
+    model.graph.input.append(
+        helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [batch, build.height, build.width, build.input.channels])
+    )
     for value in model.graph.output:
+        value.name = renamed[value.name]
         value.type.tensor_type.ClearField("shape")
     fixed: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
     return fixed
@@ -42,7 +59,8 @@ def with_picture_input(build: Build) -> bytes:
 def _steps(build: Build, result: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """(x - mean) / scale, colour order and layout, from `image` to the tensor `result`."""
     planar = build.input.layout == "NCHW"
-    shape = (1, 3, 1, 1) if planar else (1, 1, 1, 3)
+    channels = build.input.channels
+    shape = (1, channels, 1, 1) if planar else (1, 1, 1, channels)
     weights: list[onnx.TensorProto] = []
     chain: list[tuple[str, list[str], dict[str, Any]]] = [("Cast", [], {"to": TensorProto.FLOAT})]
 

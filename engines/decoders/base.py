@@ -21,6 +21,11 @@ class DecoderParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's outputs that the decoder reads."""
+        raise NotImplementedError
+
 
 class DetectorParams(DecoderParams):
     """`iou`: boxes that overlap a better one more than this are dropped."""
@@ -32,6 +37,7 @@ class DetectionDecoder(ABC):
     """Raw outputs (batch of one) of a detector whose input was (height, width) pixels, to detections in input pixels."""
 
     Params: ClassVar[type[DetectorParams]] = DetectorParams
+    task: ClassVar[str] = "face-detection"
 
     def __init__(self, params: Any, height: int, width: int) -> None:
         self.params = params

@@ -26,6 +26,11 @@ class BlazeFaceParams(DetectorParams):
     logits: str
     layers: tuple[tuple[int, int], ...]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Regressors and logits."""
+        return self.regressors, self.logits
+
 
 class BlazeFaceDecoder(DetectionDecoder):
     """Every anchor is the centre of a cell; its 16 numbers are pixels: centre, size and six points relative to it.

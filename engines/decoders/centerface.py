@@ -21,6 +21,11 @@ class CenterFaceParams(DetectorParams):
     landmarks: str
     stride: int = 4
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The four maps."""
+        return self.heatmap, self.scale, self.offset, self.landmarks
+
 
 class CenterFaceDecoder(DetectionDecoder):
     """Every cell of a quarter-size map may be the centre of a face."""

@@ -18,11 +18,17 @@ class EmbeddingParams(DecoderParams):
     output: str
     normalise: bool
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.output,)
+
 
 class EmbeddingDecoder:
     """One output tensor, row by row a template."""
 
     Params = EmbeddingParams
+    task = "face-embedding"
 
     def __init__(self, params: Any) -> None:
         self.params = params

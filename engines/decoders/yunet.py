@@ -17,6 +17,11 @@ class YuNetParams(DetectorParams):
 
     strides: tuple[int, ...] = (8, 16, 32)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Four of each stride."""
+        return tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in self.strides)
+
 
 class YuNetDecoder(DetectionDecoder):
     """One anchor a cell, at the cell's top left corner."""

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent", "engines", "calibration", "fleet")
 HEAVY = {"cv2", "onnxruntime", "openvino", "av", "onnx", "amqtt", "gi", "jtop", "tensorrt", "tensorflow"}
-BEHIND = {"agent.sample_clip", "engines.convert.onnx_input"}
+BEHIND = {"agent.sample_clip", "calibration.zoo_keras", "engines.convert.onnx_input", "engines.convert.onnx_floats"} | {
+    f"engines.backends.trt_{part}" for part in ("build", "engine", "log")
+}
 """Modules that only plug-ins and bodies of functions import."""
 
 IMPORT_ALL = """

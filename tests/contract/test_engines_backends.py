@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
-from engines.card import ModelInput
+from engines.card import SUFFIXES, Format, ModelInput
 from engines.errors import MissingRuntimeError, ModelFileError, UnknownNameError
 from engines.registry import BACKENDS, resolve
+from tests.fakes.nvidia_packages import VERSIONS
+from tests.fakes.tensorrt_here import tensorrt_here
 
 HEIGHT, WIDTH = 24, 40
 FEED = ModelInput(
@@ -43,10 +48,47 @@ def small(path: Path, layout: str = "NCHW") -> Path:
     return save(path, nodes, [], {"same": 4}, ["N", "H", "W", 3])
 
 
+def graph_of(kind: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+    """Nodes, weights and the output of a model that must be refused, or whose outputs must."""
+    if kind == "odd":
+        return [helper.make_node("Conjure", ["x"], ["y"], domain="nobody.knows")], [], "y"
+    zero = numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+    minus = numpy_helper.from_array(np.full(1, -1e9, np.float32), "minus")
+    nodes = [helper.make_node("Add", ["x", "minus"], ["y"]), helper.make_node("Sqrt" if kind == "NaN" else "Identity", ["y"], ["z"])]
+    return [*nodes, helper.make_node("Div" if kind == "infinity" else "Add", ["z", "zero"], ["bad"])], [zero, minus], "bad"
+
+
+class Models:
+    """The suite's small models in the format that a backend reads: small-NCHW, small-NHWC, NaN, infinity, two (inputs), odd (operator)."""
+
+    def __init__(self, made: Path, folder: Path, backend: Backend) -> None:
+        self.format: Format = "onnx" if "onnx" in backend.formats else backend.formats[0]
+        self._made = made
+        self._folder = folder
+
+    def __call__(self, kind: str) -> Path:
+        path = self._folder / f"{kind}{SUFFIXES[self.format]}"
+        if self.format != "onnx":
+            made = self._made / path.name
+            shutil.copytree(made, path) if made.is_dir() else shutil.copyfile(made, path)
+        elif kind.startswith("small-"):
+            small(path, kind.removeprefix("small-"))
+        elif kind == "two":
+            model = onnx.load(str(small(path)))
+            model.graph.input.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]))
+            path.write_bytes(model.SerializeToString())
+        else:
+            nodes, weights, output = graph_of(kind)
+            save(path, nodes, weights, {output: 4}, ["N", 3, "H", "W"])
+        return path
+
+
 def order(model: Path, backend: Backend, **changes: Any) -> Build:
+    kept: dict[str, Format] = {suffix: name for name, suffix in SUFFIXES.items()}
     values: dict[str, Any] = {
         "name": "small", "model": model, "input": FEED, "batch": 1, "width": WIDTH, "height": HEIGHT, "precision": "fp32",
-        "policy": "throughput", "threads": None,
+        "policy": "throughput", "threads": None, "format": kept[model.suffix],
+        "unit": backend.units()[0],
     }  # fmt: skip
     return Build(**{**values, **changes})
 
@@ -76,21 +118,33 @@ def convolved(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.fixture(params=sorted(BACKENDS))
-def backend(request: pytest.FixtureRequest) -> Backend:
-    made: Backend = resolve(BACKENDS, request.param, "backend")()
-    return made
+def backend(request: pytest.FixtureRequest, cache_dir: Path) -> Iterator[Backend]:
+    """Each backend on its real runtime, but TensorRT: its newest interface on a simulated device."""
+    if request.param != "tensorrt":
+        yield resolve(BACKENDS, request.param, "backend")()
+        return
+    with tensorrt_here(VERSIONS[-1], cache_dir) as simulation:
+        yield simulation.backend
+        assert simulation.cuda.held() == 0
 
 
 @pytest.fixture
-def engine(backend: Backend, tmp_path: Path) -> Any:
-    with opened(backend, order(small(tmp_path / "small.onnx"), backend), tmp_path) as made:
+def models(backend: Backend, small_models: Path, tmp_path: Path) -> Models:
+    return Models(small_models, tmp_path, backend)
+
+
+@pytest.fixture
+def engine(backend: Backend, models: Models, tmp_path: Path) -> Any:
+    with opened(backend, order(models("small-NCHW"), backend), tmp_path) as made:
         yield made
 
 
 def test_it_says_what_it_is(backend: Backend, engine: Engine) -> None:
     assert backend.version()
-    assert backend.device()
-    assert "fp32" in backend.precisions()
+    assert backend.units()
+    for unit in backend.units():
+        assert backend.device(unit)
+        assert "fp32" in backend.precisions(unit)
     assert engine.backend == backend.name
     assert engine.precision == "fp32"
     assert engine.parallel >= 1
@@ -110,27 +164,27 @@ def test_preprocessing_is_part_of_the_graph(engine: Engine) -> None:
     FEED.model_copy(update={"mean": (0.0, 0.0, 0.0), "scale": (1.0, 1.0, 1.0)}),
     FEED.model_copy(update={"layout": "NHWC"}),
 ])  # fmt: skip
-def test_every_kind_of_input(backend: Backend, tmp_path: Path, feed: ModelInput) -> None:
-    build = order(small(tmp_path / "small.onnx", feed.layout), backend, input=feed)
+def test_every_kind_of_input(backend: Backend, models: Models, tmp_path: Path, feed: ModelInput) -> None:
+    build = order(models(f"small-{feed.layout}"), backend, input=feed)
     with opened(backend, build, tmp_path) as engine:
         np.testing.assert_allclose(engine.infer({IMAGE: picture()})["same"], normalised(picture(), feed), rtol=1e-5, atol=1e-4)
 
 
-def test_a_batch(backend: Backend, tmp_path: Path) -> None:
-    with opened(backend, order(small(tmp_path / "small.onnx"), backend, batch=3), tmp_path) as engine:
+def test_a_batch(backend: Backend, models: Models, tmp_path: Path) -> None:
+    with opened(backend, order(models("small-NCHW"), backend, batch=3), tmp_path) as engine:
         image = picture(batch=3)
         np.testing.assert_allclose(engine.infer({IMAGE: image})["maps"], convolved(normalised(image)), rtol=1e-4, atol=1e-3)
 
 
-def test_every_precision_that_it_names(backend: Backend, tmp_path: Path) -> None:
-    for precision in backend.precisions():
-        with opened(backend, order(small(tmp_path / "small.onnx"), backend, precision=precision), tmp_path) as engine:
+def test_every_precision_that_it_names(backend: Backend, models: Models, tmp_path: Path) -> None:
+    for precision in set(backend.precisions(backend.units()[0])) - {"int8"}:
+        with opened(backend, order(models("small-NCHW"), backend, precision=precision), tmp_path) as engine:
             assert engine.precision == precision
             np.testing.assert_allclose(engine.infer({IMAGE: picture()})["maps"], convolved(normalised(picture())), atol=2.0)
 
 
-def test_latency_serves_one_at_a_time(backend: Backend, tmp_path: Path) -> None:
-    with opened(backend, order(small(tmp_path / "small.onnx"), backend, policy="latency", threads=1), tmp_path) as engine:
+def test_latency_serves_one_at_a_time(backend: Backend, models: Models, tmp_path: Path) -> None:
+    with opened(backend, order(models("small-NCHW"), backend, policy="latency"), tmp_path) as engine:
         assert engine.parallel == 1
 
 
@@ -211,44 +265,49 @@ def test_closing_while_others_infer_ends_them_all(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["NaN", "infinity"])
-def test_outputs_that_are_not_finite_are_errors(backend: Backend, tmp_path: Path, kind: str) -> None:
-    zero = numpy_helper.from_array(np.zeros(1, np.float32), "zero")
-    minus = numpy_helper.from_array(np.full(1, -1e9, np.float32), "minus")
-    nodes = [helper.make_node("Add", ["x", "minus"], ["y"]), helper.make_node("Sqrt" if kind == "NaN" else "Identity", ["y"], ["z"])]
-    nodes += [helper.make_node("Div" if kind == "infinity" else "Add", ["z", "zero"], ["bad"])]
-    model = save(tmp_path / "bad.onnx", nodes, [zero, minus], {"bad": 4}, ["N", 3, "H", "W"])
-    with opened(backend, order(model, backend), tmp_path) as engine, pytest.raises(EngineError, match="'bad' holds NaN or infinity"):
+def test_outputs_that_are_not_finite_are_errors(backend: Backend, models: Models, tmp_path: Path, kind: str) -> None:
+    build = order(models(kind), backend)
+    with opened(backend, build, tmp_path) as engine, pytest.raises(EngineError, match="'bad' holds NaN or infinity"):
         engine.infer({IMAGE: picture()})
 
 
-def test_an_operator_that_nobody_knows_is_an_error(backend: Backend, tmp_path: Path) -> None:
-    nodes = [helper.make_node("Conjure", ["x"], ["y"], domain="nobody.knows")]
-    model = save(tmp_path / "odd.onnx", nodes, [], {"y": 4}, ["N", 3, "H", "W"])
-    with pytest.raises(ModelFileError, match=r"small: .*odd\.onnx"):
-        backend.build(order(model, backend), tmp_path / "built")
+def test_an_operator_that_nobody_knows_is_an_error(backend: Backend, models: Models, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"small: .*odd\."):
+        backend.build(order(models("odd"), backend), tmp_path / "built")
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", None])
-def test_a_file_that_is_no_model_is_an_error(backend: Backend, tmp_path: Path, content: bytes | None) -> None:
-    whole = small(tmp_path / "small.onnx").read_bytes()
-    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) * 2 // 3] if content is None else content)
-    with pytest.raises(ModelFileError, match=r"small: .*cut\.onnx"):
-        backend.build(order(tmp_path / "cut.onnx", backend), tmp_path / "built")
+def test_a_file_that_is_no_model_is_an_error(backend: Backend, models: Models, tmp_path: Path, content: bytes | None) -> None:
+    model = models("small-NCHW")
+    file = model / "saved_model.pb" if model.is_dir() else model
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) * 2 // 3] if content is None else content)
+    with pytest.raises(ModelFileError, match=rf"small: .*{re.escape(model.name)}"):
+        backend.build(order(model, backend), tmp_path / "built")
 
 
-def test_a_built_file_that_is_damaged_is_an_error(backend: Backend, tmp_path: Path) -> None:
-    build = order(small(tmp_path / "small.onnx"), backend)
+def test_a_built_file_that_is_damaged_is_an_error(backend: Backend, models: Models, tmp_path: Path) -> None:
+    build = order(models("small-NCHW"), backend)
     (tmp_path / "built").write_bytes(b"\x00" * 100)
     with pytest.raises(EngineError, match="small: "):
         backend.load(build, tmp_path / "built")
 
 
-def test_a_model_of_two_inputs_is_an_error(backend: Backend, tmp_path: Path) -> None:
-    model = onnx.load(str(small(tmp_path / "small.onnx")))
-    model.graph.input.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]))
-    (tmp_path / "two.onnx").write_bytes(model.SerializeToString())
+def test_a_model_of_two_inputs_is_an_error(backend: Backend, models: Models, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="2 inputs"):
-        backend.build(order(tmp_path / "two.onnx", backend), tmp_path / "built")
+        backend.build(order(models("two"), backend), tmp_path / "built")
+
+
+def test_an_only_output_is_called_what_the_decoder_reads(backend: Backend, models: Models, tmp_path: Path) -> None:
+    build = order(models("small-NHWC"), backend, input=FEED.model_copy(update={"layout": "NHWC"}), outputs=("wanted",))
+    with opened(backend, build, tmp_path) as engine:
+        assert [spec.name for spec in engine.outputs] == ["wanted"]
+        assert engine.infer({IMAGE: picture()}).keys() == {"wanted"}
+
+
+def test_several_outputs_keep_their_names(backend: Backend, models: Models, tmp_path: Path) -> None:
+    with opened(backend, order(models("small-NCHW"), backend, outputs=("wanted",)), tmp_path) as engine:
+        assert {spec.name for spec in engine.outputs} == {"same", "maps"}
 
 
 def test_an_unknown_backend_is_told() -> None:

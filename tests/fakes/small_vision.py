@@ -13,6 +13,7 @@ import numpy as np
 from agent.datatypes import Annotation, Frame, StreamHealth
 from agent.errors import AlmenaError, UnknownError
 from agent.settings import Settings
+from agent.vision.inference.models import Serving
 from agent.vision.preview import Preview
 
 
@@ -99,6 +100,7 @@ class SmallVision:
     def __init__(self, state_dir: Path, streams: Sequence[str] = ("door",)) -> None:
         self.settings = Settings(state_dir=state_dir)
         self.faces = SmallPeople()
+        self.serving = Serving(self.settings)
         self.reloads = 0
         self.restart_needed = ("mqtt",)
         self._previews = {name: Preview(name, 10.0, 960) for name in streams}

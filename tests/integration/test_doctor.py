@@ -18,11 +18,23 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 
-from agent.checkup import host, libraries, service
+from agent.checkup import host, libraries, runtimes, service
 from agent.settings import MqttSettings, Settings, WebSettings
+from engines.registry import BACKENDS
 from tests.waiting import wait_until
 
 ORIN_INFO = "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\nFeatures\t: fp asimd asimddp crc32\n"
+
+
+BLIND = """
+class Backend:
+    def version(self):
+        return "1"
+    def units(self):
+        return ()
+    def missing(self):
+        return {"gpu": "no driver"}
+"""
 
 
 def _doctor(folder: Path, *arguments: str, stdin: str = "") -> tuple[int, str]:
@@ -69,18 +81,40 @@ def test_a_state_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_packages_that_overwrite_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("opencv_python", "onnxruntime_gpu"):
         _tree(tmp_path, {f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n"})
-    assert libraries.opencv().state == libraries.onnxruntime().state == "ok"
+    assert libraries.opencv().state == runtimes.runtime("onnxruntime").state == "ok"
     monkeypatch.syspath_prepend(str(tmp_path))
     assert libraries.opencv().text == "installed together: opencv-python, opencv-python-headless"
-    assert "onnxruntime-gpu" in libraries.onnxruntime().text
-    assert libraries.opencv().state == libraries.onnxruntime().state == "fail"
+    assert "onnxruntime-gpu" in runtimes.runtime("onnxruntime").text
+    assert libraries.opencv().state == runtimes.runtime("onnxruntime").state == "fail"
 
 
 def test_libraries_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("cv2", "onnxruntime", "openvino"):
+    for name in ("cv2", "onnxruntime", "openvino", "ai_edge_litert", "tensorflow"):
         monkeypatch.setitem(sys.modules, name, None)
-    states = {check.name: check.state for check in libraries.library_checks()}
-    assert states == {"opencv": "fail", "onnxruntime": "warn", "openvino": "warn", "other runtimes": "ok", "runtime": "fail"}
+    assert {check.name: check.state for check in libraries.library_checks()} == {"opencv": "fail", "other libraries": "ok"}
+    found = {check.name: check for check in runtimes.runtime_checks()}
+    assert {name: check.state for name, check in found.items()} == dict.fromkeys(BACKENDS, "ok") | {"openvino": "warn", "inference": "fail"}
+    assert all(check.text == "not installed" for name, check in found.items() if name != "inference")
+
+
+def test_each_runtime_tells_its_units_and_precisions() -> None:
+    found = {check.name: check for check in runtimes.runtime_checks()}
+    assert re.fullmatch(r"[\d.]+: cpu \(.*\) in int8, fp32; no tensorrt: .*; no cuda: .*", found["onnxruntime"].text)
+    assert re.match(r"20[\d.]+: cpu \(.*\) in .*fp32", found["openvino"].text)
+    assert found["tensorrt"].text == "not installed"
+    assert found["inference"].text.startswith("usable: openvino, onnxruntime")
+
+
+def test_a_runtime_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')\n")
+    (tmp_path / "blind.py").write_text(BLIND)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(runtimes, "BACKENDS", {"half": "half:Backend", "blind": "blind:Backend"})
+    monkeypatch.setattr(runtimes, "MODULES", {"half": "half", "blind": "blind"})
+    half, blind, none = runtimes.runtime_checks()
+    assert (half.state, "libnvinfer.so.10" in half.text) == ("warn", True)
+    assert (blind.state, blind.text) == ("warn", "1: nothing to run on; no gpu: no driver")
+    assert none.state == "fail"
 
 
 def test_gstreamer_is_what_runs_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,22 +198,10 @@ def test_the_whole_command(tmp_path: Path) -> None:
     code, text = _doctor(tmp_path, "--json")
     checks = _checks(text)
     assert code == (0 if all(check["state"] != "fail" for check in checks.values()) else 1)
-    assert {
-        "platform",
-        "python",
-        "processor",
-        "memory",
-        "disk",
-        "clock",
-        "cameras",
-        "opencv",
-        "onnxruntime",
-        "openvino",
-        "gstreamer",
-    } <= checks.keys()
+    assert {"platform", "python", "processor", "memory", "disk", "clock", "cameras", "opencv", "gstreamer", *BACKENDS} <= checks.keys()
     assert "FFMPEG yes" in checks["opencv"]["text"]
-    assert "CPUExecutionProvider" in checks["onnxruntime"]["text"]
-    assert "CPU (" in checks["openvino"]["text"]
+    assert "int8, fp32" in checks["onnxruntime"]["text"]
+    assert ": cpu (" in checks["openvino"]["text"]
     assert list(tmp_path.iterdir()) == []
 
 

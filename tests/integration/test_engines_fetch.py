@@ -41,7 +41,7 @@ def test_a_local_file_is_taken_with_progress(tmp_path: Path, local: LocalSource)
     path = ensure(a_card(local), tmp_path / "models", lambda *step: seen.append(step))
     assert path.read_bytes() == CONTENT
     assert seen[-1] == ("centerface", len(CONTENT), len(CONTENT))
-    assert files(tmp_path / "models") == ["centerface.onnx"]
+    assert files(tmp_path / "models") == [f"centerface-{HASH[:12]}.onnx"]
 
 
 def test_what_is_there_is_not_fetched_again(tmp_path: Path, local: LocalSource) -> None:
@@ -51,9 +51,9 @@ def test_what_is_there_is_not_fetched_again(tmp_path: Path, local: LocalSource) 
 
 
 def test_a_file_with_another_hash_is_quarantined(tmp_path: Path, local: LocalSource) -> None:
-    with pytest.raises(WrongHashError, match=r"centerface\.onnx: SHA-256 is .* expected .*quarantine"):
+    with pytest.raises(WrongHashError, match=r"centerface-000000000000\.onnx: SHA-256 is .* expected .*quarantine"):
         ensure(a_card(local, "0" * 64), tmp_path / "models")
-    assert files(tmp_path / "models") == [f"quarantine/centerface.onnx.{HASH[:12]}"]
+    assert files(tmp_path / "models") == [f"quarantine/centerface-000000000000.onnx.{HASH[:12]}"]
 
 
 def test_a_file_that_changed_on_disk_is_quarantined_and_can_be_fetched_again(tmp_path: Path, local: LocalSource) -> None:

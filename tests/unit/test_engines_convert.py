@@ -30,16 +30,16 @@ CARD: ModelCard = card("centerface")
 
 
 def test_a_conversion_is_made_once(fetched: Path) -> None:
-    made = converted(CARD, fetched)
+    made, _ = converted(CARD, fetched)
     before = made.stat().st_mtime_ns
-    assert converted(CARD, fetched) == made
+    assert converted(CARD, fetched) == (made, "onnx")
     assert made.stat().st_mtime_ns == before
     onnx.checker.check_model(onnx.load(str(made)))
 
 
 @pytest.mark.parametrize("damage", ["replaced", "cut off", "without its hash", "with another hash"])
 def test_a_conversion_that_is_not_what_was_made_is_made_anew(fetched: Path, damage: str) -> None:
-    made = converted(CARD, fetched)
+    made, _ = converted(CARD, fetched)
     content, digest = made.read_bytes(), made.with_name(f"{made.name}.sha256")
     if damage == "replaced":
         made.write_bytes(b"another model")
@@ -50,5 +50,5 @@ def test_a_conversion_that_is_not_what_was_made_is_made_anew(fetched: Path, dama
         made.write_bytes(b"another model")
     else:
         digest.write_bytes(b"\xff" * 64)
-    assert converted(CARD, fetched).read_bytes() == content
+    assert converted(CARD, fetched)[0].read_bytes() == content
     assert len(digest.read_text()) == 64

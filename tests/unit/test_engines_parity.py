@@ -120,7 +120,7 @@ class SpoiledBackend(OnnxRuntimeBackend):
 
     error = 0.0
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self, unit: str) -> tuple[str, ...]:
         return ("bf16", "fp32")
 
     def build(self, build: Build, target: Path) -> None:

@@ -31,7 +31,7 @@ class CountingBackend(OnnxRuntimeBackend):
         self.built: list[str] = []
         self.loaded = 0
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self, unit: str) -> tuple[str, ...]:
         return ("bf16", "fp32")
 
     def build(self, build: Build, target: Path) -> None:
@@ -71,7 +71,8 @@ class Bench:
 
     def open(self, precision: str = "auto", **changes: Any) -> Any:
         values: dict[str, Any] = {
-            "model": "small@0", "recipe": "r", "pictures": "portraits", "backend": "onnxruntime", "backend_version": "1", "device": "d",
+            "model": "small@0", "recipe": "r", "pictures": "portraits", "backend": "onnxruntime", "backend_version": "1", "unit": "cpu",
+            "device": "d",
             "shape": (1, 8, 8),
             "policy": "latency", "threads": 1,
         }  # fmt: skip

@@ -23,8 +23,10 @@ from agent.uplink.web.auth import Login
 from agent.uplink.web.changes import recorded
 from agent.uplink.web.context import WebContext
 from agent.uplink.web.guard import Guard
+from agent.uplink.web.relay import Relay
 from agent.uplink.web.routes_events import events_router
 from agent.uplink.web.routes_faces import faces_router
+from agent.uplink.web.routes_inference import InferencePaths, describe
 from agent.uplink.web.routes_login import STATIC, login_router, page_router
 from agent.uplink.web.routes_state import probes_router, state_router
 from agent.uplink.web.vision import VisionClient
@@ -68,11 +70,13 @@ def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False
     settings = context.settings.web
     login = Login(settings.login, recorded(context.outbox)) if settings.login else None
     vision = VisionClient(context.settings.control_socket)
+    relay = Relay(context.settings.control_socket)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await vision.close()
+        relay.close()
         if login:
             login.end()
 
@@ -90,7 +94,8 @@ def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False
     if login:
         app.include_router(login_router(settings, login))
     app.mount("/static", StaticFiles(directory=STATIC))
-    return Guard(app, settings, login)
+    describe(app)
+    return Guard(InferencePaths(relay, app), settings, login)
 
 
 async def _on_invalid(_request: Request, error: RequestValidationError) -> Response:

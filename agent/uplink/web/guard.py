@@ -21,6 +21,7 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN = ("/login", "/api/1/login", "/healthz", "/readyz")
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 64 * 1024
+MAX_INFERENCE_BYTES = 32 * 1024 * 1024
 SESSION_CHECK_S = 2.0
 HEADERS = {
     "Content-Security-Policy": (
@@ -129,6 +130,11 @@ class Guard:
         raise Problem(401, "Log in", "send the session cookie of /api/1/login, or HTTP Basic credentials")
 
 
+def is_inference(path: str) -> bool:
+    """Whether it belongs to the inference protocols, /v1 and /v2."""
+    return path in ("/v1", "/v2") or path.startswith(("/v1/", "/v2/"))
+
+
 def cookie_name(settings: WebSettings) -> str:
     """The `__Host-` prefix makes browsers insist on TLS, this very host and path `/`."""
     return "__Host-almena" if settings.tls else "almena"
@@ -151,14 +157,21 @@ def too_many(wait_s: float) -> Problem:
 def _check_body(scope: Scope, headers: Headers) -> int:
     """How many bytes the body may have. Only JSON and uploads are taken, which a plain form of another site cannot send unseen."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    large = kind == "multipart/form-data" or kind.startswith("image/")
-    limit = MAX_IMAGE_BYTES if large else MAX_JSON_BYTES
+    if is_inference(scope["path"]):  # its clients send binary bodies, some name no type at all; it changes nothing here
+        large, limit, allowed = (
+            kind in ("", "application/octet-stream"),
+            MAX_INFERENCE_BYTES,
+            "application/json or application/octet-stream",
+        )
+    else:
+        large = kind == "multipart/form-data" or kind.startswith("image/")
+        limit, allowed = MAX_IMAGE_BYTES if large else MAX_JSON_BYTES, "application/json, multipart/form-data or image/*"
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > limit:
         raise Problem(413, "The body is too large", f"at most {limit} bytes for this content type")
     has_body = length != "0" or "transfer-encoding" in headers
     if scope["method"] not in SAFE and has_body and not large and kind != "application/json":
-        raise Problem(415, "Unsupported content type", "send application/json, multipart/form-data or image/*")
+        raise Problem(415, "Unsupported content type", f"send {allowed}")
     return limit
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from agent import __version__
 
 STREAM_STATES = ("connecting", "running", "frozen", "covered", "failed", "finished")
 STREAM_COUNTERS = ("captured", "processed", "skipped", "failed")
 LANE_COUNTERS = ("produced", "settled", "lost")
+CALL_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 QUANTILES = re.compile(r"(.+)_p(\d\d)_seconds")
 Samples = Iterable[tuple[dict[str, str], float]]
 
@@ -28,11 +29,13 @@ class Snapshot:
         lanes: Mapping[str, Mapping[str, Any]],
         broker: Mapping[str, Any],
         telemetry: Mapping[str, Any],
+        inference: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._streams = streams
         self._figures = figures
         self._lanes = lanes
         self._broker = broker
+        self._inference = inference
         self._system = telemetry.get("system", {})
         self._jetson = telemetry.get("jetson", {})
 
@@ -44,6 +47,7 @@ class Snapshot:
         yield _counter("almena_broker_published", "Publishes at QoS 1, repeats included.", [({}, self._broker["published"])])
         yield from _stream_metrics(self._streams or ())
         yield from _task_metrics(self._figures)
+        yield from _inference_metrics(self._inference)
         yield from _lane_metrics(self._lanes)
         yield from _host_metrics(self._system)
         yield from _jetson_metrics(self._jetson)
@@ -83,6 +87,30 @@ def _task_metrics(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Metric
     for name, values in others.items():
         family = _counter if name.endswith("_total") else _gauge
         yield family(f"almena_task_{name.removesuffix('_total')}", f"{name} of the stream's tasks.", values)
+
+
+def _inference_metrics(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Of the models that are served over HTTP."""
+    if not models:
+        return
+    yield _gauge("almena_inference_ready", "1 while the model answers.", [({"model": m["name"]}, m["state"] == "ready") for m in models])
+    ready = [model for model in models if "results" in model]
+    results = [({"model": m["name"], "result": name}, count) for m in ready for name, count in m["results"].items()]
+    yield _counter("almena_inference_requests", "Requests, by how they ended.", results)
+    yield _gauge("almena_inference_queue_pictures", "Pictures that wait.", [({"model": m["name"]}, m["queued"]) for m in ready])
+    stages: list[tuple[dict[str, str], float]] = []
+    for model in ready:
+        for name, value in model["seconds"].items():
+            if match := QUANTILES.fullmatch(name):
+                stages.append(({"model": model["name"], "stage": match[1], "quantile": f"0.{match[2].rstrip('0')}"}, value))
+    yield _gauge("almena_inference_seconds", "Waiting, computing, and both, over the newest requests.", stages)
+    sizes = HistogramMetricFamily("almena_inference_call_pictures", "Pictures that went into one call of an engine.", labels=["model"])
+    for model in ready:
+        calls = {int(size): count for size, count in model["calls"].items()}
+        bounds = [(str(bound), float(sum(count for size, count in calls.items() if size <= bound))) for bound in CALL_SIZES]
+        total = float(sum(calls.values()))
+        sizes.add_metric([model["name"]], [*bounds, ("+Inf", total)], float(sum(size * count for size, count in calls.items())))
+    yield sizes
 
 
 def _lane_metrics(lanes: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:

@@ -35,6 +35,7 @@ def state_router(context: WebContext, vision: VisionClient) -> APIRouter:
     router.get(f"{stream}/live.mjpg", response_class=Response)(state.live)
     router.get(f"{stream}/snapshot.jpg", response_class=Response, responses=JPEG)(state.snapshot)
     router.get("/engines")(state.engines)
+    router.get("/inference")(state.inference)
     router.get("/performance")(state.performance)
     router.get("/outbox")(state.outbox)
     router.get("/telemetry")(state.telemetry)
@@ -80,6 +81,10 @@ class _State:
     async def engines(self) -> Response:
         """The engines in use with their passports, and why each was chosen."""
         return await self._vision.forward("GET", "/engines")
+
+    async def inference(self) -> Response:
+        """The models that are served under /v2 and /v1: state, engines, queue, requests by how they ended, latencies."""
+        return await self._vision.forward("GET", "/inference")
 
     async def performance(self) -> Response:
         """Counters and latencies of each stream's stages."""
@@ -128,7 +133,8 @@ def probes_router(context: WebContext, vision: VisionClient) -> APIRouter:
         streams = await _or_none(lambda: vision.get("/streams"))
         figures = await _or_none(lambda: vision.get("/metrics")) or {}
         lanes = await run_in_threadpool(context.outbox.stats)
-        scrape = Snapshot(streams, figures, lanes, context.broker.as_dict(), context.telemetry())
+        models = await _or_none(lambda: vision.get("/inference")) or ()
+        scrape = Snapshot(streams, figures, lanes, context.broker.as_dict(), context.telemetry(), models)
         return Response(scrape.text(), media_type="text/plain; version=0.0.4")
 
     return router

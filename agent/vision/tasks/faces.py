@@ -165,9 +165,13 @@ class FacesTask(Task):
         return figures
 
     def engines(self) -> list[dict[str, Any]]:
-        """The passports of detector and embedder."""
-        passports = (self._kit.detector.passport, self._kit.embedder.passport)
-        return [{"model": one.identity.model, "backend": one.identity.backend, **one.model_dump(mode="json")} for one in passports]
+        """The passports of detector and embedder, and why they are run so."""
+        models = (self._kit.detector, self._kit.embedder)
+        passports = ((one.passport.identity, one.passport, one.why) for one in models)
+        return [
+            {"model": identity.model, "backend": identity.backend, "why": why, **passport.model_dump(mode="json")}
+            for identity, passport, why in passports
+        ]
 
     def close(self) -> None:
         """Give engines and gallery back. Calling it twice does no harm."""

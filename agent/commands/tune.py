@@ -1,0 +1,186 @@
+"""`almena tune`: measure every way of running a model on this device, and keep the best."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from agent.settings import Settings, load
+
+if TYPE_CHECKING:
+    from calibration.power import PowerMeter
+    from calibration.tuner import Row, Tuned
+    from engines.card import ModelCard
+    from engines.model import EngineOptions
+
+app = typer.Typer(add_completion=False)
+
+DEFAULT = Path("almena.yaml")
+WIDE = 180
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a tuning is asked for."""
+
+    goal: Literal["latency", "throughput", "efficiency"]
+    budget_s: float
+    batch: int | None
+    backends: tuple[str, ...]
+
+
+@app.command()
+def tune(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="Cards, card files, or models of the bench; default: those of the settings' streams."),
+    ] = None,
+    policy: Annotated[
+        Literal["latency", "throughput", "efficiency"] | None,
+        typer.Option(help="What is best: milliseconds of one picture, pictures a second, or joules of a picture; default: engines.policy."),
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time for each model: 60s, 5m.")] = "60s",
+    batch: Annotated[int | None, typer.Option(min=1, max=256, help="Pictures in a call; default: what suits the model's task.")] = None,
+    backends: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default: almena.yaml if there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome and every candidate as JSON.")] = False,
+) -> None:
+    """Find the fastest, or the most frugal, way to run models on this device. The agent uses it from its next start on.
+
+    Candidates that are less accurate than the model's card allows are refused; each that was not tried is listed with the reason.
+    """
+    from agent.vision.face_kit import chosen_models, engine_options
+
+    settings = settings_of(config)
+    options = engine_options(settings)
+    wanted = Wanted(policy or settings.engines.policy, seconds(budget), batch, backend_names(backends))
+    found = []
+    for card in cards(models or list(chosen_models(settings)), options):
+        found.append(_one(card, options, wanted))
+        if not as_json:
+            _print(found[-1])
+    if as_json:
+        print(json.dumps({"tunings": [_record(tuned) for tuned in found]}, indent=2))
+
+
+def _one(card: ModelCard, options: EngineOptions, wanted: Wanted) -> Tuned:
+    from calibration.tuner import Tuner
+
+    meter = _meter() if wanted.goal == "efficiency" else None
+    with told_progress(f"{card.name}, {wanted.goal}") as told:
+        return Tuner(card, options, wanted.goal, wanted.budget_s, wanted.batch, wanted.backends, meter, told).run()
+
+
+def _meter() -> PowerMeter:
+    from calibration.power import power_meter
+
+    meter = power_meter()
+    meter.rest()
+    return meter
+
+
+def cards(names: list[str], options: EngineOptions) -> list[ModelCard]:
+    """Of catalog, bench or files; made or fetched with bars on stderr."""
+    from agent.commands.models import progress_bars
+    from calibration.zoo import cards_of
+    from engines.fetch import ensure
+
+    with progress_bars() as progress:
+        found = cards_of(names, options.models_dir, progress)
+        for card in found:
+            ensure(card, options.models_dir, progress)
+    return found
+
+
+def settings_of(config: Path | None) -> Settings:
+    """Those of the file, of almena.yaml where there is one, else the built-in ones with the demo's folders."""
+    from agent.demo import default_folder
+
+    if config is None and not DEFAULT.is_file():
+        folder = default_folder()
+        return Settings.model_validate({"state_dir": folder / "state", "engines": {"models_dir": folder / "models"}})
+    return load(config or DEFAULT)
+
+
+def seconds(text: str) -> float:
+    """Of 90, 90s, 2m or 1h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise typer.BadParameter(f"{text!r} is no time; write 60s, 5m or 1h", param_hint="--budget")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def backend_names(text: str | None) -> tuple[str, ...]:
+    """All of the registry, or those named."""
+    from engines.registry import BACKENDS
+
+    names = tuple(part.strip() for part in text.split(",")) if text else tuple(BACKENDS)
+    if wrong := [name for name in names if name not in BACKENDS]:
+        raise typer.BadParameter(f"there is no {', '.join(wrong)}; there are {', '.join(BACKENDS)}", param_hint="--backends")
+    return names
+
+
+@contextmanager
+def told_progress(title: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr: what is being done, and how much of the time is used up."""
+    columns = TextColumn(title), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=1.0)
+        yield lambda what, share: bars.update(task, description=what, completed=min(share, 1.0))
+
+
+def wide_console() -> Console:
+    """For tables and long lines: a file or pipe gets them whole, and nothing is read as markup."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
+
+
+def _record(tuned: Tuned) -> dict[str, Any]:
+    goal = tuned.tuning.goal
+    return {
+        **tuned.tuning.model_dump(mode="json"),
+        "seconds": round(tuned.seconds, 1),
+        "notes": list(tuned.notes),
+        "candidates": [row.as_json(goal) for row in tuned.rows],
+    }
+
+
+def _print(tuned: Tuned) -> None:
+    from calibration.tuner import UNITS, shown
+
+    goal, console = tuned.tuning.goal, wide_console()
+    table = Table("backend", "unit", "precision", "built for", "threads", "streams", "batch", UNITS[goal], "relative", box=None)
+    for row in sorted((row for row in tuned.rows if row.cost is not None), key=lambda one: one.relative or 0.0):
+        choice = row.choice
+        way = (choice.backend, choice.unit, choice.precision, choice.policy, choice.threads or "", choice.streams or "", choice.batch)
+        ratio = f"{row.relative:.2f}" if row.relative is not None else ""
+        table.add_row(*map(str, way), shown(goal, row.cost), ratio, style="bold" if row.outcome == "chosen" else None)
+    console.print(table)
+    for why, rows in groupby(sorted((row for row in tuned.rows if row.why), key=lambda one: one.why), key=lambda one: one.why):
+        left = list(rows)
+        ways = "; ".join(f"{row.choice.backend} {row.choice.precision} {_way(row)}".strip() for row in left)
+        console.print(f"{left[0].outcome}: {ways}: {why}", style="dim")
+    for note in tuned.notes:
+        console.print(f"note: {note}", style="yellow")
+    console.print(f"{tuned.tuning.model} runs on {tuned.tuning.choice}: {tuned.tuning.why}")
+
+
+def _way(row: Row) -> str:
+    """What of a candidate's way is not the usual."""
+    choice = row.choice
+    parts = [f"{count} {what}" for count, what in ((choice.threads, "threads"), (choice.streams, "streams")) if count]
+    return ", ".join([*parts, f"batch {choice.batch}"] if choice.batch > 1 else parts)

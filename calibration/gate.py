@@ -1,0 +1,86 @@
+"""The gate: an INT8 engine that is further from FP32 than its card allows is not let through, and it is said by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.labels import Labelled
+from engines.base import Engine
+from engines.calibrated import Accuracy
+from engines.card import ModelCard
+from engines.parity import Judge, Parity, detector_differences, probability_differences, template_distances, too_far
+from engines.preprocess import Image
+
+ONE_POINT = 0.01
+"""The loss of a labelled set's metric that is allowed where the card says nothing."""
+COUNTED = 0.95
+"""The share of the held-out pictures that counts: of twenty, the worst is left out, for a camera also shows faces on the verge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate saw; `why` is empty where it lets the engine through."""
+
+    why: str
+    accuracy: tuple[Accuracy, ...]
+    parity: Parity
+    portraits: Parity | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Judges by the labelled set's metrics where there is one, else by the outputs for the held-out samples.
+
+    In either case the portraits are looked at as well, as the store will when it builds the engine; None where they are not had.
+    """
+
+    card: ModelCard
+    decoder: Any
+    held_out: Sequence[Image]
+    labelled: Labelled | None
+    portraits: Judge | None
+
+    def judge(self, reference: Engine, candidate: Engine) -> Verdict:
+        """Compare with the FP32 engine. Raises EngineError, also where outputs are not finite."""
+        parity = self._outputs(reference, candidate)
+        accuracy = self._metrics(reference, candidate) if self.labelled is not None else ()
+        portraits = self.portraits(reference, candidate) if self.portraits is not None else None
+        why = _lost(self.card, accuracy) if accuracy else parity.why
+        if not why and portraits is not None and portraits.why:
+            why = f"on the portraits {portraits.why}"
+        return Verdict(why, accuracy, parity, portraits)
+
+    def _metrics(self, reference: Engine, candidate: Engine) -> tuple[Accuracy, ...]:
+        assert self.labelled is not None
+        want, got = self.labelled.measure(reference), self.labelled.measure(candidate)
+        count, digest = len(self.labelled.pictures), self.labelled.digest
+        return tuple(Accuracy(metric=name, reference=want[name], candidate=got[name], count=count, data_sha256=digest) for name in want)
+
+    def _outputs(self, reference: Engine, candidate: Engine) -> Parity:
+        card, count = self.card, len(self.held_out)
+        if card.task == "face-detection":
+            found = detector_differences(card, self.decoder, reference, candidate, self.held_out)
+            score = float(np.quantile([one[0] for one in found], COUNTED))
+            overlap = float(np.quantile([one[1] for one in found], 1 - COUNTED))
+            why = too_far(card.allowance, score=score, overlap=overlap)
+            return Parity(pictures="samples", count=count, faces=sum(one[2] for one in found), score=score, overlap=overlap, why=why)
+        if card.task == "face-embedding":
+            distance = float(np.quantile(template_distances(self.decoder, reference, candidate, self.held_out), COUNTED))
+            return Parity(pictures="samples", count=count, distance=distance, why=too_far(card.allowance, distance=distance))
+        apart, same = probability_differences(self.decoder, reference, candidate, self.held_out)
+        probability, agreement = float(apart.mean()), float(same.mean())
+        why = too_far(card.allowance, probability=probability, agreement=agreement)
+        return Parity(pictures="samples", count=count, probability=probability, agreement=agreement, why=why)
+
+
+def _lost(card: ModelCard, accuracy: Sequence[Accuracy]) -> str:
+    allowed = ONE_POINT if card.allowance.accuracy is None else card.allowance.accuracy
+    for one in accuracy:
+        loss = (one.candidate - one.reference) if one.metric == "eer" else (one.reference - one.candidate)
+        if loss > allowed + 1e-9:
+            return f"{one.metric} is {one.candidate:.4f}, at FP32 {one.reference:.4f}: {loss:.4f} worse, allowed are {allowed:g}"
+    return ""

@@ -1,0 +1,231 @@
+"""The comparison table: models by backend, unit, precision and batch.
+
+All cells of a model take turns: each round loads every engine, measures it and lets it go, forth and then back, so that one engine at a
+time is in memory and a device that slows down slows all cells. Medians over the rounds count.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from calibration.power import PowerMeter
+from calibration.scenarios import Latency, offline, runner, single_stream, warm
+from calibration.trials import Trials, possible
+from engines.base import EngineError
+from engines.calibrated import Accuracy
+from engines.calibrated import find as find_calibration
+from engines.card import ModelCard
+from engines.model import EngineOptions, Workshop, recipe
+from engines.parity import Parity
+from engines.registry import BACKENDS, resolve
+from engines.tuning import Choice, Goal
+
+GOALS: tuple[Goal, ...] = ("latency", "throughput")
+BY_HAND = ("openvino", "onnxruntime")
+"""Backends among which the tuned engine must find the best."""
+Told = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compared and how long. `tuned`: the tuned engines stand beside the others."""
+
+    backends: tuple[str, ...] = tuple(BACKENDS)
+    precisions: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
+    batches: tuple[int, ...] = (1, 8)
+    rounds: int = 3
+    seconds: float = 0.5
+    tuned: bool = False
+
+
+@dataclass(slots=True)
+class _Cell:
+    """One line of the table. The goals that it is measured for, each with the engine that was built for it."""
+
+    choices: dict[Goal, Choice]
+    tuned: bool = False
+    why: str = ""
+    latencies: list[Latency] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
+
+    @property
+    def choice(self) -> Choice:
+        return next(iter(self.choices.values()))
+
+    def costs(self, goal: Goal) -> list[float]:
+        """Round by round, lower is better."""
+        return [one.p50_ms for one in self.latencies] if goal == "latency" else [1 / rate for rate in self.rates]
+
+
+class Matrix:
+    """The table of some models."""
+
+    def __init__(self, cards: Sequence[ModelCard], options: EngineOptions, plan: Plan, meter: PowerMeter, told: Told) -> None:
+        self._cards = cards
+        self._options = options
+        self._plan = plan
+        self._meter = meter
+        self._told = told
+
+    def run(self) -> dict[str, Any]:
+        """`rows`; `missing`: what could not be measured, and why; `tuned`: the tuned engines as a share of the best choice by hand."""
+        rows: list[dict[str, Any]] = []
+        missing: list[dict[str, str]] = []
+        tuned: list[dict[str, Any]] = []
+        for index, card in enumerate(self._cards):
+            cells, lacking = self._cells(card)
+            trials = Trials(card, self._options)
+            try:
+                self._measure(card, trials, cells, index)
+                rows += [self._row(card, trials, cell) for cell in cells if not cell.why]
+            finally:
+                trials.close()
+            missing += [{"model": card.name, "backend": one.backend, "precision": one.precision, "why": why} for one, why in lacking]
+            missing += [
+                {"model": card.name, "backend": cell.choice.backend, "precision": cell.choice.precision, "why": cell.why}
+                for cell in cells
+                if cell.why
+            ]
+            tuned += _against_the_best(card, cells)
+        energy = self._meter.source or f"not available: {self._meter.missing}"
+        host = {"threads": os.cpu_count(), "backends": self._devices({row["backend"]: row["unit"] for row in rows})}
+        return {"rows": rows, "missing": missing, "tuned": tuned, "energy": energy, "host": host}
+
+    @staticmethod
+    def _devices(used: dict[str, str]) -> dict[str, str]:
+        backends = {name: resolve(BACKENDS, name, "backend")() for name in used}
+        return {name: f"{backend.version()}, {backend.device(used[name])}" for name, backend in backends.items()}
+
+    def _cells(self, card: ModelCard) -> tuple[list[_Cell], list[tuple[Choice, str]]]:
+        plan, tunings = self._plan, self._tunings(card) if self._plan.tuned else {}
+        batches = sorted({*plan.batches, *(choice.batch for choice in tunings.values())})
+        choices, lacking = possible(card, "latency", 1, plan.backends)
+        wanted = [choice for choice in choices if choice.precision in plan.precisions]
+        cells = [
+            _Cell({goal: choice.model_copy(update={"policy": goal, "batch": batch}) for goal in GOALS})
+            for batch in batches
+            for choice in wanted
+        ]
+        for goal, choice in tunings.items():
+            cells += [_Cell({goal: choice.model_copy(update={"batch": batch})}, tuned=True) for batch in batches]
+        return cells, [(one.choice, one.why) for one in lacking]
+
+    def _tunings(self, card: ModelCard) -> dict[Goal, Choice]:
+        found: dict[Goal, Choice] = {}
+        for goal in GOALS:
+            shop = Workshop(card, replace(self._options, backend="auto", unit="auto", precision="auto", threads=None, policy=goal))
+            if not shop.tuned:
+                raise EngineError(f"{card.name} is not tuned for {goal} here: run `almena tune {card.name} --policy {goal}` first")
+            found[goal] = shop.choice
+        return found
+
+    def _measure(self, card: ModelCard, trials: Trials, cells: list[_Cell], index: int) -> None:
+        total = self._plan.rounds * len(cells)
+        for number in range(self._plan.rounds):
+            for place, cell in enumerate(cells if number % 2 == 0 else reversed(cells)):
+                if cell.why:
+                    continue
+                share = (index + (number * len(cells) + place) / total) / len(self._cards)
+                self._told(
+                    f"{card.name}: round {number + 1}, {cell.choice.backend} {cell.choice.precision}, batch {cell.choice.batch}", share
+                )
+                try:
+                    self._visit(trials, cell)
+                except (EngineError, OSError, MemoryError) as error:
+                    cell.why = str(error) or type(error).__name__
+
+    def _visit(self, trials: Trials, cell: _Cell) -> None:
+        for goal, choice in cell.choices.items():
+            with trials.open(choice) as engine:
+                what = runner(engine)
+                warm(what)
+                if goal == "latency":
+                    cell.latencies.append(single_stream(what, self._plan.seconds))
+                    continue
+                with self._meter.run() as energy:
+                    done = offline(what, self._plan.seconds)
+                cell.rates.append(done.per_second)
+                cell.joules += [used.joules / done.samples for used in energy]
+
+    def _row(self, card: ModelCard, trials: Trials, cell: _Cell) -> dict[str, Any]:
+        choice, made = cell.choice, trials.made(cell.choice)
+        accuracy, metric = self._accuracy(card, choice, made.parity)
+        return {
+            "model": card.name,
+            "backend": choice.backend,
+            "unit": choice.unit,
+            "precision": choice.precision,
+            "batch": choice.batch,
+            "tuned": next(iter(cell.choices)) if cell.tuned else None,
+            "threads": choice.threads,
+            "streams": choice.streams,
+            "latency_p50_ms": _median([one.p50_ms for one in cell.latencies]),
+            "latency_p99_ms": _median([one.p99_ms for one in cell.latencies]),
+            "throughput_per_second": _median(cell.rates),
+            "accuracy": accuracy,
+            "accuracy_is": metric,
+            "memory_mb": round(made.memory_mb, 1),
+            "file_mb": round(made.file_mb, 2),
+            "build_s": round(made.build_s, 2),
+            "load_s": round(made.load_s, 3),
+            "joules_per_inference": _median(cell.joules),
+        }
+
+    def _accuracy(self, card: ModelCard, choice: Choice, parity: Parity | None) -> tuple[float | None, str]:
+        """On labelled data, where the calibration was judged on such; else how well it agrees with FP32, and in what sense."""
+        labelled = self._labelled(card, choice)
+        if labelled is not None and choice.precision in ("fp32", "int8"):
+            value = labelled.reference if choice.precision == "fp32" else labelled.candidate
+            return value, f"{labelled.metric} of {labelled.count} labelled"
+        if parity is None:
+            return 1.0, "the reference"
+        if parity.agreement is not None:
+            return parity.agreement, f"same answers as fp32 on {parity.count} pictures"
+        if parity.overlap is not None:
+            return parity.overlap, f"least overlap with fp32 boxes on {parity.count} pictures"
+        if parity.distance is not None:
+            return 1 - parity.distance, f"1 - largest distance from fp32 templates on {parity.count} pictures"
+        return None, "not judged"
+
+    def _labelled(self, card: ModelCard, choice: Choice) -> Accuracy | None:
+        flavour = resolve(BACKENDS, choice.backend, "backend")().flavour_on(choice.unit)
+        found = find_calibration(card, recipe(card), self._options.engines_dir, flavour)
+        return found[1].accuracy if found else None
+
+
+def _against_the_best(card: ModelCard, cells: list[_Cell]) -> list[dict[str, Any]]:
+    """Each tuned engine as a share of the best choice by hand at the same batch: 1 is as good, round by round, the median."""
+    found = []
+    for cell in cells:
+        goal = next(iter(cell.choices))
+        hand = [
+            other
+            for other in cells
+            if not other.tuned and not other.why and other.choice.batch == cell.choice.batch and other.choice.backend in BY_HAND
+        ]
+        if not cell.tuned or cell.why or not hand:
+            continue
+        best = min(hand, key=lambda other: median(other.costs(goal)))
+        shares = [theirs / mine for theirs, mine in zip(best.costs(goal), cell.costs(goal), strict=True)]
+        found.append(
+            {
+                "model": card.name,
+                "goal": goal,
+                "batch": cell.choice.batch,
+                "ratio": median(shares),
+                "ratios": shares,
+                "tuned": str(cell.choice),
+                "best_by_hand": f"{best.choice.backend} {best.choice.precision}",
+            }
+        )
+    return found
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values and all(map(math.isfinite, values)) else None

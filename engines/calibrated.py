@@ -1,0 +1,100 @@
+"""Calibrated models: QDQ files beside a record of how they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engines.card import ModelCard
+from engines.errors import ModelFileError
+from engines.files import replacing, sha256
+
+Flavour = Literal["u8s8", "s8s8"]
+FLAVOURS: tuple[Flavour, ...] = ("u8s8", "s8s8")
+Ranges = Literal["minmax", "entropy", "percentile"]
+
+
+class Accuracy(BaseModel):
+    """A metric of a labelled set: of FP32 and of the candidate, 0..1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    reference: float
+    candidate: float
+    count: int
+    data_sha256: str
+
+
+class Calibration(BaseModel):
+    """How a QDQ file was made.
+
+    flavour: u8s8 has unsigned activations (x86); s8s8 symmetric signed ones without quantised biases (TensorRT, ARM).
+    sensitivity: by node, the output noise when that node alone is quantised, over the noise when all are; largest first.
+    float_nodes: nodes that were left in float so that the gate passes.
+    sqnr_db: signal to quantisation noise of the outputs on samples that the ranges were not taken from.
+    accuracy: of the labelled set, where there was one; more: its further metrics.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """`<card name>@<sha256[:12]>`."""
+    recipe: str
+    """Digest of how the model is fed and converted."""
+    flavour: Flavour
+    ranges: Ranges
+    frames: int
+    frames_sha256: str
+    float_nodes: tuple[str, ...]
+    sensitivity: dict[str, float]
+    sqnr_db: float
+    accuracy: Accuracy | None
+    more: tuple[Accuracy, ...] = ()
+    made_at: str
+    file: str
+    file_sha256: str
+
+
+def place(card: ModelCard, engines_dir: Path, flavour: Flavour) -> Path:
+    """Where the QDQ file of a card belongs; its record lies beside it with the suffix .json."""
+    return engines_dir / "calibrated" / f"{card.name}-{card.sha256[:12]}-{flavour}.onnx"
+
+
+def find(card: ModelCard, recipe: str, engines_dir: Path, flavour: Flavour) -> tuple[Path, Calibration] | None:
+    """The calibrated model of a card; None where there is none, or where it was made of another file or recipe.
+
+    Raises ModelFileError where the file was damaged or replaced.
+    """
+    path = place(card, engines_dir, flavour)
+    calibration = beside(path)
+    if calibration is None:
+        return None
+    if (calibration.model, calibration.recipe) != (card.model_id, recipe):
+        return None
+    if not path.is_file() or sha256(path) != calibration.file_sha256:
+        raise ModelFileError(f"{path.name} is not what its record says; delete both and calibrate {card.name} again")
+    return path, calibration
+
+
+def beside(path: Path) -> Calibration | None:
+    """The record of a QDQ file; None where none lies beside it. Raises ModelFileError where it cannot be read."""
+    record = path.with_suffix(".json")
+    if not record.exists():
+        return None
+    try:
+        return Calibration.model_validate_json(record.read_bytes())
+    except ValidationError as error:
+        raise ModelFileError(f"{record.name} cannot be read; delete it and calibrate the model again") from error
+
+
+def save(calibration: Calibration, qdq: Path, target: Path) -> None:
+    """Keep the file and its record, each whole or not at all; the record comes last."""
+    record = target.with_suffix(".json")
+    record.unlink(missing_ok=True)
+    with replacing(target) as temporary:
+        temporary.write_bytes(qdq.read_bytes())
+    with replacing(record) as temporary:
+        temporary.write_text(calibration.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,165 @@
+"""What runs in a child process for `engines.convert.tensorflow`: python -m engines.convert.tensorflow_worker ACTION PATH...
+
+Prints one line of JSON: {"almena": 1, "result": …} or {"almena": 1, "wrong": "why"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+OPSET = 17
+
+
+class WrongModelError(Exception):
+    """The model file is at fault; the message says how."""
+
+
+def savedmodel_from_keras(source: str, target: str) -> None:
+    """Export the inference signature."""
+    model = _keras(source)
+    try:
+        model.export(target, format="tf_saved_model", verbose=False)
+    except (ValueError, TypeError) as error:
+        raise WrongModelError(f"Keras cannot export it: {_short(error)}; export it where it was trained, with `model.export`") from error
+
+
+def tflite_from_savedmodel(source: str, target: str) -> None:
+    """Convert the serving signature."""
+    import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    key = _signature(_loaded(source))
+    try:
+        Path(target).write_bytes(tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=[key]).convert())
+    except ConverterError as error:
+        raise WrongModelError(f"TensorFlow Lite cannot say it: {_short(error)}; choose another backend") from error
+
+
+def onnx_from_savedmodel(source: str, target: str) -> None:
+    """tf2onnx of the serving signature; inputs and outputs keep the signature's names."""
+    import tf2onnx
+
+    loaded = _loaded(source)
+    concrete = loaded.signatures[_signature(loaded)]
+
+    class Function:
+        @staticmethod
+        def get_concrete_function() -> Any:
+            return concrete
+
+    try:
+        model, _ = tf2onnx.convert.from_function(Function, [], opset=OPSET)
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot convert it: {_short(error)}; choose another backend") from error
+    _write(model, target)
+
+
+def onnx_from_tflite(source: str, target: str) -> None:
+    """tf2onnx of a TFLite file; tensors keep their names."""
+    import struct
+
+    import tf2onnx
+
+    try:
+        model, _ = tf2onnx.convert.from_tflite(source, opset=OPSET)
+    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot read it: {_short(error)}; fetch or export it again") from error
+    _write(model, target)
+
+
+def inspect_keras(source: str) -> dict[str, Any]:
+    """Inputs and outputs of a .keras file: [name, dtype, shape] each."""
+    model = _keras(source)
+    return {
+        "inputs": [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in model.inputs],
+        "outputs": [[f"output_{index}", tensor.dtype, list(tensor.shape)] for index, tensor in enumerate(model.outputs)],
+    }
+
+
+def inspect_savedmodel(source: str) -> dict[str, Any]:
+    """Inputs and outputs of the serving signature: [name, dtype, shape] each."""
+    loaded = _loaded(source)
+    concrete = loaded.signatures[_signature(loaded)]
+
+    def described(tensors: dict[str, Any]) -> list[Any]:
+        return [
+            [name, tensor.dtype.name, tensor.shape.as_list() if tensor.shape.rank is not None else []] for name, tensor in tensors.items()
+        ]
+
+    return {"inputs": described(concrete.structured_input_signature[1]), "outputs": described(concrete.structured_outputs)}
+
+
+ACTIONS = (savedmodel_from_keras, tflite_from_savedmodel, onnx_from_savedmodel, onnx_from_tflite, inspect_keras, inspect_savedmodel)
+
+
+def _keras(source: str) -> Any:
+    import keras
+
+    try:
+        return keras.saving.load_model(source, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise WrongModelError(f"Keras {keras.__version__} cannot load it: {_short(error)}; save it again with `model.save`") from error
+
+
+def _loaded(source: str) -> Any:
+    import tensorflow as tf
+
+    try:
+        return tf.saved_model.load(source)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, tf.errors.OpError) as error:
+        raise WrongModelError(f"TensorFlow {tf.__version__} cannot load it: {_short(error)}; export it again") from error
+
+
+def _signature(loaded: Any) -> str:
+    """The serving signature, or the only one."""
+    names = [name for name in loaded.signatures if name != "__saved_model_init_op"]
+    if "serving_default" in names:
+        return "serving_default"
+    if len(names) != 1:
+        raise WrongModelError(f"it has the signatures {names or 'none'}, and no serving_default; export it with one")
+    return str(names[0])
+
+
+def _write(model: Any, target: str) -> None:
+    """Keep the ONNX model if all its operators are ONNX's own: tf2onnx leaves in what it does not know."""
+    import onnx
+
+    for node in model.graph.node:
+        if not onnx.defs.has(node.op_type, node.domain):
+            raise WrongModelError(
+                f"operator {node.op_type} of node {node.name!r} has no equivalent in ONNX; choose a backend that reads the file itself"
+            )
+    Path(target).write_bytes(model.SerializeToString())
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _die_with_parent() -> None:
+    """The parent holds the other end of standard input until it ends."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def main(action: str, *paths: str) -> int:
+    """Do it, and say how it went."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        result = {work.__name__: work for work in ACTIONS}[action](*paths)
+        print(json.dumps({"almena": 1, "result": result}), flush=True)
+    except WrongModelError as error:
+        print(json.dumps({"almena": 1, "wrong": str(error)}), flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # TensorFlow's threads need no tidy end

@@ -1,0 +1,54 @@
+"""Whether a card's decoder fits its task and the engine's outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from engines.base import Engine
+from engines.card import ModelCard
+from engines.errors import ModelFileError
+from engines.parity import Judge, Parity
+from engines.registry import DECODERS, resolve
+
+
+def decoder_params(card: ModelCard) -> Any:
+    """The decoder's parameters as its class has them. Raises ModelFileError where they or the decoder do not fit the card."""
+    kind = resolve(DECODERS, card.decoder.name, "decoder")
+    if kind.task != card.task:
+        raise ModelFileError(f"{card.name}: the decoder {card.decoder.name} is for {kind.task}, not for {card.task}; correct the card")
+    try:
+        return kind.Params(**card.decoder.params)
+    except ValidationError as error:
+        wrong = "; ".join(f"decoder.params.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ModelFileError(f"{card.name}: {wrong}; correct the card") from error
+
+
+def require_fit(card: ModelCard, engine: Engine) -> None:
+    """Raise ModelFileError unless the engine has the outputs that the decoder reads, and a classifier as many classes as labels."""
+    params, shapes = decoder_params(card), {spec.name: spec.shape for spec in engine.outputs}
+    if missing := set(params.outputs) - shapes.keys():
+        has = ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
+        raise ModelFileError(
+            f"{card.name}: the card's decoder reads output {min(missing)!r}, and the model has {has}; correct decoder.params"
+        )
+    if card.task != "classification" or None in shapes[params.output][1:]:
+        return
+    classes = 1
+    for size in shapes[params.output][1:]:
+        classes *= size or 1
+    if classes != len(card.labels) and (classes, len(card.labels)) != (1, 2):
+        raise ModelFileError(
+            f"{card.name}: output {params.output!r} has {classes} classes, and the card {len(card.labels)} labels; list them in its order"
+        )
+
+
+def fitting(card: ModelCard, judge: Judge) -> Judge:
+    """The same judge, for engines whose outputs the card describes."""
+
+    def judged(reference: Engine, candidate: Engine) -> Parity:
+        require_fit(card, reference)
+        return judge(reference, candidate)
+
+    return judged

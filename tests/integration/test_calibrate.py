@@ -1,0 +1,171 @@
+"""`almena calibrate`: a small classifier from end to end, and the real face models on what the two portraits give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from agent.commands.calibrate import app
+from calibration.calibrator import Calibrator, RejectedError, Wishes
+from calibration.errors import LabelsError, SamplesError
+from engines.base import EngineError
+from engines.calibrated import find, place
+from engines.card import ModelCard, card
+from engines.model import EngineOptions, load_classifier, load_embedder, recipe
+from engines.preprocess import Image
+from tests.fakes.classifier import save_card, stripes
+
+BACKENDS = ("openvino", "onnxruntime")
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> ModelCard:
+    return save_card(tmp_path)
+
+
+@pytest.fixture
+def options(tmp_path: Path, models_dir: Path) -> EngineOptions:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("astronaut.png", "grace_hopper.jpg"):
+        (folder / name).symlink_to(models_dir / name)
+    return EngineOptions(folder, tmp_path / "state" / "engines")
+
+
+def views(portraits: dict[str, Path], count: int) -> Iterator[Image]:
+    """The portraits turned, shrunk, darkened and shifted, in the shape of the detector's first input."""
+    random = np.random.default_rng(2)
+    images = [cv2.imread(str(path)) for path in portraits.values()]
+    for number in range(count):
+        image = images[number % 2]
+        height, width = image.shape[:2]
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(random.uniform(-25, 25)), float(random.uniform(0.5, 0.7)))
+        turn[:, 2] += random.uniform(-30, 90), random.uniform(-130, -60)
+        seen = cv2.warpAffine(image, turn, (640, 384)).astype(np.float32) * random.uniform(0.5, 1.1)
+        yield np.clip(seen[:, ::-1] if number % 3 else seen, 0, 255).astype(np.uint8).copy()
+
+
+def run(*arguments: str, expect: int = 0) -> Any:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == expect, result.output
+    return json.loads(result.stdout) if expect == 0 else result
+
+
+def test_a_classifier_runs_at_int8_after_the_command(tmp_path: Path, classifier: ModelCard, options: EngineOptions) -> None:
+    for number, picture in enumerate(stripes(24)):
+        path = tmp_path / "frames" / "some" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), picture)
+    (tmp_path / "frames" / "torn.png").write_bytes(b"torn")
+    for label, standing in (("lying", False), ("standing", True)):
+        (tmp_path / "labels" / label).mkdir(parents=True)
+        for number, picture in enumerate(stripes(6, standing, seed=7)):
+            assert cv2.imwrite(str(tmp_path / "labels" / label / f"{number}.png"), picture)
+    settings = tmp_path / "almena.yaml"
+    settings.write_text(f"state_dir: {tmp_path / 'state'}\nengines: {{models_dir: {options.models_dir}}}\n")
+    told = run(
+        str(tmp_path / "two-classes.yaml"), "--frames", str(tmp_path / "frames"), "--labels", str(tmp_path / "labels"),
+        "--flavour", "both", "--json", "-c", str(settings),
+    )  # fmt: skip
+    assert [made["flavour"] for made in told["calibrations"]] == ["u8s8", "s8s8"]
+    made = told["calibrations"][0]
+    assert made["accuracy"]["metric"] == "accuracy"
+    assert made["accuracy"]["count"] == 12
+    assert set(made["backends"]) == set(BACKENDS)
+    assert all(figures["per_second"]["ratio"] > 0 for figures in made["backends"].values())
+    assert set(made["sensitivity"]) == {"first", "second", "pool", "last"}
+    assert not [path for path in (tmp_path / "state").rglob("*") if path.suffix in (".png", ".jpg")]
+    for backend in BACKENDS:
+        opened = load_classifier(str(tmp_path / "two-classes.yaml"), replace(options, backend=backend))
+        assert (opened.engine.precision, opened.passport.precision) == ("int8", "int8")
+        assert opened.passport.calibration is not None
+        assert opened.passport.calibration.sensitivity == made["sensitivity"]
+        opened.close()
+        floats = load_classifier(str(tmp_path / "two-classes.yaml"), replace(options, backend=backend, precision="fp32"))
+        assert (floats.engine.precision, floats.passport.calibration) == ("fp32", None)
+        floats.close()
+
+
+def test_int8_is_refused_with_figures_and_layers(tmp_path: Path, options: EngineOptions) -> None:
+    strict = save_card(tmp_path, probability=1e-7)
+    with Calibrator(strict, options, Wishes()) as calibrator, pytest.raises(RejectedError) as refused:
+        calibrator.run(stripes(24))
+    for part in ("probabilities differ by", "allowed are 1e-07", "of 4 nodes in float still", "most sensitive nodes are"):
+        assert part in str(refused.value)
+    assert not place(strict, options.engines_dir, "u8s8").exists()
+    with pytest.raises(EngineError, match="needs a calibration"):
+        load_classifier(str(tmp_path / "two-classes.yaml"), replace(options, precision="int8"))
+
+
+def test_the_layers_that_hurt_stay_in_float(tmp_path: Path, options: EngineOptions) -> None:
+    model = save_card(tmp_path, probability=0.002, spread=60.0)
+    with Calibrator(model, options, Wishes(flavours=("u8s8",), ranges="minmax")) as calibrator:
+        (outcome,) = calibrator.run(stripes(24))
+    assert outcome.tried[0][0] == 0
+    assert "probabilities differ" in outcome.tried[0][1]
+    assert set(outcome.calibration.float_nodes) <= {"pool", "last", "second"}
+    assert outcome.calibration.float_nodes
+    found = find(model, recipe(model), options.engines_dir, "u8s8")
+    assert found is not None
+    assert found[1] == outcome.calibration
+
+
+def test_pictures_of_which_the_model_says_the_same_are_of_another_kind(classifier: ModelCard, options: EngineOptions) -> None:
+    black = [np.zeros((40, 48, 3), np.uint8) for _ in range(20)]
+    with Calibrator(classifier, options, Wishes()) as calibrator:
+        with pytest.raises(SamplesError, match="20 frames held 1 pictures that differ"):
+            calibrator.run(black)
+        with pytest.raises(SamplesError, match="no picture to calibrate with"):
+            calibrator.run([])
+        with pytest.raises(LabelsError, match="no folder"):
+            calibrator.run(stripes(20), Path("nowhere"))
+
+
+def test_radiographs_are_no_faces(models_dir: Path, tmp_path: Path) -> None:
+    grey = [np.repeat(picture[..., :1], 3, 2) for picture in stripes(12)]
+    for name in ("centerface", "dlib-resnet"):
+        with (
+            Calibrator(card(name), EngineOptions(models_dir, tmp_path / "engines"), Wishes()) as calibrator,
+            pytest.raises(SamplesError, match="finds a face in 0 of 12" if name == "centerface" else "held 0 faces"),
+        ):
+            calibrator.run(grey)
+
+
+def test_the_embedder_keeps_its_decisions(models_dir: Path, tmp_path: Path, portraits: dict[str, Path]) -> None:
+    options = EngineOptions(models_dir, tmp_path / "engines")
+    with Calibrator(card("dlib-resnet"), options, Wishes(flavours=("u8s8",), samples=18, budget_s=3.0)) as calibrator:
+        (outcome,) = calibrator.run(views(portraits, 24))
+    assert outcome.calibration.sqnr_db > 20
+    assert set(outcome.verdicts) == set(BACKENDS)
+    for backend in BACKENDS:
+        opened = load_embedder("dlib-resnet", replace(options, backend=backend, precision="int8"))
+        assert opened.engine.precision == "int8"
+        assert opened.passport.parity is not None
+        assert opened.passport.parity.distance is not None
+        assert opened.passport.parity.distance <= 0.06
+        opened.close()
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [("nowhere", "no folder, no file, no address"), ("torn", "none of its 1 pictures can be read"), ("empty", "no picture")],
+)
+def test_bad_frames_are_told(tmp_path: Path, options: EngineOptions, frames: str, message: str) -> None:
+    save_card(tmp_path)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "a.jpg").write_bytes(b"torn")
+    (tmp_path / "empty").mkdir()
+    settings = tmp_path / "almena.yaml"
+    settings.write_text(f"state_dir: {tmp_path / 'state'}\nengines: {{models_dir: {options.models_dir}}}\n")
+    place = frames if frames == "nowhere" else str(tmp_path / frames)
+    result = CliRunner().invoke(app, [str(tmp_path / "two-classes.yaml"), "--frames", place, "-c", str(settings)])
+    assert result.exit_code == 1
+    assert message in str(result.exception)

@@ -1,0 +1,343 @@
+"""Models over HTTP through the real page and control socket, on real engines: the protocols by their own clients, floods, ends."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.settings import EngineSettings, LoginSettings, ServedModelSettings, ServingSettings, Settings, WebSettings
+from agent.uplink.web.auth import hash_password
+from agent.vision.inference.models import Serving
+from tests.fakes.small_model import LABELS, SIDE, logits, noise, small_card
+from tests.fakes.small_site import SmallSite
+from tests.waiting import wait_until
+
+INFER = "/v2/models/small/infer"
+
+
+def served(site: SmallSite, folder: Path, **changes: Any) -> Serving:
+    """Let the site's vision serve the small model."""
+    model = ServedModelSettings(name="small", card=str(small_card(folder)), **{"batch": 8, "queue": 64, **changes})
+    serving = Serving(
+        Settings(
+            state_dir=folder / "state",
+            engines=EngineSettings(backend="onnxruntime", precision="fp32"),
+            serving=ServingSettings(models=(model,), timeout_s=20),
+        )
+    )
+    site.vision.serving = serving
+    serving.start()
+    wait_until(lambda: serving.ready, 30, "the model")
+    return serving
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallSite]:
+    with SmallSite(tmp_path_factory.mktemp("site")) as site:
+        serving = served(site, tmp_path_factory.mktemp("model"))
+        yield site
+        serving.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[SmallSite]:
+    with SmallSite(tmp_path / "site") as site:
+        yield site
+
+
+def binary(pictures: np.ndarray[Any, Any], **more: Any) -> tuple[bytes, dict[str, str]]:
+    data = pictures.tobytes()
+    tensor = {"name": "image", "datatype": "UINT8", "shape": list(pictures.shape), "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [tensor], **more}).encode()
+    return head + data, {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+
+
+def error(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    found: str = answer.json()["error"]
+    return found
+
+
+def address(site: SmallSite) -> str:
+    return site.server.url.removeprefix("http://").rstrip("/")
+
+
+def test_the_official_client_with_binary_tensors(site: SmallSite) -> None:
+    with triton.InferenceServerClient(address(site)) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("small")
+        assert client.is_model_ready("small", "3")
+        assert not client.is_model_ready("other")
+        assert client.get_server_metadata()["name"] == "almena"
+        metadata = client.get_model_metadata("small")
+        assert metadata["inputs"][0]["shape"] == [-1, SIDE, SIDE, 1]
+        assert metadata["parameters"]["labels"] == list(LABELS)
+        pictures = noise(5)
+        tensor = triton.InferInput("image", list(pictures.shape), "UINT8").set_data_from_numpy(pictures)
+        answer = client.infer("small", [tensor], request_id="r-1")
+        np.testing.assert_allclose(answer.as_numpy("logit"), logits(pictures), rtol=1e-5, atol=1e-3)
+        assert answer.get_response()["id"] == "r-1"
+        chances = answer.as_numpy("probabilities")
+        np.testing.assert_allclose(chances.sum(1), 1.0, rtol=1e-5)
+        assert (chances.argmax(1) == (logits(pictures)[:, 0] > 0)).all()
+
+
+def test_the_official_client_with_json_and_with_floats(site: SmallSite) -> None:
+    pictures = noise(3, 1)
+    with triton.InferenceServerClient(address(site)) as client:
+        tensor = triton.InferInput("image", list(pictures.shape), "FP32")
+        tensor.set_data_from_numpy(pictures.astype(np.float32), binary_data=False)
+        wanted = [triton.InferRequestedOutput("logit", binary_data=False)]
+        answer = client.infer("small", [tensor], outputs=wanted)
+        np.testing.assert_allclose(answer.as_numpy("logit"), logits(pictures), rtol=1e-5, atol=1e-3)
+        assert answer.as_numpy("probabilities") is None
+        with pytest.raises(triton.InferenceServerException, match="no model is served as 'other'"):
+            client.infer("other", [tensor])
+        with pytest.raises(triton.InferenceServerException, match="shape"):
+            client.infer("small", [triton.InferInput("image", [1, 2, 2, 1], "UINT8").set_data_from_numpy(np.zeros((1, 2, 2, 1), np.uint8))])
+
+
+def test_a_body_of_unknown_length(site: SmallSite) -> None:
+    body, headers = binary(noise(2, 2))
+    answer = site.client.post(INFER, content=iter([body[:50], body[50:]]), headers=headers)
+    assert answer.status_code == 200
+    assert "transfer-encoding" in answer.request.headers
+    np.testing.assert_allclose(answer.json()["outputs"][0]["data"], logits(noise(2, 2))[:, 0], rtol=1e-5, atol=1e-3)
+
+
+def test_tensorflow_serving(site: SmallSite) -> None:
+    pictures = noise(4, 3)
+    expected = logits(pictures)
+    rows = site.client.post("/v1/models/small:predict", json={"instances": pictures.tolist()}).json()["predictions"]
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-3)
+    columns = site.client.post("/v1/models/small/versions/3:predict", json={"inputs": pictures[..., 0].tolist()}).json()["outputs"]
+    np.testing.assert_allclose(columns, expected, rtol=1e-5, atol=1e-3)
+    files = [{"b64": base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()} for picture in pictures]
+    named = {"signature_name": "probabilities", "instances": files}
+    chances = np.array(site.client.post("/v1/models/small:predict", json=named).json()["predictions"])
+    assert (chances.argmax(1) == (expected[:, 0] > 0)).all()
+    state = site.client.get("/v1/models/small").json()["model_version_status"][0]
+    assert (state["version"], state["state"]) == ("3", "AVAILABLE")
+    assert "serving_default" in site.client.get("/v1/models/small/metadata").json()["metadata"]["signature_def"]["signature_def"]
+    damaged = {"instances": [{"b64": base64.b64encode(b"no picture").decode()}]}
+    assert "not a JPEG" in error(site.client.post("/v1/models/small:predict", json=damaged), 400)
+
+
+def test_what_is_refused(site: SmallSite) -> None:
+    body, headers = binary(noise(1))
+    assert "no model is served as 'x'; there are: small" in error(
+        site.client.post("/v2/models/x/infer", content=body, headers=headers), 404
+    )
+    assert "no version '9'; it has 3" in error(site.client.post("/v2/models/small/versions/9/infer", content=body, headers=headers), 404)
+    assert "no such path" in error(site.client.get("/v2/repository/index"), 404)
+    assert "takes POST" in error(site.client.get(INFER), 405)
+    assert "takes GET" in error(site.client.post("/v2/models/small", json={}), 405)
+    assert "compressed" in error(site.client.post(INFER, content=body, headers=headers | {"Content-Encoding": "gzip"}), 415)
+    assert "must be 0 to" in error(site.client.post(INFER, content=body, headers=headers | {"Inference-Header-Content-Length": "x"}), 400)
+    assert "not valid JSON" in error(site.client.post(INFER, content=b"{", headers={"Content-Type": "application/json"}), 400)
+    assert "1 to 64 pictures, not 65" in error(site.client.post(INFER, **_request(noise(65))), 400)
+    assert site.client.post(INFER, content=b"a=1", headers={"Content-Type": "application/x-www-form-urlencoded"}).status_code == 415
+    assert site.client.post(INFER, content=body, headers=headers | {"Origin": "http://evil.example"}).status_code == 403
+
+
+def _request(pictures: np.ndarray[Any, Any]) -> dict[str, Any]:
+    content, headers = binary(pictures)
+    return {"content": content, "headers": headers}
+
+
+def test_bodies_that_are_too_large(site: SmallSite) -> None:
+    host, _, port = address(site).rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection.putrequest("POST", INFER)
+    connection.putheader("Content-Type", "application/octet-stream")
+    connection.putheader("Content-Length", str(2**40))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+    piece = b"x" * 2**20
+    answer = site.client.post(INFER, content=(piece for _ in range(33)), headers={"Content-Type": "application/octet-stream"})
+    assert answer.status_code == 413
+
+
+def test_many_clients_are_each_answered_once_and_right(site: SmallSite) -> None:
+    def client(number: int) -> int:
+        random = np.random.default_rng(number)
+        with httpx.Client(base_url=site.server.url, timeout=30) as http_client:
+            for round_ in range(15):
+                pictures = noise(int(random.integers(1, 5)), number * 100 + round_)
+                answer = http_client.post(INFER, **_request(pictures))
+                assert answer.status_code == 200, answer.text
+                np.testing.assert_allclose(answer.json()["outputs"][0]["data"], logits(pictures)[:, 0], rtol=1e-5, atol=1e-3)
+        return 15
+
+    before = _state(site)
+    with ThreadPoolExecutor(12) as pool:
+        assert sum(pool.map(client, range(12))) == 180
+    after = _state(site)
+    assert after["results"]["ok"] - before["results"].get("ok", 0) == 180
+    assert max(map(int, after["calls"])) > 4, "nothing was coalesced"
+    assert after["queued"] == 0
+
+
+def _state(site: SmallSite) -> dict[str, Any]:
+    found: dict[str, Any] = site.client.get("/api/1/inference").json()[0]
+    return found
+
+
+def test_metrics_and_description(site: SmallSite) -> None:
+    assert site.client.post(INFER, **_request(noise(3))).status_code == 200
+    families = {family.name: family for family in text_string_to_metric_families(site.client.get("/metrics").text)}
+    ready = families["almena_inference_ready"].samples[0]
+    assert (ready.labels, ready.value) == ({"model": "small"}, 1)
+    counted = {sample.labels["result"]: sample.value for sample in families["almena_inference_requests"].samples}
+    assert counted["ok"] >= 1
+    assert {"wait", "compute", "total"} == {sample.labels["stage"] for sample in families["almena_inference_seconds"].samples}
+    sizes = {sample.name: sample.value for sample in families["almena_inference_call_pictures"].samples if "le" not in sample.labels}
+    assert sizes["almena_inference_call_pictures_sum"] >= sizes["almena_inference_call_pictures_count"] >= 1
+    paths = site.client.get("/api/1/openapi.json").json()["paths"]
+    assert {"/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer", "/v1/models/{name}:predict"} <= paths.keys()
+    engines = _state(site)["engines"]
+    assert [(engine["batch"], engine["backend"], engine["precision"]) for engine in engines] == [
+        (1, "onnxruntime", "fp32"),
+        (8, "onnxruntime", "fp32"),
+    ]
+
+
+class Gate:
+    """Holds an engine's calls until it is opened."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._open = threading.Event()
+        self.calls = 0
+        batcher = serving.model("small").running.batcher
+        call = batcher._call
+
+        def held(*arguments: Any) -> None:
+            self.calls += 1
+            assert self._open.wait(30)
+            call(*arguments)
+
+        batcher._call = held  # type: ignore[method-assign]
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_a_flood_is_refused_and_what_was_taken_is_answered(own: SmallSite, tmp_path: Path) -> None:
+    serving = served(own, tmp_path, queue=8)
+    gate = Gate(serving)
+
+    def client(number: int) -> tuple[int, str | None, bool]:
+        answer = httpx.post(own.server.url + INFER[1:], **_request(noise(2, number)), timeout=30)
+        right = answer.status_code != 200 or np.allclose(answer.json()["outputs"][0]["data"], logits(noise(2, number))[:, 0], atol=1e-3)
+        return answer.status_code, answer.headers.get("retry-after"), right
+
+    with ThreadPoolExecutor(30) as pool:
+        answers = [pool.submit(client, number) for number in range(30)]
+        wait_until(lambda: sum(answer.done() for answer in answers) >= 10, 20, "refusals")
+        gate.open()
+        found = [answer.result() for answer in answers]
+    assert {status for status, _, _ in found} == {200, 429}
+    assert all(again == "1" for status, again, _ in found if status == 429)
+    assert all(right for _, _, right in found)
+    assert [status for status, _, _ in found].count(200) == serving.status()[0]["results"]["ok"]
+    serving.close()
+
+
+def test_a_client_that_leaves_is_dropped_through_both_processes(own: SmallSite, tmp_path: Path) -> None:
+    serving = served(own, tmp_path, batch=1)
+    gate = Gate(serving)
+    batcher = serving.model("small").running.batcher
+    host, _, port = address(own).rpartition(":")
+    body, headers = binary(noise(1))
+    lines = [f"POST {INFER} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {len(body)}", *(f"{k}: {v}" for k, v in headers.items())]
+    with ExitingSockets() as sockets:
+        for _ in range(8):
+            sockets.open(host, int(port)).sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        wait_until(lambda: batcher.metrics()["queued"] and gate.calls, 10, "the queue")
+    wait_until(lambda: batcher.metrics()["results"].get("cancelled") == 8, 10, "their leaving")
+    assert batcher.metrics()["queued"] == 0
+    gate.open()
+    serving.close()
+
+
+class ExitingSockets:
+    """Connections that are all closed at the end."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> ExitingSockets:
+        return self
+
+    def open(self, host: str, port: int) -> socket.socket:
+        self._sockets.append(socket.create_connection((host, port), 10))
+        return self._sockets[-1]
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._sockets:
+            one.close()
+
+
+def test_closing_answers_what_is_under_way(own: SmallSite, tmp_path: Path) -> None:
+    serving = served(own, tmp_path, batch=1)
+    gate = Gate(serving)
+    with ThreadPoolExecutor(13) as pool:
+        answers = [pool.submit(httpx.post, own.server.url + INFER[1:], **_request(noise(1, n)), timeout=30) for n in range(12)]
+        batcher = serving.model("small").running.batcher
+        wait_until(lambda: gate.calls and batcher.metrics()["queued"] > 4, 10, "the queue")
+        closing = pool.submit(serving.close)
+        wait_until(lambda: sum(answer.done() for answer in answers) > 4, 10, "what was queued")
+        gate.open()
+        closing.result(20)
+        statuses = [answer.result().status_code for answer in answers]
+    assert set(statuses) == {200, 503}
+    assert "closed" in error(own.client.post(INFER, **_request(noise(1))), 503)
+
+
+def test_without_vision_it_is_said(own: SmallSite) -> None:
+    own.stop_vision()
+    answer = own.client.post(INFER, **_request(noise(1)))
+    assert "vision process does not answer" in error(answer, 503)
+    assert answer.headers["retry-after"] == "1"
+    own.start_vision()
+    assert own.client.get("/v2/health/live").json() == {"live": True}
+    assert "there are: none" in error(own.client.post(INFER, **_request(noise(1))), 404)
+
+
+def test_models_that_cannot_be_served_say_why(own: SmallSite, tmp_path: Path) -> None:
+    models = (ServedModelSettings(name="lost", card=str(tmp_path / "lost.yaml")), ServedModelSettings(name="faces", card="dlib-resnet"))
+    serving = Serving(Settings(state_dir=tmp_path, serving=ServingSettings(models=models)))
+    own.vision.serving = serving
+    serving.start()
+    wait_until(lambda: all(model["state"] == "failed" for model in serving.status()), 20, "both to fail")
+    assert "lost.yaml" in error(own.client.post("/v2/models/lost/infer", **_request(noise(1))), 503)
+    assert "serving.templates" in error(own.client.post("/v2/models/faces/infer", **_request(noise(1))), 403)
+    assert own.client.get("/v2/models/lost/ready").status_code == 503
+    assert own.client.get("/v2/health/ready").status_code == 503
+    assert own.client.get("/v1/models/lost").json()["model_version_status"][0]["state"] == "END"
+    serving.close()
+
+
+def test_a_login_is_asked_for(tmp_path: Path) -> None:
+    web = WebSettings(port=0, login=LoginSettings(password_hash=hash_password("right")))
+    with SmallSite(tmp_path, web) as site:
+        assert site.client.get("/v2/health/live").status_code == 401
+        assert site.client.post(INFER, **_request(noise(1))).status_code == 401
+        assert site.client.get("/v2/health/live", auth=("admin", "right")).json() == {"live": True}
