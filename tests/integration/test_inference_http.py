@@ -139,6 +139,19 @@ def test_tensorflow_serving(site: SmallSite) -> None:
     assert "not a JPEG" in error(site.client.post("/v1/models/small:predict", json=damaged), 400)
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("length", ["", "Content-Length: 5\r\n"])
+def test_no_second_request_hides_in_a_body(site: SmallSite, method: str, length: str) -> None:
+    hidden = b"POST /reload HTTP/1.1\r\nHost: vision\r\n\r\n"
+    head = f"{method} {INFER} HTTP/1.1\r\nHost: {address(site)}\r\n{length}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    host, _, port = address(site).rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as client:
+        client.sendall(head.encode() + b"5\r\n12345\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden))
+        assert client.recv(4096).split(b" ")[1] in (b"400", b"405")
+    assert site.client.get("/v2/health/live").status_code == 200
+    assert site.vision.reloads == 0
+
+
 def test_what_is_refused(site: SmallSite) -> None:
     body, headers = binary(noise(1))
     assert "no model is served as 'x'; there are: small" in error(

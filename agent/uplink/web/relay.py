@@ -76,7 +76,9 @@ class Relay:
     ) -> bool:
         """One request and its answer; whether the connection can be used again."""
         given = {name: value for name, value in scope["headers"] if name in PASSED_ON}
-        chunked = b"content-length" not in given and scope["method"] == "POST"
+        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        if chunked:  # RFC 9112, 6.3: it overrides a length, which could let a second request hide in the body
+            given.pop(b"content-length", None)
         writer.write(_request(scope, given, chunked))
         if not await _sent(receive, writer, chunked):
             return False
