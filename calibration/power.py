@@ -222,7 +222,7 @@ def _rapl(root: Path) -> Sensor:
 
 def _nvml() -> Sensor:
     if find_spec("pynvml") is None:
-        raise _NotHereError("no NVML (pip install nvidia-ml-py, on a machine with an NVIDIA GPU)")
+        raise _NotHereError("no NVML (pip install 'almena[nvidia]', on a machine with an NVIDIA GPU)")
     import pynvml
 
     try:

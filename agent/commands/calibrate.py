@@ -65,17 +65,10 @@ def calibrate(
     from agent.vision.face_kit import engine_options
     from calibration.calibrator import Calibrator, Wishes
 
-    settings = settings_of(config)
-    options = engine_options(settings)
+    options = engine_options(settings := settings_of(config))
     (card,) = cards([model], options)
-    flavours: dict[str, tuple[Any, ...]] = {"auto": (), "both": ("u8s8", "s8s8")}
-    wishes = Wishes(
-        flavours=flavours.get(flavour, (flavour,)),
-        ranges=None if ranges == "auto" else ranges,
-        samples=samples,
-        budget_s=seconds(budget),
-        detector=detector,
-    )
+    wanted: tuple[Any, ...] = {"auto": (), "both": ("u8s8", "s8s8")}.get(flavour, (flavour,))
+    wishes = Wishes(wanted, None if ranges == "auto" else ranges, samples, seconds(budget), detector)
     with told(card.name) as tell, Calibrator(card, options, wishes, tell) as calibrator, closing(
         pictures(frames, settings, seconds(watch), tell)
     ) as taken:  # fmt: skip
@@ -85,9 +78,7 @@ def calibrate(
         return
     for outcome in outcomes:
         _print(outcome)
-    typer.echo(
-        f"Next: `almena tune {model}` compares it with the other precisions; `engines.precision: auto` takes int8 from the next start."
-    )
+    print(f"Next: `almena tune {model}` compares it with the other precisions; `engines.precision: auto` takes int8 from the next start.")
 
 
 @contextmanager
