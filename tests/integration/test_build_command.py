@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from agent.commands.build import app
+from tests.fakes import small_disk as disk
 from tests.fakes.cards import write_card
-from tests.fakes.small_disk import small_disk
 from tests.waiting import wait_until
 
 
@@ -170,16 +170,16 @@ def test_too_little_memory_is_refused_with_figures(build: Callable[..., Any], tm
 
 
 @pytest.mark.parametrize("full", ["models", "engines"])
-def test_too_little_disk_is_refused_with_figures(tmp_path: Path, full: str) -> None:
-    with small_disk(4) as disk:
-        folders = f"engines: {{models_dir: {disk}}}\n" if full == "models" else f"engines: {{models_dir: {tmp_path / 'models'}}}\n"
-        state = tmp_path / "state" if full == "models" else disk
-        (tmp_path / "almena.yaml").write_text(f"state_dir: {state}\n{folders}")
-        path = classifier(tmp_path / "means.onnx", megabytes=6 if full == "models" else 2)
-        result = CliRunner().invoke(app, [str(path), "--shape", "8x8", "--precision", "fp32", "-c", str(tmp_path / "almena.yaml")])
-        assert result.exit_code == 1
-        assert "needs 6 MB more, and 4 MB are free" in " ".join(result.stderr.split())
-        assert [path for path in disk.rglob("*") if path.is_file()] == []
+@disk.on_small_disk(4)
+def test_too_little_disk_is_refused_with_figures(tmp_path: Path, full: str, small_disk: Path) -> None:
+    folders = f"engines: {{models_dir: {small_disk}}}\n" if full == "models" else f"engines: {{models_dir: {tmp_path / 'models'}}}\n"
+    state = tmp_path / "state" if full == "models" else small_disk
+    (tmp_path / "almena.yaml").write_text(f"state_dir: {state}\n{folders}")
+    path = classifier(tmp_path / "means.onnx", megabytes=6 if full == "models" else 2)
+    result = CliRunner().invoke(app, [str(path), "--shape", "8x8", "--precision", "fp32", "-c", str(tmp_path / "almena.yaml")])
+    assert result.exit_code == 1
+    assert "needs 6 MB more, and 4 MB are free" in " ".join(result.stderr.split())
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == [disk.BALLAST]
 
 
 def halves(folder: Path) -> list[Path]:
