@@ -50,7 +50,7 @@ class Choice(BaseModel):
     batch: int = 1
 
     def __str__(self) -> str:
-        parts = [self.backend, self.unit, self.precision, f"built for {self.policy}", f"batch {self.batch}"]
+        parts = [self.backend, self.unit, self.precision, f"for {self.policy}", f"batch {self.batch}"]
         parts += [f"{count} {what}" for count, what in ((self.threads, "threads"), (self.streams, "streams")) if count]
         return ", ".join(parts)
 

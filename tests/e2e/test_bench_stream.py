@@ -68,7 +68,7 @@ WRONG = {
     "no such task": (["--sample", "--task", "dragons"], "there is only: faces"),
     "no such backend": (
         ["--source", __file__, "--backend", "abacus"],
-        "engines.backend: Input should be 'auto', 'openvino' or 'onnxruntime'",
+        "engines.backend: Input should be 'auto', 'openvino', 'onnxruntime'",
     ),
     "no such precision": (["--source", __file__, "--precision", "int1"], "engines.precision: Input should be"),
 }
