@@ -26,6 +26,8 @@ from agent.uplink.journal import Journal
 
 log = logging.getLogger(__name__)
 
+LOOK, LOOK_S = ("", b"look"), 5.0
+"""In place of a message, when there is none for so long: time to look what runs."""
 NOT_APPLIED = "this version does not apply remote settings; change the settings file on the device"
 
 
@@ -60,6 +62,7 @@ class Commands:
         self._handlers = handlers
         self._state = state
         self._inbox: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+        self._reported = b""
         self._thread = threading.Thread(target=self._run, name="commands", daemon=True)
 
     def start(self) -> None:
@@ -82,9 +85,12 @@ class Commands:
         self._inbox.put(("", b""))
 
     def _run(self) -> None:
-        while (message := self._inbox.get()) is not None:
+        while (message := self._next()) is not None:
             try:
-                self._take(*message)
+                if message == LOOK:
+                    self._follow()
+                else:
+                    self._take(*message)
             except Exception:  # a supervisor: no message may end the thread
                 log.exception("a message from the hub could not be handled")
 
@@ -155,12 +161,27 @@ class Commands:
             _replace(self._desired_file, payload)
         self._report()
 
+    def _next(self) -> tuple[str, bytes] | None:
+        try:
+            return self._inbox.get(timeout=LOOK_S)
+        except queue.Empty:
+            return LOOK
+
+    def _follow(self) -> None:
+        """Report again where what runs is no longer what was reported: engines come up after the broker's session."""
+        if self._reported and self._what_runs() != self._reported:
+            self._report()
+
     def _report(self) -> None:
+        self._reported = self._what_runs()
+        self._publish(wire.TOPICS["reported"].of(self._device), self._reported, retain=True)
+
+    def _what_runs(self) -> bytes:
         errors: tuple[str, ...] = ()
         if self._desired_file.exists():
             wanted = wire.decode(wire.Desired, self._desired_file.read_bytes())
             errors = (f"revision {wanted.revision} is not in force: {NOT_APPLIED}",)
-        self._publish(wire.TOPICS["reported"].of(self._device), wire.encode(wire.Reported(state=self._state(), errors=errors)), retain=True)
+        return wire.encode(wire.Reported(state=self._state(), errors=errors))
 
 
 def _no(command: wire.Command, code: str, detail: str) -> wire.Reply:

@@ -6,7 +6,6 @@ Whoever may open the socket (its owner and group) may do everything here; the pa
 from __future__ import annotations
 
 import errno
-import math
 import os
 import socket
 import time
@@ -26,6 +25,7 @@ from agent.datatypes import Annotation, StreamHealth
 from agent.errors import AlmenaError, UnknownError
 from agent.serving import HANDLERS, Problem, ThreadedServer
 from agent.settings import Settings
+from agent.vision.gallery import LATEST_EXPIRY
 from agent.vision.inference.http import InferenceApp
 from agent.vision.inference.models import Serving
 from agent.vision.preview import Preview
@@ -297,7 +297,7 @@ def _changes(value: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(found.get("consent", ""), str):
         raise Problem(422, "The consent note is no text", "set `consent` to a text")
     expires_at = found.get("expires_at")
-    if expires_at is not None and not (isinstance(expires_at, int | float) and time.time() < expires_at < math.inf):
+    if expires_at is not None and not (isinstance(expires_at, int | float) and time.time() < expires_at < LATEST_EXPIRY):
         raise Problem(422, "The expiry is not in the future", "set `expires_at` to a Unix time in seconds that is yet to come, or to null")
     return found
 

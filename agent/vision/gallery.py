@@ -18,6 +18,9 @@ from agent.vision.clusters import Clusters
 from agent.vision.gallery_store import GalleryError, Store, load_key
 from agent.vision.recognition import Candidates, OperatingPoint, Vector
 
+LATEST_EXPIRY = 253_370_764_800.0
+"""The first second of 9999: later times have no date."""
+
 log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
@@ -96,8 +99,9 @@ class Gallery:
         return cls(Store(path, load_key(key_file, create=not path.exists())), settings, model, point)
 
     def add(self, name: str, pictures: Sequence[Picture], consent: str = "", expires_at: float | None = None) -> Identity:
-        """A new identity. Raises GalleryError if the name is taken or empty."""
+        """A new identity. Raises GalleryError if the name is taken or empty, or the expiry is not to come."""
         name = _checked(name)
+        _require_future(expires_at)
         identity = f"p-{secrets.token_hex(6)}"
         with self._store.lock, self._store.write():
             self._require_free(name)
@@ -126,6 +130,7 @@ class Gallery:
 
     def change(self, identity: str, **changes: Any) -> Identity:
         """Other values for any of `name`, `consent` and `expires_at`. Raises UnknownIdentityError, GalleryError for a bad or taken name."""
+        _require_future(changes.get("expires_at"))
         with self._store.lock, self._store.write():
             known = replace(self.get(identity), **changes)
             if "name" in changes:
@@ -313,6 +318,11 @@ class Gallery:
             owners = np.array([ids.index(owner) for owner, _ in templates], np.intp)
             matrix = np.stack([vector for _, vector in templates])
             self.candidates = Candidates(self._version, tuple(ids), tuple(known[id_].name for id_ in ids), owners, matrix)
+
+
+def _require_future(expires_at: float | None) -> None:
+    if expires_at is not None and not time.time() < expires_at < LATEST_EXPIRY:
+        raise GalleryError("the expiry must be in the future, in seconds since 1970, and before the year 9999; or leave it out")
 
 
 def _checked(name: str) -> str:

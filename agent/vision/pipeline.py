@@ -12,7 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol
+
+import numpy as np
 
 from agent.datatypes import Annotation, Event, Frame, StreamHealth
 from agent.errors import AlmenaError
@@ -24,6 +27,7 @@ from agent.vision.timing import StageTimes
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
+LONGEST_RETRY_S = 30.0
 
 
 class Viewer(Protocol):
@@ -34,6 +38,10 @@ class Viewer(Protocol):
 
     def forget(self) -> None:
         """Show no longer what was seen in the last frame."""
+
+
+class _StoppedError(AlmenaError):
+    """The stream was stopped while an item waited; it comes again at the next start."""
 
 
 class Pipeline:
@@ -61,7 +69,7 @@ class Pipeline:
         self._stopping = threading.Event()
         self._lost = threading.Event()
         self._failing = ""
-        self._failed = 0
+        self._failed = self._failed_live = 0
         self._finished = 0
         self._first_at = 0.0
         self._last_at = 0.0
@@ -98,8 +106,12 @@ class Pipeline:
         self._viewer.forget()
 
     def health(self) -> StreamHealth:
-        """How the stream is doing."""
-        return self._source.health()
+        """How the stream is doing: a source that runs is not enough where the tasks fail."""
+        health = self._source.health()
+        health = replace(health, failed=health.failed + self._failed_live)
+        if self._failing and health.state in ("running", "finished") and not self.ended:
+            return replace(health, state="failed", code="TASK_FAILED", detail=self._failing, quality="unusable")
+        return health
 
     def metrics(self) -> dict[str, float]:
         """Stage latencies in seconds and the tasks' counters."""
@@ -132,7 +144,9 @@ class Pipeline:
         while (entry := self._next()) is not None:
             frame, future = entry
             try:
-                self._finish(frame, future.result())
+                self._finish(frame, self._predictions(frame, future))
+            except _StoppedError:
+                continue
             except Exception as error:  # noqa: BLE001 - the supervisor of the stream: a failed frame is counted and told, the stream goes on
                 self._frame_failed(frame, error)
             finally:
@@ -152,6 +166,35 @@ class Pipeline:
                 if self._lost.is_set():
                     self._lost.clear()
                     self._flush("stream lost")
+
+    def _predictions(self, frame: Frame, future: Future[list[Any]]) -> list[Any]:
+        """What the tasks infer of a frame. An item waits while they fail on any picture; it is at fault where a blank one works."""
+        if frame.item is None:
+            return future.result()
+        wait_s = RETRY_S
+        try:
+            return future.result()
+        except Exception as error:  # noqa: BLE001 - the supervisor of the stream: told below if it comes again
+            log.warning("%s: %s is tried again: %s", self.stream, frame.item, _reason(error))
+        while True:
+            try:
+                return self._infer(frame)
+            except Exception as error:  # the supervisor of the stream: an item's own fault goes on to where failed frames are told
+                if self._works(frame):
+                    raise
+                self._tell_failure(error, f"{frame.item} waits until it can be processed")
+            self._on_progress()
+            if self._stopping.wait(wait_s):
+                raise _StoppedError("stopped")
+            wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+
+    def _works(self, frame: Frame) -> bool:
+        """Whether the tasks can infer a blank picture of the same size."""
+        try:
+            self._infer(replace(frame, image=np.zeros_like(frame.image), index=-1))
+        except Exception:  # noqa: BLE001 - the supervisor of the stream: the question is whether anything fails
+            return False
+        return True
 
     def _finish(self, frame: Frame, predictions: list[Any]) -> None:
         with self.times.stage("update"):
@@ -182,6 +225,8 @@ class Pipeline:
         self._failed += 1
         if frame.item is not None:
             self._source.failed(frame.item, _reason(error))
+        else:
+            self._failed_live += 1
         self._tell_failure(error, f"frame {frame.index} failed")
 
     def _tell_failure(self, error: Exception, what: str) -> None:

@@ -139,6 +139,18 @@ def test_an_expired_identity_no_longer_matches_and_is_erased(tmp_path: Path) -> 
     gallery.close()
 
 
+@pytest.mark.parametrize("when", [-1.0, 1e300, float("inf"), float("nan")])
+def test_an_expiry_that_is_no_day_to_come_leaves_nothing(tmp_path: Path, when: float) -> None:
+    gallery = opened(tmp_path)
+    with pytest.raises(GalleryError, match="expiry must be in the future"):
+        gallery.add("Anna", [picture(1)], expires_at=when)
+    anna = gallery.add("Anna", [picture(1)])
+    with pytest.raises(GalleryError, match="expiry must be in the future"):
+        gallery.change(anna.id, expires_at=when)
+    assert gallery.get(anna.id).expires_at is None
+    gallery.close()
+
+
 def elsewhere(folder: Path, action: str) -> None:
     """Run `action` on the gallery `g` in another process."""
     script = "import sys; sys.path[:0] = sys.argv[2:]; from pathlib import Path; from test_gallery import *\n"

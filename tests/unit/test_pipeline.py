@@ -126,6 +126,54 @@ def test_failing_frames_are_counted_told_once_and_told_when_it_works_again(run: 
     assert (one.metrics()["frames_failed_total"], one.health().failed) == (3, 3)
 
 
+def test_a_failing_engine_is_no_healthy_stream(run: Callable[..., Pipeline]) -> None:
+    def trouble(frame: Frame) -> None:
+        if frame.index < 5:
+            raise AlmenaError("out of memory")
+
+    camera = Camera()
+    one = run(camera, Counting(1, trouble))
+    camera.give(1)
+    wait_until(lambda: one.health().state == "failed", 10, "the failure to show")
+    health = one.health()
+    assert (health.code, health.detail, health.quality, health.failed) == ("TASK_FAILED", "out of memory", "unusable", 1)
+    camera.give(20)
+    wait_until(lambda: one.health().state == "running", 10, "the stream to be well again")
+    assert one.health().code == ""
+
+
+def test_items_wait_while_the_engine_fails_whatever_it_is_given(
+    run: Callable[..., Pipeline], outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "RETRY_S", 0.05)
+    broken = threading.Event()
+    broken.set()
+
+    def trouble(frame: Frame) -> None:
+        if broken.is_set():
+            raise AlmenaError("out of memory")
+
+    source = Items(4)
+    one = run(source, Counting(1, trouble))
+    wait_until(lambda: one.health().state == "failed", 10, "the failure to show")
+    assert (source.marks, numbers(outbox)) == ({}, [])
+    broken.clear()
+    until_ended(one)
+    assert source.marks == {str(index): "done" for index in range(4)}
+    assert numbers(outbox) == [0, 1, 2, 3]
+
+
+def test_an_item_that_waits_is_neither_done_nor_failed_at_a_stop(run: Callable[..., Pipeline]) -> None:
+    def trouble(frame: Frame) -> None:
+        raise AlmenaError("out of memory")
+
+    source = Items(4)
+    one = run(source, Counting(1, trouble))
+    wait_until(lambda: one.health().state == "failed", 10, "the failure to show")
+    one.stop()
+    assert source.marks == {}
+
+
 def test_unexpected_errors_of_a_task_are_told_with_their_type(
     run: Callable[..., Pipeline], outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
