@@ -16,9 +16,8 @@ from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from agent.commands.models import told
 from agent.commands.tune import settings_of
-from agent.errors import SettingsError
-from engines.errors import EngineError, UnknownNameError
 
 if TYPE_CHECKING:
     from engines.card import ModelCard
@@ -142,19 +141,6 @@ def size_of(shape: str | None) -> tuple[int, int] | None:
     if found is None:
         raise typer.BadParameter(f"{shape!r} is no WIDTHxHEIGHT, as 640x384 is", param_hint="--shape")
     return int(found[1]), int(found[2])
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Errors as one message and an exit code: 2 for what the caller got wrong, 1 for what failed."""
-    try:
-        yield
-    except (SettingsError, UnknownNameError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
-    except EngineError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def progress_bars() -> Iterator[fetching.Progress]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Errors as one message and an exit code: 2 for what the caller got wrong, 1 for what failed."""
     try:
         yield
@@ -81,7 +81,7 @@ def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
 @app.command("list")
 def list_models(config: Config = None, as_json: AsJson = False) -> None:
     """List the model cards."""
-    with _told():
+    with told():
         directory = _settings(config).models_dir
         rows = [_row(card(name), directory) for name in names()]
     if as_json:
@@ -96,7 +96,7 @@ def list_models(config: Config = None, as_json: AsJson = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A model card's name.")], as_json: AsJson = False) -> None:
     """Show a card: source, hash, inputs, thresholds, licence, training data."""
-    with _told():
+    with told():
         content = card(name).model_dump(mode="json")
     typer.echo(json.dumps(content, indent=2) if as_json else yaml.safe_dump(content, sort_keys=False, width=120).rstrip())
 
@@ -115,7 +115,7 @@ def fetch(
         raise typer.Exit(2)
     known = [*names(), *fetching.assets()]
     done = {}
-    with _told():
+    with told():
         directory = _settings(config).models_dir
         for name in chosen:
             if name not in known:
@@ -134,7 +134,7 @@ def _ensure_model(name: str, directory: Path, progress: fetching.Progress) -> Pa
 @app.command()
 def passports(config: Config = None, as_json: AsJson = False) -> None:
     """List built engines: precision, parity with FP32, speed, memory; and which of them a tuning chose."""
-    with _told():
+    with told():
         directory = _settings(config).engines_dir
         found = [(passport, _tuned_for(passport, directory)) for passport in EngineStore(directory).passports()]
     if as_json:
