@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,24 @@ def test_a_pipeline_that_does_not_start_says_why(pipeline: str, code: str, words
     error = refused(source(pipeline))
     assert (error.code, words in str(error)) == (code, True), error
     assert not error.fatal
+
+
+def test_a_pipeline_that_has_failed_and_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hangs = tmp_path / "gst-launch-1.0"
+    hangs.write_text(f"#!/bin/sh\ntrap '' INT\n{shutil.which('gst-launch-1.0')} \"$@\"\nexec sleep 300\n")
+    hangs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    error = refused(source("fakesrc", timeout_s=120))
+    assert (error.code, "not-negotiated" in str(error)) == ("STREAM_CODEC_UNSUPPORTED", True), error
+    one = source(f"{ball(64, 48)} ! identity error-after=5", timeout_s=120)
+    one.open()
+    assert one._child is not None
+    child = psutil.Process(one._child._process.pid)
+    error = broken(one)
+    assert (error.code, "Failed after iterations" in str(error)) == ("STREAM_LOST", True), error
+    assert child.is_running()
+    one.close()
+    assert not child.is_running()
 
 
 def test_a_csi_camera_needs_jetpack_and_its_pipeline_has_the_right_grammar(opened: Callable[..., GStreamerSource]) -> None:

@@ -35,12 +35,16 @@ if os.getppid() == int(sys.argv[1]):
 class Child:
     """The process of `command`, which is told the number of the pipe that it writes to.
 
-    What it says on its standard output and error is kept, the last lines of it. The thread that makes the child must live
+    What it says on its standard output and error is kept, the last lines of it. A child that has said a line that begins with
+    `failed`, and then sends nothing for 2 s, is taken as ended: it hangs on its way out. The thread that makes the child must live
     as long as the child may: prctl(2) sends the signal when that thread ends.
     """
 
-    def __init__(self, command: Callable[[int], list[str]], stopping: threading.Event) -> None:
+    def __init__(self, command: Callable[[int], list[str]], stopping: threading.Event, failed: bytes) -> None:
         self._stopping = stopping
+        self._failed = failed
+        self._failed_at: float | None = None
+        self._hangs = False
         self._reading, writing = os.pipe()
         self._lines: deque[str] = deque(maxlen=LINES)
         self._line = b""
@@ -88,15 +92,21 @@ class Child:
             if self._reading in ready:
                 count = os.readv(self._reading, [buffer[filled:]])
                 filled += count
+                if self._failed_at is not None:
+                    self._failed_at = time.monotonic()
                 if not count:
                     self._ended = True
                     self._poll.unregister(self._reading)
             elif self._stopping.is_set():
                 raise InterruptedError
+            elif self._failed_at is not None and time.monotonic() > self._failed_at + ENDING_S:
+                self._hangs = self._ended = True
         return filled
 
     def result(self) -> int | None:
-        """The exit status, as subprocess has it, of a child that has closed its pipe; None if it does not end soon."""
+        """The exit status, as subprocess has it, of a child that has come to its end; None if it hangs."""
+        if self._hangs:
+            return None
         deadline = time.monotonic() + ENDING_S
         while time.monotonic() < deadline and self._talking >= 0:
             if self._talking in {handle for handle, _ in self._poll.poll(LOOK_S * 1000)}:
@@ -106,8 +116,8 @@ class Child:
         return None
 
     def close(self) -> None:
-        """End it: SIGINT, and SIGKILL if that has not ended it. Takes 4 s at most."""
-        self._process.send_signal(signal.SIGINT)
+        """End it: SIGINT, and SIGKILL if that has not ended it, or if it hangs anyway. Takes 4 s at most."""
+        self._process.send_signal(signal.SIGKILL if self._hangs else signal.SIGINT)
         # Closed before the wait: a child that is about to write gets an error, and does not hang.
         os.close(self._reading)
         if self._process.stdout is not None:
@@ -130,4 +140,6 @@ class Child:
             return
         *lines, self._line = (self._line + data).split(b"\n")
         self._line = self._line[:LINE_BYTES]
+        if any(line.startswith(self._failed) for line in lines):
+            self._failed_at = time.monotonic()
         self._lines.extend(line[:LINE_BYTES].decode("utf-8", "replace") for line in lines)

@@ -37,6 +37,7 @@ SHOWN_LINES, SHOWN_LENGTH = 3, 400
 NOISE = re.compile(
     r"Additional debug info|ERROR: pipeline doesn't|Failed to set pipeline|Setting pipeline|Execution ended|\.\./|.*some element failed to"
 )
+FAILED = b"ERROR: "
 PLACE = re.compile(r"^ERROR: from element \S*:(\S+): ")
 SECRET = re.compile(r"(?i)(?:pw|pass|user|secret|token|key|auth|cookie|headers)[\w-]*\s*=\s*([^\n]{3,})")
 ADDRESS = re.compile(r"(\w[\w+.-]*://)(?:\S*@)?([^\s/?#\"']+)[^\s\"']*")
@@ -130,7 +131,7 @@ class GStreamerSource(LiveSource):
         if program is None:
             raise SourceError("STREAM_LIBRARY_MISSING", f"{PROGRAM} is not installed; {INSTALL}")
         options = [program, "-q", "--no-position", "--no-fault", "--"]
-        child = Child(lambda pipe: [*options, *self.config.words, *f"{TAIL}{pipe}".split()], self._stopping)
+        child = Child(lambda pipe: [*options, *self.config.words, *f"{TAIL}{pipe}".split()], self._stopping, FAILED)
         reader = Y4mReader(lambda buffer: child.fill(buffer, self._deadline))
         self._child, self._reader = child, reader
         try:
@@ -209,7 +210,7 @@ def _origin(element: str) -> str:
 def _end(status: int | None) -> str:
     """How a process ended that said nothing."""
     if status is None:
-        return f"{PROGRAM} closed its stream and hangs"
+        return f"{PROGRAM} hangs at its end"
     if status < 0:
         return f"{PROGRAM} was ended by {signal.Signals(-status).name}"
     return f"{PROGRAM} reached the end of its stream" if status == 0 else f"{PROGRAM} ended with code {status}"
