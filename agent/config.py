@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,12 +26,22 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _not_below_a_file(path: Path) -> Path:
+    there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file, where a folder must be: move it away, or name another folder")
+    return path
+
+
 def _card_beside_settings(name: str, info: ValidationInfo) -> str:
     return str(_beside_settings(Path(name), info)) if name.endswith((".yaml", ".yml")) else name
 
 
 AnyPath = Annotated[Path, AfterValidator(_beside_settings)]
 """A path; a relative one counts from the folder of the settings file."""
+
+Folder = Annotated[Path, AfterValidator(_beside_settings), AfterValidator(_not_below_a_file)]
+"""The same for a folder, which is there or can be made."""
 
 ExistingFile = Annotated[Path, AfterValidator(_beside_settings), AfterValidator(_existing)]
 """The same, and there must be a file when the settings are read."""

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
-from agent.config import AnyPath, CardName, Config, ExistingFile
+from agent.config import AnyPath, CardName, Config, ExistingFile, Folder
 from agent.errors import SettingsError
 from agent.registry import SOURCES, TASKS, UnknownPluginError, resolve
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 MEBIBYTE = 1024 * 1024
 DAY = 86400.0
+IN_WORDS = {
+    "extra_forbidden": "unknown key",
+    "missing": "is required",
+    "invalid_key": "a key must be text: put it in quotes",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping",
+    "string_type": "must be text: put it in quotes",
+    "path_type": "must be a path",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
+"""What pydantic says in Python's words, by its name of the error."""
 
 
 class DeviceSettings(Config):
@@ -219,7 +232,7 @@ class Settings(Config):
     """All settings of one agent."""
 
     device: DeviceSettings = DeviceSettings()
-    state_dir: AnyPath = Field(Path("almena-state"), description="Outbox, gallery, engines, sockets.")
+    state_dir: Folder = Field(Path("almena-state"), description="Outbox, gallery, engines, sockets.")
     streams: tuple[StreamSettings, ...] = ()
     engines: EngineSettings = EngineSettings()
     serving: ServingSettings = ServingSettings()
@@ -332,12 +345,10 @@ def _with_plugins(raw: dict[str, Any], context: dict[str, Any], problems: list[t
 
 
 def _plain(detail: Any) -> str:
-    if detail["type"] == "extra_forbidden":
-        return "unknown key"
-    if detail["type"] == "missing":
-        return "is required"
+    if detail["type"] in IN_WORDS:
+        return IN_WORDS[detail["type"]]
     message: str = detail["msg"].removeprefix("Value error, ")
-    return message
+    return re.sub("^(Input|String) should ", "must ", message)
 
 
 def _dotted(place: tuple[Any, ...]) -> str:

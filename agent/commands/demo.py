@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from agent import settings
 from agent.commands.run import run_agent
 from agent.demo import default_folder, prepared, write_settings
+from agent.sole import sole_agent
 
 app = typer.Typer(add_completion=False)
 
@@ -33,12 +35,14 @@ def demo(
     """Fetch the default models, start a broker, a camera or sample clip and the local page, and print events as they happen."""
     folder = (folder or default_folder()).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    if prepared(folder):
-        write_settings(folder, source.value)
-    else:
-        _prepare_apart(folder, source.value)
-    if not prepare_only:
-        run_agent(folder / "demo.yaml", quiet=False)
+    with sole_agent(folder / "state"):
+        if prepared(folder):
+            write_settings(folder, source.value)
+        else:
+            _prepare_apart(folder, source.value)
+        if not prepare_only:
+            config = folder / "demo.yaml"
+            run_agent(settings.load(config), config, quiet=False)
 
 
 def _prepare_apart(folder: Path, source: str) -> None:

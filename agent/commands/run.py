@@ -15,6 +15,7 @@ from agent.envelopes import number
 from agent.outbox import Outbox
 from agent.sentences import sentence
 from agent.settings import Settings
+from agent.sole import sole_agent
 from agent.supervisor import Child, Supervisor
 from agent.uplink.vision_link import VisionError, VisionLink
 
@@ -27,13 +28,14 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print events.")] = False,
 ) -> None:
     """Run vision and uplink, start either again when it ends, and print events as they happen. Ctrl-C ends it."""
-    run_agent(config, quiet=quiet)
-
-
-def run_agent(config: Path, *, quiet: bool) -> None:
-    """Blocks until SIGINT or SIGTERM. Raises SettingsError before anything is started."""
-    logs.setup("run")
     settings = settings_module.load(config)
+    with sole_agent(settings.state_dir):
+        run_agent(settings, config, quiet=quiet)
+
+
+def run_agent(settings: Settings, config: Path, *, quiet: bool) -> None:
+    """Blocks until SIGINT or SIGTERM. `settings` are those of the file `config`; the caller is the `sole_agent` of their state folder."""
+    logs.setup("run")
     (settings.state_dir / "run" / "page.url").unlink(missing_ok=True)
     watcher = Watcher(settings, quiet=quiet)
     Supervisor(children(settings, config), watcher.tick).run()

@@ -68,9 +68,9 @@ WRONG = {
     "no such task": (["--sample", "--task", "dragons"], "there is only: faces"),
     "no such backend": (
         ["--source", __file__, "--backend", "abacus"],
-        "engines.backend: Input should be 'auto', 'openvino', 'onnxruntime'",
+        "engines.backend: must be 'auto', 'openvino', 'onnxruntime'",
     ),
-    "no such precision": (["--source", __file__, "--precision", "int1"], "engines.precision: Input should be"),
+    "no such precision": (["--source", __file__, "--precision", "int1"], "engines.precision: must be"),
 }
 
 

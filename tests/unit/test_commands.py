@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 import typer
 
 from agent import cli, demo
+from agent.commands import run
 from agent.errors import AlmenaError
+from agent.sole import sole_agent
 
 pytestmark = pytest.mark.unit
 
@@ -113,6 +116,49 @@ def test_what_is_wrong_is_said_on_standard_error(arguments: str, almena: Callabl
     assert (code, out) == (wanted, "")
     assert message in err
     assert "Traceback" not in err
+
+
+HOLD = """
+import pathlib, sys
+from agent.sole import sole_agent
+with sole_agent(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_agent_on_a_state_folder_is_refused_and_starts_nothing(
+    almena: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "Supervisor", None)  # where nothing is refused this fails, instead of running for ever
+    state = tmp_path / "state"
+    (tmp_path / "right.yaml").write_text("device: {name: cam}\nstate_dir: state\n")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(state)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        (state / "enrolled").touch()
+        (tmp_path / "sample.mp4").touch()
+        for arguments in ("run --config right.yaml", f"demo --dir {tmp_path}"):
+            code, out, err = almena(*arguments.split())
+            assert (code, out) == (1, "")
+            assert f"an agent runs on {state} already (process {first.pid})" in err
+        assert not (tmp_path / "demo.yaml").exists()
+        assert not (state / "outbox").exists()
+        first.kill()
+    with sole_agent(state):
+        pass
+
+
+def test_a_state_folder_that_cannot_be_used_is_named(almena: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "almena.yaml").write_text("state_dir: /sys/almena\n")
+    code, out, err = almena("run")
+    assert (code, out) == (2, "")
+    assert "state_dir: /sys/almena cannot be used" in err
+    assert "set state_dir to another folder" in err
+    (tmp_path / "almena.yaml").write_text("state_dir: almena.yaml/x\n")
+    code, out, err = almena("run")
+    assert (code, out) == (2, "")
+    assert f"almena.yaml:1: state_dir: {tmp_path / 'almena.yaml'} is a file" in err
 
 
 RIGHT = ("check", "identity list", "identity clusters", "models list", "models show centerface", "models passports")
