@@ -7,10 +7,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE_S = 30.0
 
 
 def wait_until(condition: Callable[[], T], timeout: float, what: str) -> T:
-    """Poll until `condition` gives something true, and return it; fail with `what` at the deadline."""
+    """Poll until `condition` gives something true, and return it; fail with `what` at the deadline.
+
+    `timeout` is for a calm machine. A loaded one stands still for seconds now and then, so no wait ends before 30 s.
+    """
+    timeout = max(timeout, PATIENCE_S)
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
