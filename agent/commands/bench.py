@@ -24,6 +24,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 STAGES = ("decode", "infer", "update", "publish", "total")
 LONGEST_S = 1800.0
+LOOK_S = 1.0
+"""An answer of the agent costs it some milliseconds, which would be measured too."""
 
 
 @app.callback()
@@ -150,7 +152,7 @@ class StreamBench:
             while time.monotonic() < deadline:
                 if any(process.poll() is not None for process in processes):
                     raise AlmenaError("a process of the agent ended; its message is above")
-                time.sleep(0.2)
+                time.sleep(LOOK_S)
                 try:
                     health = client.get("/streams").json()[0]
                     metrics: dict[str, float] = client.get("/metrics").json().get("bench", {})

@@ -138,11 +138,11 @@ class FaceControl:
         score = config.score or kit.score
         faces = kit.photograph(image, score)
         views = geometry(faces.boxes, faces.landmarks, image.shape[1], image.shape[0])
-        clear = config.recognisable(faces, score)
+        clear = set(config.recognisable(faces, score))
         answers = []
         for index in range(len(faces)):
             judge = Judge(config.point(kit.point), least_views=1)
-            if clear[index]:
+            if index in clear:
                 chip = kit.embedder.chip(image, faces.landmarks[index])
                 evidence = Evidence()
                 evidence.add(kit.embed([chip])[0], float(views[index]) * sharp_share(chip))

@@ -233,20 +233,21 @@ def geometry(boxes: NDArray[np.float32], landmarks: NDArray[np.float32], width: 
     in eye distances; 0 at about a half profile. Place: a face that touches the picture's edge, or that is NARROW next to
     its side, counts for CUT_OFF.
     """
-    if not len(boxes):
-        return np.zeros(0)
-    wide, high = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    size = np.minimum(wide, high)
-    eyes = landmarks[:, 1] - landmarks[:, 0]
-    length = np.maximum(np.linalg.norm(eyes, axis=1), 1e-3)
-    nose = landmarks[:, 2] - (landmarks[:, 0] + landmarks[:, 1]) / 2
-    off = np.abs(np.sum(nose * eyes, axis=1)) / length**2
-    touching = np.min(np.concatenate([boxes[:, :2], [width, height] - boxes[:, 2:]], axis=1), axis=1) < 0.03 * size
-    beside = np.minimum(boxes[:, 0], width - boxes[:, 2])
-    squeezed = (wide < NARROW * high) & (beside < wide)
-    place = np.where(touching | squeezed, CUT_OFF, 1.0)
-    result: NDArray[np.float64] = np.clip(size / 100.0, 0.05, 1.0) * np.clip(1.0 - 2.0 * off, 0.05, 1.0) * place
-    return result
+    return np.array([_view(box, marks, width, height) for box, marks in zip(boxes.tolist(), landmarks.tolist(), strict=True)])
+
+
+def _view(box: list[float], landmarks: list[list[float]], width: int, height: int) -> float:
+    """One face's. Plain floats: for the few faces of a picture, arrays cost more than they save."""
+    x1, y1, x2, y2 = box
+    wide, high = x2 - x1, y2 - y1
+    (left_x, left_y), (right_x, right_y), (nose_x, nose_y) = landmarks[:3]
+    across, down = right_x - left_x, right_y - left_y
+    length = max(math.hypot(across, down), 1e-3)
+    off = abs((nose_x - (left_x + right_x) / 2) * across + (nose_y - (left_y + right_y) / 2) * down) / length**2
+    touching = min(x1, y1, width - x2, height - y2) < 0.03 * min(wide, high)
+    squeezed = wide < NARROW * high and min(x1, width - x2) < wide
+    place = CUT_OFF if touching or squeezed else 1.0
+    return min(max(min(wide, high) / 100.0, 0.05), 1.0) * min(max(1.0 - 2.0 * off, 0.05), 1.0) * place
 
 
 SHARP = 60.0

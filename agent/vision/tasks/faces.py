@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -63,11 +64,15 @@ class FacesConfig(Config):
         """The embedder's operating point with what is set here."""
         return usual if self.identify is None else replace(usual, identify=self.identify, slack=0.0)
 
-    def recognisable(self, faces: Detections, score: float) -> NDArray[np.bool_]:
-        """Which of the faces (N,) are sure and large enough to be recognised; `score`: the least."""
-        sides = np.min(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1)
-        eyes = np.linalg.norm(faces.landmarks[:, 1] - faces.landmarks[:, 0], axis=1)
-        sure: NDArray[np.bool_] = (faces.scores >= score) & (sides >= self.min_face) & (eyes >= LEAST_EYES)
+    def recognisable(self, faces: Detections, score: float) -> list[int]:
+        """Indices of the faces that are sure and large enough to be recognised; `score`: the least."""
+        sure: list[int] = []
+        for index, (box, marks, found) in enumerate(
+            zip(faces.boxes.tolist(), faces.landmarks.tolist(), faces.scores.tolist(), strict=True)
+        ):
+            side = min(box[2] - box[0], box[3] - box[1])
+            if found >= score and side >= self.min_face and math.dist(marks[0], marks[1]) >= LEAST_EYES:
+                sure.append(index)
         return sure
 
 
@@ -181,20 +186,20 @@ class FacesTask(Task):
 
     def _wanted(self, faces: Detections, views: NDArray[np.float64], frame: Frame) -> list[int]:
         """Indices of faces to embed, the best views first."""
-        if not len(faces):
-            return []
-        wanted = self._config.recognisable(faces, self._high)
+        sure = self._config.recognisable(faces, self._high)
         if frame.item is not None:
-            return [int(index) for index in np.nonzero(wanted)[0]]
+            return sure
+        wanted = [index for index in sure if not self._served(faces.boxes[index].tolist(), views[index], _clock(frame))]
+        return sorted(wanted, key=lambda index: -views[index])[:MOST_PER_FRAME]
+
+    def _served(self, box: list[float], view: float, at: float) -> bool:
+        """Whether a face is surely that of a track that needs no such view now."""
         settled = self._settled
-        if len(settled.boxes):
-            shared = overlaps(faces.boxes, settled.boxes)
-            nearest = np.argmax(shared, axis=1)
-            sure = (np.max(shared, axis=1) >= COVERS) & (np.sum(shared >= TOUCHES, axis=1) == 1)
-            served = (_clock(frame) < settled.due[nearest]) & (views < CLEARLY_BETTER * settled.geometry[nearest])
-            wanted &= ~(sure & served)
-        indices = np.nonzero(wanted)[0]
-        return indices[np.argsort(-views[indices])][:MOST_PER_FRAME].tolist()  # type: ignore[no-any-return]
+        shared = overlaps([box], settled.boxes)[0]
+        if sum(share >= TOUCHES for share in shared) != 1 or max(shared) < COVERS:
+            return False
+        nearest = shared.index(max(shared))
+        return at < settled.due[nearest] and view < CLEARLY_BETTER * settled.geometry[nearest]
 
     def _see(self, frame: Frame, prediction: Prediction, step: Step, at: float) -> list[Person]:
         """Bring every person in sight up to date."""

@@ -102,21 +102,18 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What `infer` may know of the tracks in sight, replaced as a whole. boxes: (T, 4); geometry: best view so far, 0 for none;
+    """What `infer` may know of the tracks in sight, replaced as a whole. boxes: x1, y1, x2, y2; geometry: best view so far, 0 for none;
     due: when the next embedding is wanted, on the tracker's clock."""
 
-    boxes: NDArray[np.float32]
-    geometry: NDArray[np.float64]
-    due: NDArray[np.float64]
+    boxes: list[list[float]]
+    geometry: list[float]
+    due: list[float]
 
     @staticmethod
     def of(people: list[Person]) -> Settled:
         """A view of these."""
-        return Settled(
-            np.array([person.track.box for person in people], np.float32).reshape(-1, 4),
-            np.array([person.geometry for person in people]),
-            np.array([person.due_at for person in people]),
-        )
+        boxes = [person.track.box.tolist() for person in people]
+        return Settled(boxes, [person.geometry for person in people], [person.due_at for person in people])
 
 
 def new_person(track: Track, point: OperatingPoint, captured_at: float) -> Person:

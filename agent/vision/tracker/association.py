@@ -1,33 +1,27 @@
-"""Which box belongs to which."""
+"""Which box belongs to which. Plain floats: for the few boxes of a frame, arrays cost more than they save."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
-Boxes = NDArray[np.floating]
-Matrix = NDArray[np.float64]
+Box = Sequence[float]
+"""x1, y1, x2, y2 in pixels."""
+Matrix = list[list[float]]
 
 
-def overlaps(first: Boxes, second: Boxes, margin: float = 0.0) -> Matrix:
-    """Intersection over union of (N, 4) and (M, 4) boxes as (N, M).
+def overlaps(first: Sequence[Box], second: Sequence[Box], margin: float = 0.0) -> Matrix:
+    """Intersection over union of N and M boxes: N rows of M.
 
     Every box is first widened by `margin` of its size on each side (the buffered IoU of Yang et al. 2023, C-BIoU), so that a small
     face that moved further than its own width between two frames still overlaps.
     """
-    if not len(first) or not len(second):
-        return np.zeros((len(first), len(second)))
-    rows, columns = _widened(first, margin)[:, :, None], _widened(second, margin)[:, None, :]
-    common = (np.minimum(rows[2], columns[2]) - np.maximum(rows[0], columns[0])).clip(0.0)
-    common *= (np.minimum(rows[3], columns[3]) - np.maximum(rows[1], columns[1])).clip(0.0)
-    areas = (rows[2] - rows[0]) * (rows[3] - rows[1]) + (columns[2] - columns[0]) * (columns[3] - columns[1])
-    result: Matrix = common / np.maximum(areas - common, 1e-9)
-    return result
+    columns = [_widened(box, margin) for box in second]
+    return [[_overlap(row, column) for column in columns] for row in (_widened(box, margin) for box in first)]
 
 
 def best_pairs(similarity: Matrix, least: float) -> list[tuple[int, int]]:
     """Pairs (row, column), most similar first, each row and column at most once, none below `least`."""
-    near = [(value, row, column) for row, values in enumerate(similarity.tolist()) for column, value in enumerate(values) if value >= least]
+    near = [(value, row, column) for row, values in enumerate(similarity) for column, value in enumerate(values) if value >= least]
     near.sort(key=lambda entry: -entry[0])
     pairs: list[tuple[int, int]] = []
     taken_rows: set[int] = set()
@@ -40,11 +34,17 @@ def best_pairs(similarity: Matrix, least: float) -> list[tuple[int, int]]:
     return pairs
 
 
-def _widened(boxes: Boxes, margin: float) -> Matrix:
-    """(4, N): x1, y1, x2, y2 of all boxes."""
-    corners: Matrix = boxes.T.astype(np.float64)
-    if margin:
-        extra = margin * (corners[2:] - corners[:2])
-        corners[:2] -= extra
-        corners[2:] += extra
-    return corners
+def _overlap(first: Box, second: Box) -> float:
+    left, top, right, bottom = first
+    x1, y1, x2, y2 = second
+    width, height = min(right, x2) - max(left, x1), min(bottom, y2) - max(top, y1)
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    return common / ((right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - common)
+
+
+def _widened(box: Box, margin: float) -> Box:
+    x1, y1, x2, y2 = box
+    extra_x, extra_y = margin * (x2 - x1), margin * (y2 - y1)
+    return x1 - extra_x, y1 - extra_y, x2 + extra_x, y2 + extra_y

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.vision.tracker.association import Boxes, Matrix, best_pairs, overlaps
+from agent.vision.tracker.association import best_pairs, overlaps
 from agent.vision.tracker.motion import Motion
 
 Vector = NDArray[np.float32]
@@ -134,14 +134,13 @@ class Tracker:
     def _match(self, frame: _Frame, tracks: list[Track], indices: list[int], margin: float) -> None:
         if not tracks or not indices:
             return
-        predicted = np.array([track.motion.box for track in tracks])
-        similarity = overlaps(predicted, frame.boxes[indices], margin)
+        similarity = overlaps([track.motion.box for track in tracks], frame.boxes[indices].tolist(), margin)
         for row, track in enumerate(tracks):
             self._weigh_faces(similarity[row], frame, track, indices)
         for row, column in best_pairs(similarity, LEAST_OVERLAP):
             self._take(frame, tracks[row], indices[column])
 
-    def _weigh_faces(self, row: Matrix, frame: _Frame, track: Track, indices: list[int]) -> None:
+    def _weigh_faces(self, row: list[float], frame: _Frame, track: Track, indices: list[int]) -> None:
         """Embeddings decide where they speak clearly; a box that does not touch the track stays out of reach."""
         if track.template is None:
             return
@@ -227,6 +226,3 @@ def _join(kept: Track, gone: Track) -> None:
 
 def _distance(first: Vector, second: Vector) -> float:
     return float(np.linalg.norm(first - second))
-
-
-__all__ = ["Boxes", "Step", "Track", "Tracker", "TrackerRules"]
