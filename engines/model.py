@@ -6,7 +6,8 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,21 @@ class EngineOptions:
     stage: Stage = unsaid
 
 
+@dataclass(slots=True)
+class _Sized:
+    """A detector's engine of another input size. `holders`: the detector itself, as long as it keeps it, and each call that uses it."""
+
+    engine: Engine
+    decoder: DetectionDecoder
+    holders: int = 1
+
+    def release(self) -> None:
+        """One holder less; the last one closes it."""
+        self.holders -= 1
+        if not self.holders:
+            self.engine.close()
+
+
 class FaceDetector:
     """Finds faces. Thread-safe; `engine.parallel` calls at once are best.
 
@@ -72,7 +88,7 @@ class FaceDetector:
         self.threshold = threshold or self.card.thresholds.score
         self._workshop = workshop
         self._lock = threading.Lock()
-        self._others: OrderedDict[tuple[int, int], tuple[Engine, DetectionDecoder]] = OrderedDict()
+        self._others: OrderedDict[tuple[int, int], _Sized] = OrderedDict()
         self._first = self.card.input.sizes[0]
         self.engine, self.passport, self._decoder = self._opened(self._first)
 
@@ -83,9 +99,9 @@ class FaceDetector:
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise EngineError(f"{self.card.name}: a picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-        engine, decoder = self._for(best_size(image.shape[1], image.shape[0], self.card.input.sizes))
-        canvas, placed = letterbox(image, decoder.width, decoder.height, self.card.input.pad)
-        found = engine.read({IMAGE: canvas[None]}, lambda outputs: decoder.decode(outputs, threshold or self.threshold or 0.0))
+        with self._fitting(best_size(image.shape[1], image.shape[0], self.card.input.sizes)) as (engine, decoder):
+            canvas, placed = letterbox(image, decoder.width, decoder.height, self.card.input.pad)
+            found = engine.read({IMAGE: canvas[None]}, lambda outputs: decoder.decode(outputs, threshold or self.threshold or 0.0))
         if not len(found):
             return found
         boxes = placed.to_picture(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
@@ -94,22 +110,31 @@ class FaceDetector:
     def close(self) -> None:
         """Free all engines."""
         with self._lock:
-            for engine, _ in self._others.values():
-                engine.close()
+            for other in self._others.values():
+                other.engine.close()
             self._others.clear()
             self.engine.close()
 
-    def _for(self, size: tuple[int, int]) -> tuple[Engine, DetectionDecoder]:
+    @contextmanager
+    def _fitting(self, size: tuple[int, int]) -> Iterator[tuple[Engine, DetectionDecoder]]:
+        """The engine of an input size, which stays open within."""
         if size == self._first:
-            return self.engine, self._decoder
+            yield self.engine, self._decoder
+            return
         with self._lock:
             if size not in self._others:
                 engine, _, decoder = self._opened(size)
-                self._others[size] = engine, decoder
+                self._others[size] = _Sized(engine, decoder)
+            other = self._others[size]
+            other.holders += 1
             self._others.move_to_end(size)
             while len(self._others) > KEPT:
-                self._others.popitem(last=False)
-            return self._others[size]
+                self._others.popitem(last=False)[1].release()
+        try:
+            yield other.engine, other.decoder
+        finally:
+            with self._lock:
+                other.release()
 
     def _opened(self, size: tuple[int, int]) -> tuple[Engine, Passport, DetectionDecoder]:
         kind = resolve(DECODERS, self.card.decoder.name, "decoder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,10 +153,14 @@ def least_score(detector: ModelCard) -> float:
 
 def _load(settings: Settings, detector_name: str, embedder_name: str, key: Any, progress: Progress) -> FaceKit:
     options = replace(engine_options(settings), progress=progress)
-    embedder = load_embedder(embedder_name, options)
-    point = operating_point(embedder.card)
-    gallery = Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, point)
-    detector = load_detector(detector_name, options)
-    kit = FaceKit(detector, embedder, gallery, key, users=1)
-    kit.refresh()
+    with ExitStack() as opened:
+        embedder = load_embedder(embedder_name, options)
+        opened.callback(embedder.close)
+        gallery = Gallery.open(settings.gallery_dir, settings.gallery, embedder.model_id, operating_point(embedder.card))
+        opened.callback(gallery.close)
+        detector = load_detector(detector_name, options)
+        opened.callback(detector.close)
+        kit = FaceKit(detector, embedder, gallery, key, users=1)
+        kit.refresh()
+        opened.pop_all()
     return kit

@@ -150,7 +150,8 @@ class Gallery:
         for id_, sealed, created, expires, pictures, templates in self._store.rows(query, self.model, now):
             record = self._store.unseal_json(sealed, f"identity {id_}")
             needs = self.model is not None and templates == 0
-            found.append(Identity(id_, record["name"], record["consent"], created, expires, pictures, templates, needs))
+            until = None if expires is None else min(expires, LATEST_EXPIRY)  # earlier versions took any number
+            found.append(Identity(id_, record["name"], record["consent"], created, until, pictures, templates, needs))
         return sorted(found, key=lambda identity: identity.name.casefold())
 
     def get(self, identity: str) -> Identity:

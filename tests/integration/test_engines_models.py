@@ -72,6 +72,25 @@ def test_a_picture_without_a_face_has_none(detector: FaceDetector) -> None:
     assert len(detector.detect(np.zeros((480, 640, 3), np.uint8))) == 0
 
 
+def test_an_engine_that_gives_way_to_one_of_another_size_is_closed_when_its_last_call_is_over(
+    models_dir: Path, engines_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.model.KEPT", 1)
+    detector = load_detector("centerface", EngineOptions(models_dir, engines_dir, "onnxruntime", "fp32"))
+    square = {"image": np.zeros((1, 320, 320, 3), np.uint8)}
+    with detector._fitting((320, 320)) as (engine, _):
+        detector.detect(np.zeros((640, 480, 3), np.uint8))
+        assert engine.infer(square)
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer(square)
+    with detector._fitting((320, 320)) as (anew, _):
+        assert anew.infer(square)
+    assert anew.infer(square)
+    detector.close()
+    with pytest.raises(EngineError, match="closed"):
+        anew.infer(square)
+
+
 @pytest.mark.parametrize("bad", [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 4), np.uint8), np.zeros((0, 10, 3), np.uint8)])
 def test_what_is_no_picture_is_an_error(detector: FaceDetector, bad: Any) -> None:
     with pytest.raises(EngineError, match="must be"):
@@ -142,12 +161,13 @@ def test_a_second_start_is_quick(models_dir: Path, engines_dir: Path) -> None:
     options = EngineOptions(models_dir, engines_dir)
     for load in (lambda: load_detector("centerface", options), lambda: load_embedder("dlib-resnet", options)):
         load().close()
-        times = []
-        for _ in range(3):
+
+        def quick() -> bool:
             started = time.perf_counter()
-            load().close()
-            times.append(time.perf_counter() - started)
-        assert min(times) < 1.0
+            load().close()  # noqa: B023
+            return time.perf_counter() - started < 1.0
+
+        assert any(quick() for _ in range(10))
 
 
 def test_a_model_with_another_hash_is_never_loaded(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ from agent.vision.erasure import Housekeeping
 from agent.vision.face_kit import FaceKit
 from agent.vision.gallery import Gallery, Picture
 from agent.vision.tasks.faces import FacesConfig, FacesTask
+from engines.base import EngineError
+from engines.model import FaceEmbedder
 from tests.waiting import wait_until
 
 RATE = 12.5
@@ -168,6 +171,20 @@ def test_every_photograph_stands_alone_and_a_repeat_has_the_same_keys(task: Face
     other = Frame(image, "door", 3, 1.8e9, 3, item="b.jpg")
     assert {event.key for event in task.update(other, task.infer(other))}.isdisjoint({event.key for event in runs[0]})
     assert task.flush(0, 0, "left") == []
+
+
+def test_what_was_opened_is_closed_where_the_rest_cannot_be(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    for kind in (FaceEmbedder, Gallery):
+
+        def close(self: Any, close: Callable[[Any], None] = kind.close) -> None:
+            closed.append(type(self).__name__)
+            close(self)
+
+        monkeypatch.setattr(kind, "close", close)
+    with pytest.raises(EngineError, match="not for face-detection"):
+        FaceKit.open(settings, detector="dlib-resnet")
+    assert sorted(closed) == ["FaceEmbedder", "Gallery"]
 
 
 def test_streams_share_the_models(task: FacesTask, kit: FaceKit, settings: Settings) -> None:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.settings import ClusterSettings, GallerySettings
-from agent.vision.gallery import Gallery, Picture, UnknownIdentityError
+from agent.vision.gallery import LATEST_EXPIRY, Gallery, Picture, UnknownIdentityError
 from agent.vision.gallery_store import GalleryError, GalleryKeyError
 from agent.vision.recognition import OperatingPoint
 
@@ -148,6 +149,19 @@ def test_an_expiry_that_is_no_day_to_come_leaves_nothing(tmp_path: Path, when: f
     with pytest.raises(GalleryError, match="expiry must be in the future"):
         gallery.change(anna.id, expires_at=when)
     assert gallery.get(anna.id).expires_at is None
+    gallery.close()
+
+
+def test_an_expiry_beyond_all_dates_from_an_earlier_version_is_the_last_date(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    anna = gallery.add("Anna", [picture(1)])
+    for absurd in (1e20, float("inf")):
+        with gallery._store.write():
+            gallery._store.execute("UPDATE identities SET expires_at = ?", absurd)
+        [known] = gallery.identities()
+        assert known.expires_at is not None
+        assert datetime.fromtimestamp(known.expires_at, timezone.utc).year == 9999
+    assert gallery.change(anna.id, name="Bea").expires_at == LATEST_EXPIRY
     gallery.close()
 
 
