@@ -259,7 +259,7 @@ def test_closing_while_others_infer_ends_them_all(engine: Engine) -> None:
     engine.close()
     engine.close()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert len(refused) == 6
     assert all("closed" in message for message in refused)
 

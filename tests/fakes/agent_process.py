@@ -21,7 +21,7 @@ ALMENA = str(Path(sys.executable).with_name("almena"))
 
 def almena(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
-    return subprocess.run([ALMENA, *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([ALMENA, *arguments], capture_output=True, text=True, timeout=150)
 
 
 class AgentProcess:
@@ -75,12 +75,12 @@ class AgentProcess:
         return found
 
     def stop(self) -> int:
-        """Ctrl-C; the exit code. Fails if it takes 10 s, or if a process is left."""
+        """Ctrl-C; the exit code. Fails if it takes 30 s, or if a process is left."""
         if self._process is None:
             return 0
         family = [self._process, *self.processes().values()]
         self._process.send_signal(signal.SIGINT)
-        code = self._process.wait(10)
+        code = self._process.wait(30)
         self._process = None
         left = [process for process in family[1:] if isinstance(process, psutil.Process) and process.is_running()]
         assert not left, left

@@ -105,7 +105,7 @@ class Process:
     def wait(self) -> int:
         """Its exit code, once it ends by itself."""
         assert self._process is not None
-        code = self._process.wait(15)
+        code = self._process.wait(60)
         self._process = None
         return code
 
@@ -128,7 +128,7 @@ class Process:
     def _end(self, number: int) -> int:
         assert self._process is not None
         os.kill(self._process.pid, number)
-        code = self._process.wait(15)
+        code = self._process.wait(60)
         self._process = None
         return code
 
@@ -188,7 +188,7 @@ class Peer:
     def say(self, topic: str, payload: Any, *, retain: bool = False) -> None:
         """Publish JSON, or bytes as they are, at QoS 1, and wait until the broker has it."""
         raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        self.client.publish(topic, raw, 1, retain).wait_for_publish(5)
+        self.client.publish(topic, raw, 1, retain).wait_for_publish(30)
 
 
 @contextmanager
@@ -204,7 +204,7 @@ def peer(port: int, *topics: str, version: str = "5", name: str = "observer") ->
     client.connect("127.0.0.1", port, 30)
     client.loop_start()
     try:
-        one.subscribed.get(timeout=10)
+        one.subscribed.get(timeout=30)
         yield one
     finally:
         client.disconnect()

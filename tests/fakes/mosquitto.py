@@ -13,15 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.fakes.certificates import Authority
+from tests.fakes.ports import free_port
 from tests.waiting import wait_until
-
-
-def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Mosquitto:
@@ -114,7 +107,7 @@ class Mosquitto:
     def _end(self, how: str) -> None:
         if self._process is not None:
             getattr(self._process, how)()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def _listens(self) -> bool:
@@ -126,7 +119,7 @@ class Mosquitto:
 def answers(port: int) -> bool:
     """Whether somebody listens at a loopback port."""
     with socket.socket() as probe:
-        probe.settimeout(1)
+        probe.settimeout(10)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 

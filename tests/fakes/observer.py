@@ -58,7 +58,7 @@ class Observer:
         """End it; it must not have ended by itself."""
         assert self._process.poll() is None, self._log.read_text()
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def _heard(self) -> list[dict[str, Any]]:
         lines = self._file.read_text().splitlines(keepends=True)

@@ -44,7 +44,7 @@ class SmallSite(AbstractContextManager["SmallSite"]):
         self._stack.callback(self.server.stop)
         tls = self.settings.web.tls
         trust = ssl.create_default_context(cafile=str(tls.cert_file.with_name("ca.pem"))) if tls else False
-        self.client = self._stack.enter_context(httpx.Client(base_url=self.server.url, verify=trust))
+        self.client = self._stack.enter_context(httpx.Client(base_url=self.server.url, verify=trust, timeout=60))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

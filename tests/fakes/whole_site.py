@@ -88,7 +88,7 @@ class Site:
     def stop(self, name: str) -> None:
         """SIGTERM; it must end in order, or at once if it was killed a moment ago and does not listen to signals yet."""
         self._processes[name].terminate()
-        assert self._processes.pop(name).wait(20) in (0, -signal.SIGTERM)
+        assert self._processes.pop(name).wait(60) in (0, -signal.SIGTERM)
 
     def running(self, name: str) -> None:
         """It has not ended by itself."""
@@ -102,7 +102,7 @@ class Site:
             for process in self._processes.values():
                 process.terminate()
             for process in self._processes.values():
-                process.wait(20)
+                process.wait(60)
             self.observer.close()
             self.broker.stop()
 

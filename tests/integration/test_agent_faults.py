@@ -190,7 +190,7 @@ def test_clock_stepped_under_a_running_agent(tmp_path: Path, models_dir: Path, e
         for step_s in (DAY_S, -HOUR_S):
             clock_stepped(site, album, clock, step_s)
         assert not losses(site)
-        assert max(site.observer.events().values()) <= 5, "no storm: sent again only while the hub is not back after the broker"
+        assert max(site.observer.events().values()) <= 20, "no storm: sent again only while the hub is not back after the broker"
         for name in ("vision", "uplink"):
             site.running(name)
     finally:

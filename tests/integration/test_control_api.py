@@ -28,7 +28,7 @@ def vision(tmp_path: Path) -> Iterator[SmallVision]:
 @pytest.fixture
 def client(vision: SmallVision) -> Iterator[httpx.Client]:
     transport = httpx.HTTPTransport(uds=str(vision.settings.control_socket))
-    with httpx.Client(transport=transport, base_url="http://vision", timeout=10) as client:
+    with httpx.Client(transport=transport, base_url="http://vision", timeout=60) as client:
         yield client
 
 

@@ -40,7 +40,7 @@ class Backend:
 def _doctor(folder: Path, *arguments: str, stdin: str = "") -> tuple[int, str]:
     command = [sys.executable, "-m", "agent.cli", "doctor", *arguments]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True, text=True, timeout=150, check=False)
     assert not result.stderr or result.returncode == 2, result.stderr
     return result.returncode, result.stdout
 

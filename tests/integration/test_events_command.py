@@ -53,7 +53,7 @@ def _run(folder: Path, *arguments: str) -> str:
 
 
 def _fails(folder: Path, code: int, *arguments: str) -> str:
-    result = subprocess.run(_command(folder, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(_command(folder, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
     assert result.returncode == code, result.stderr
     return result.stderr
 
@@ -109,7 +109,7 @@ def test_follows_what_comes(tmp_path: Path, outbox: Outbox) -> None:
             wait_until(lambda: len(lines) == 4, 20, "the new events")
         finally:
             process.send_signal(signal.SIGINT)
-            code = process.wait(10)
+            code = process.wait(60)
             reader.join()
         assert code == 0
     assert [json.loads(line)["stream"] for line in lines] == ["old", "new-0", "new-1", "new-2"]

@@ -111,13 +111,18 @@ def test_failure_of_vision_is_told(scene: Scene) -> None:
     assert scene.audited("c-6") == ["accepted", "failed"]
 
 
-def test_reload_names_what_takes_a_restart(scene: Scene) -> None:
+def test_reload_names_what_takes_a_restart_and_what_is_in_force_is_reported(scene: Scene) -> None:
     with SmallVision(scene.device.settings.state_dir) as vision:
         control = ControlServer(vision)
         control.start()
         try:
             scene.command("reload", "c-9")
             (reply,) = scene.replies("c-9")
+            in_force = vision.settings.summary()
+            assert in_force != scene.device.settings.summary()
+            wait_until(
+                lambda: scene.hub.on("up/reported")[-1].data["state"].items() >= in_force.items(), 30, "the report of what is in force"
+            )
         finally:
             control.stop()
     assert reply["result"] == {"reloaded": True, "restart_needed": ["mqtt"]}

@@ -10,7 +10,8 @@ from agent.uplink.app import Uplink
 from tests.fakes import fleet
 from tests.fakes.certificates import Authority
 from tests.fakes.fleet import DEVICE, VERSIONS, Process, peer, write_settings
-from tests.fakes.mosquitto import Mosquitto, answers, free_port
+from tests.fakes.mosquitto import Mosquitto, answers
+from tests.fakes.ports import free_port
 from tests.fakes.uplinks import uplink
 from tests.waiting import wait_until
 

@@ -17,7 +17,7 @@ from agent import wire
 from agent.datatypes import Event
 from agent.outbox import Outbox, OutboxError
 from agent.outbox.ledger import TRIES
-from agent.settings import OutboxSettings
+from agent.settings import MEBIBYTE, LaneSettings, OutboxSettings
 from agent.uplink import sender as sender_module
 from agent.uplink.sender import Sender
 from agent.uplink.session import Backoff, Link
@@ -282,3 +282,33 @@ def test_reading_ahead_is_bounded_by_bytes(outbox: Outbox, connect: Connect, mon
     one.puback(99)
     wait_until(lambda: one.sender._last_round > rounds, 10, "another round")
     assert sum(asked) < 14_000_000
+
+
+@pytest.mark.parametrize("delivery", ["broker", "hub"])
+def test_a_row_that_was_evicted_on_its_way_is_lost_and_no_acknowledgement_settles_it_too(tmp_path: Path, delivery: str) -> None:
+    limits = OutboxSettings(event=LaneSettings(max_bytes=MEBIBYTE))
+    with Outbox.open(tmp_path, "dev-1", limits) as outbox:
+        add(outbox, 4, padding="x" * 90_000)
+        one = Connection(outbox, delivery, inflight=4)
+        try:
+            one.sends(4)
+            add(outbox, 11, padding="x" * 90_000)
+            books = outbox.stats()["event"]
+            assert (books["lost"], books["pending"]) == (4, 11)
+            answered = 0
+
+            def settled() -> bool:
+                nonlocal answered
+                while answered < len(one.sent):
+                    answered += 1
+                    one.puback(answered)
+                if delivery == "hub":
+                    one.hub_ack(spool=books["spool"], upto=max(one.sent))
+                return outbox.stats()["event"]["pending"] == 0
+
+            wait_until(settled, 30, "the rows that were left to be settled")
+            found = outbox.stats()["event"]
+            assert (found["produced"], found["settled"], found["lost"]) == (15, 11, 4)
+            assert one.sent[:4] == [1, 2, 3, 4]
+        finally:
+            one.sender.stop()

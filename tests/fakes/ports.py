@@ -1,0 +1,21 @@
+"""Ports for servers of tests."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+BELOW_THE_EPHEMERAL = range(18000, 32000)
+"""Linux takes the port of an outgoing connection from 32768 on, so none of these is taken while a server is being started again."""
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    while True:
+        port = random.SystemRandom().choice(BELOW_THE_EPHEMERAL)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
