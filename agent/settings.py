@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -250,6 +251,14 @@ class Settings(Config):
         if twice:
             raise ValueError(f"stream names must differ; given twice: {', '.join(twice)}")
         return streams
+
+    def summary(self) -> dict[str, Any]:
+        """What the hub may know: which settings these are, by a digest, and the tasks of each stream."""
+        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        return {
+            "settings": digest,
+            "streams": {stream.name: [getattr(task, "type", "?") for task in stream.tasks] for stream in self.streams},
+        }
 
     @property
     def models_dir(self) -> Path:

@@ -7,7 +7,6 @@ outbox ─► Sender ─► Session ─► broker          telemetry ─► outb
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
@@ -174,11 +173,9 @@ class Connection:
         return {"uplink": self._ask_status.as_dict(), "streams": self._from_vision("/streams"), "at": time.time()}
 
     def _reported(self) -> dict[str, Any]:
-        """What runs here: no secret, and of the settings only a digest."""
-        settings = self._settings
-        digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]
-        streams = {stream.name: [getattr(task, "type", "?") for task in stream.tasks] for stream in settings.streams}
-        return {"agent": __version__, "settings": digest, "streams": streams, "engines": self._from_vision("/engines")}
+        """What runs here: no secret, and of the settings only a digest. The vision process knows what was reloaded."""
+        in_force = self._from_vision("/health").get("in_force") or self._settings.summary()
+        return {"agent": __version__, **in_force, "engines": self._from_vision("/engines")}
 
     def _from_vision(self, path: str) -> Any:
         """An answer of the vision process, or why there is none."""

@@ -149,7 +149,8 @@ class _Api:
         return InferenceApp(lambda: self._vision.serving, Starlette(routes=routes, exception_handlers=HANDLERS))
 
     def health(self, _request: Request) -> Response:
-        return JSONResponse({"status": "ok", "pid": os.getpid(), "started_at": self._started_at})
+        in_force = self._vision.settings.summary()
+        return JSONResponse({"status": "ok", "pid": os.getpid(), "started_at": self._started_at, "in_force": in_force})
 
     def streams(self, _request: Request) -> Response:
         return JSONResponse([asdict(health) for health in self._vision.streams()])
