@@ -65,17 +65,17 @@ class DetectionDecoder(ABC):
 
 def suppress(boxes: F32, iou: float) -> NDArray[np.intp]:
     """Greedy non-maximum suppression: indices of the boxes (N, 4), best first, that overlap no better kept one by more than `iou`."""
-    kept: list[int] = []
-    standing: list[tuple[float, float, float, float, float]] = []
-    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        area = (x2 - x1) * (y2 - y1)
-        for left, top, right, bottom, other in standing:
-            width, height = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
-            if width > 0 and height > 0 and width * height > iou * (area + other - width * height):
-                break
-        else:
-            kept.append(index)
-            standing.append((x1, y1, x2, y2, area))
+    x1, y1, x2, y2 = boxes.T
+    areas = (x2 - x1) * (y2 - y1)
+    kept: list[np.intp] = []
+    left = np.arange(len(boxes))
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(best)
+        width = np.minimum(x2[left], x2[best]) - np.maximum(x1[left], x1[best])
+        height = np.minimum(y2[left], y2[best]) - np.maximum(y1[left], y1[best])
+        shared = width.clip(0) * height.clip(0)
+        left = left[shared <= iou * (areas[left] + areas[best] - shared)]
     return np.array(kept, np.intp)
 
 
