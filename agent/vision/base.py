@@ -61,6 +61,9 @@ class Task(ABC):
     annotations: tuple[Annotation, ...] = ()
     """What the last update saw, for the live picture."""
 
+    impaired: str = ""
+    """What goes wrong although frames are processed, for as long as it does; part of the stream's health."""
+
     @abstractmethod
     def infer(self, frame: Frame) -> Any:
         """The model work on one frame. Keeps no state that a result depends on; several threads call it at once."""
@@ -68,6 +71,10 @@ class Task(ABC):
     @abstractmethod
     def update(self, frame: Frame, prediction: Any) -> list[Event]:
         """Carry tracks and counters on by one frame. Called in frame order by one thread."""
+
+    def missed(self, frame: Frame) -> list[Event]:
+        """A live frame that could not be processed: end what was not seen for too long. Called in frame order by the thread of `update`."""
+        return []
 
     def flush(self, captured_at: float, mono_ns: int, reason: str) -> list[Event]:
         """End what is open: at a stop, when the stream is lost, or when a finite source is at its end."""

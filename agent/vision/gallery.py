@@ -225,19 +225,21 @@ class Gallery:
         with self._store.write():
             self._store.execute("UPDATE receipts SET followed = 1 WHERE id = ?", receipt)
 
-    def refresh(self, now: float | None = None) -> None:
-        """Take over what other processes changed, and hide what has expired. Looks at most once a second, so call it often."""
+    def refresh(self, now: float | None = None) -> bool:
+        """Take over what other processes changed, and hide what has expired. Looks at most once a second, so call it often; whether it has
+        looked. Raises GalleryError, also the next time, until all is taken over."""
         tick = time.monotonic()
         if tick < self._next_refresh:
-            return
+            return False
         self._next_refresh = tick + REFRESH_S
         foreign = self._store.foreign_version()
         if foreign != self._foreign:
-            self._foreign = foreign
             self.clusters.reload()
             self._load(now)
+            self._foreign = foreign
         elif self.over(now) != self._expired:
             self._load(now)
+        return True
 
     def over(self, now: float | None = None) -> list[str]:
         """Ids of identities whose time is over."""

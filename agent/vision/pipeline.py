@@ -68,7 +68,7 @@ class Pipeline:
         self._ordered: queue.SimpleQueue[tuple[Frame, Future[list[Any]]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lost = threading.Event()
-        self._failing = ""
+        self._failing = self._impaired = ""
         self._failed = self._failed_live = 0
         self._finished = 0
         self._first_at = 0.0
@@ -111,6 +111,8 @@ class Pipeline:
         health = replace(health, failed=health.failed + self._failed_live)
         if self._failing and health.state in ("running", "finished") and not self.ended:
             return replace(health, state="failed", code="TASK_FAILED", detail=self._failing, quality="unusable")
+        if self._impaired and not health.code:
+            return replace(health, code="TASK_IMPAIRED", detail=self._impaired)
         return health
 
     def metrics(self) -> dict[str, float]:
@@ -206,6 +208,10 @@ class Pipeline:
         if self._failing:
             self._failing = ""
             self._report("running", "", "frames are processed again")
+        impaired = "; ".join(task.impaired for task in self.tasks if task.impaired)
+        if impaired != self._impaired:
+            self._impaired = impaired
+            self._report("running", "TASK_IMPAIRED" if impaired else "", impaired or "nothing is impaired any more")
 
     def _commit(self, frame: Frame, events: list[Event]) -> None:
         """Append; an item of a finite source is done only once that has worked, so it is tried until it does."""
@@ -227,6 +233,8 @@ class Pipeline:
             self._source.failed(frame.item, _reason(error))
         else:
             self._failed_live += 1
+            if self._end(lambda task: task.missed(frame)):
+                self.forget()
         self._tell_failure(error, f"frame {frame.index} failed")
 
     def _tell_failure(self, error: Exception, what: str) -> None:
@@ -239,12 +247,20 @@ class Pipeline:
 
     def _flush(self, reason: str) -> None:
         now, mono_ns = time.time(), time.monotonic_ns()
+        self._end(lambda task: task.flush(now, mono_ns, reason))
+        self.forget()
+
+    def _end(self, ending: Callable[[Task], list[Event]]) -> bool:
+        """Store how each task ends what is open; whether there was anything."""
+        ended = False
         for task in self.tasks:
             try:
-                self._append(task.flush(now, mono_ns, reason))
+                events = ending(task)
+                self._append(events)
+                ended |= bool(events)
             except Exception as error:  # noqa: BLE001 - the supervisor of the stream: what one task cannot end, it tells, and the rest goes on
                 self._tell_failure(error, "open tracks could not be ended")
-        self.forget()
+        return ended
 
     def _on_state(self, health: StreamHealth) -> None:
         if health.state == "failed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -126,6 +127,36 @@ def test_a_stranger_comes_back_under_the_same_pseudonym(task: FacesTask, people:
 def test_an_empty_scene_says_nothing(task: FacesTask, people: dict[str, Image]) -> None:
     assert play(task, people, lambda at: [], 1.0) == []
     assert task.flush(0, 0, "stopped") == []
+
+
+def test_tracks_end_though_no_frame_can_be_processed_any_more(task: FacesTask, people: dict[str, Image]) -> None:
+    play(task, people, lambda at: [("grace-hopper", 200, 180, 90)], 1.0)
+
+    def missed(at: float) -> list[Event]:
+        return task.missed(Frame(np.zeros((360, 640, 3), np.uint8), "door", 99, 1.8e9 + at, int(at * 1e9), media_s=at))
+
+    assert missed(2.5) == []
+    [end] = ends(missed(3.1))
+    assert end["reason"] == "stream lost"
+    assert missed(3.2) == []
+
+
+def test_a_gallery_that_fails_is_told_for_as_long_as_it_does_and_logged_each_time(
+    task: FacesTask, kit: FaceKit, people: dict[str, Image], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("agent.vision.gallery.REFRESH_S", 0.0)
+    kit.gallery._next_refresh = 0.0
+    with closing(sqlite3.connect(kit.gallery._store.path)) as other:
+        for times in (1, 2):
+            other.execute("ALTER TABLE clusters RENAME TO elsewhere")
+            for start in (1.0, 2.0):
+                play(task, people, lambda at: [], 0.4, start=start)
+                assert "no such table: clusters" in task.impaired
+            assert [record.levelname for record in caplog.records if "cannot be read" in record.message] == ["ERROR"] * times
+            other.execute("ALTER TABLE elsewhere RENAME TO clusters")
+            play(task, people, lambda at: [], 0.2, start=3.0)
+            assert task.impaired == ""
+    assert task.metrics()["gallery_errors_total"] >= 8
 
 
 def test_enrolling_while_a_person_is_in_view_gives_the_name(

@@ -142,6 +142,36 @@ def test_a_failing_engine_is_no_healthy_stream(run: Callable[..., Pipeline]) -> 
     assert one.health().code == ""
 
 
+def test_what_a_task_has_open_ends_though_the_engine_fails_for_good(run: Callable[..., Pipeline], outbox: Outbox) -> None:
+    class Following(Counting):
+        def missed(self, frame: Frame) -> list[Event]:
+            return self.flush(frame.captured_at, frame.mono_ns, "not seen") if frame.index == 3 else []
+
+    def trouble(frame: Frame) -> None:
+        if frame.index:
+            raise AlmenaError("out of memory")
+
+    camera, viewer = Camera(), NoViewer()
+    one = run(camera, Following(1, trouble), viewer=viewer)
+    for number in range(1, 6):
+        camera.give(1)
+        wait_until(lambda number=number: one.metrics().get("frames_total") == number, 10, "the frame")  # type: ignore[misc]
+    assert told(events(outbox), "end") == [{"reason": "not seen"}]
+    assert (viewer.shown, viewer.forgotten) == ([0], 1)
+
+
+def test_what_a_task_cannot_do_shows_for_as_long_as_it_lasts(run: Callable[..., Pipeline], outbox: Outbox) -> None:
+    camera, task = Camera(), Counting()
+    one = run(camera, task)
+    for number, impaired in enumerate(("", "the disk is full", "the disk is full", "")):
+        task.impaired = impaired
+        camera.give(1)
+        wait_until(lambda number=number: one.metrics().get("frames_total") == number + 1, 10, "the frame")  # type: ignore[misc]
+        health = one.health()
+        assert (health.state, health.code, health.detail) == ("running", "TASK_IMPAIRED" if impaired else "", impaired)
+    assert failures(outbox) == [("TASK_IMPAIRED", "the disk is full"), ("", "nothing is impaired any more")]
+
+
 def test_items_wait_while_the_engine_fails_whatever_it_is_given(
     run: Callable[..., Pipeline], outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ class FacesTask(Task):
         self._at = -np.inf
         self._counts = dict.fromkeys(("faces", "tracks", "embeddings", "gallery_errors"), 0)
         self._times: dict[str, deque[float]] = {"detect": deque(maxlen=500), "embed": deque(maxlen=500)}
+        self._gallery_fails: dict[str, str] = {}
         self._closed = False
 
     def infer(self, frame: Frame) -> Prediction:
@@ -148,6 +149,12 @@ class FacesTask(Task):
         self._settled = Settled.of(visible)
         self.annotations = tuple(person.annotation() for person in visible if person.track.state == "confirmed")
         return events
+
+    def missed(self, frame: Frame) -> list[Event]:
+        """Ends every open track once nothing was seen for as long as a track may be lost."""
+        if not self._people or -JUMP_S <= _clock(frame) - self._at <= self._config.keep_lost_s:
+            return []
+        return self.flush(frame.captured_at, frame.mono_ns, "stream lost")
 
     def flush(self, captured_at: float, mono_ns: int, reason: str) -> list[Event]:
         """End every open track."""
@@ -310,14 +317,22 @@ class FacesTask(Task):
             self._times["embed"].append(prediction.embed_s)
 
     def _guarded(self, action: Any, *arguments: Any) -> Any:
-        """A gallery that cannot be written is counted and told; the stream goes on without it."""
+        """A gallery that cannot be read or written is counted, and told for as long as that lasts; the stream goes on without it."""
+        kind = "read" if action == self._kit.gallery.refresh else "written"
         try:
-            return action(*arguments)
+            result = action(*arguments)
         except GalleryError as error:
-            if not self._counts["gallery_errors"]:
-                log.error("%s: %s", self._stream, error)
+            if kind not in self._gallery_fails:
+                log.error("%s: the gallery cannot be %s: %s", self._stream, kind, error)
+            self._gallery_fails[kind] = f"the gallery cannot be {kind}: {error}"
             self._counts["gallery_errors"] += 1
-            return None
+            result = None
+        else:
+            if result is not False and kind in self._gallery_fails:
+                del self._gallery_fails[kind]
+                log.info("%s: the gallery can be %s again", self._stream, kind)
+        self.impaired = "; ".join(self._gallery_fails.values())
+        return result
 
 
 def _clock(frame: Frame) -> float:
