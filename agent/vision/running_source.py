@@ -170,7 +170,7 @@ class RunningSource:
                 expected_per_second=expected,
                 reconnects_last_hour=reconnects,
                 stalls_last_hour=stalls,
-                quality=quality(self._state, reconnects + stalls, captured, expected),
+                quality=quality(self._state, reconnects + stalls, captured, None if self.source.finite else expected),
                 width=self._size[0],
                 height=self._size[1],
                 last_frame_at=self._last_frame_at,

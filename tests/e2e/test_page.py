@@ -110,6 +110,14 @@ def test_older_events_are_loaded_on_demand(page: Page, site: SmallSite) -> None:
         expect(page.locator("#events li")).to_have_count(count)
     expect(page.get_by_role("button", name="Load older events")).to_be_hidden()
     expect(page.locator("#events-empty")).to_be_hidden()
+    site.outbox.append("event", [face(name=f"person {number}") for number in range(120, 620)])
+    expect(page.locator("#events li").first).to_contain_text("person 619", timeout=30_000)
+    expect(page.locator("#events li")).to_have_count(500)
+    for count in (550, 600, 620):
+        page.get_by_role("button", name="Load older events").click()
+        expect(page.locator("#events li")).to_have_count(count)
+    expect(page.get_by_role("button", name="Load older events")).to_be_hidden()
+    expect(page.locator("#events li").last).to_contain_text("person 0")
 
 
 def test_markup_in_a_name_stays_text_everywhere(page: Page, site: SmallSite) -> None:

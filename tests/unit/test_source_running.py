@@ -112,11 +112,15 @@ def run() -> Iterator[Callable[..., tuple[RunningSource, Listener]]]:
         one.stop()
 
 
-def test_a_finite_source_loses_nothing_and_is_pushed_back(run) -> None:  # type: ignore[no-untyped-def]
-    source = ScriptedSource(iter([*[picture(number) for number in range(20)], None]), finite=True)
+def test_a_finite_source_loses_nothing_is_pushed_back_and_none_the_worse_for_it(run) -> None:  # type: ignore[no-untyped-def]
+    class Recording(ScriptedSource):
+        expected_per_second = 1000.0
+
+    source = Recording(iter([*[picture(number) for number in range(20)], None]), finite=True)
     running, listener = run(source)
     wait_until(lambda: source.index == 5, 5, "four frames in the queue and one in hand")
     assert not running.ended
+    assert (running.health().expected_per_second, running.health().quality) == (1000.0, "excellent")
     taken = []
     while (frame := running.next(30)) is not None:
         taken.append(frame.index)

@@ -6,7 +6,8 @@ import { byId, clock, h, pill, span } from "./dom.js";
 const SHOWN = 500;
 const NOTHING = byId("events-empty").textContent;
 const shown = new Set();
-let next = null;
+let room = SHOWN; // more once older ones were asked for
+let next = null; // where the list goes on: moment and number of its last event, as in `next` of a page
 let source = null;
 let arrived = []; // while a page is on its way
 
@@ -49,6 +50,7 @@ async function reload() {
     const page = await get(`events?${query({ limit: 50 })}`);
     byId("events").replaceChildren();
     shown.clear();
+    room = SHOWN;
     page.events.forEach((event) => add(event, false));
     arrived.forEach((event) => add(event, true));
     arrived = [];
@@ -60,8 +62,11 @@ async function reload() {
 
 async function older() {
   try {
-    const page = await get(`events?${query({ limit: 50, cursor: next })}`);
+    const asked = next;
+    const page = await get(`events?${query({ limit: 50, cursor: asked })}`);
+    if (next !== asked) return; // the list has been cut, or filtered anew, meanwhile
     page.events.forEach((event) => add(event, false));
+    room = Math.max(room, shown.size);
     follow(page.next);
   } catch (error) {
     tell(`${error.message}.`);
@@ -95,9 +100,11 @@ function add(event, fresh) {
     item.classList.add("fresh");
     list.insertBefore(item, [...list.children].find((other) => Number(other.dataset.number) < number(event)) ?? null);
     byId("events-empty").hidden = true;
-    while (list.children.length > SHOWN) {
+    while (list.children.length > room) {
       shown.delete(list.lastElementChild.dataset.id);
       list.lastElementChild.remove();
+      const { at, number: last } = list.lastElementChild.dataset;
+      follow(`${at}|${last}`);
     }
   } else {
     list.append(item);
@@ -110,7 +117,7 @@ function offer(select, value) {
 
 function row(event) {
   const { text, who, kind } = sentence(event);
-  return h(`li.${kind}`, { "data-id": event.id, "data-number": number(event) },
+  return h(`li.${kind}`, { "data-id": event.id, "data-at": event.captured_at, "data-number": number(event) },
     h("span.dot", { "aria-hidden": "true" }),
     h("div", h("p", who && h("strong", who), who && " ", text), h("p.meta", h("time", { title: event.clock === "synced" ? "" : "The device's clock was not synchronised" }, clock(event.captured_at)), facts(event))));
 }
