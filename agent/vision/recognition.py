@@ -119,7 +119,8 @@ class Evidence:
         if self._template is None:
             vectors = np.stack([vector for _, vector in self._views])
             weights = np.array([quality for quality, _ in self._views]) + 1e-3
-            distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+            squares = np.einsum("nd,nd->n", vectors, vectors)
+            distances = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * vectors @ vectors.T, 0.0))
             kept = distances[int(np.argmin(distances @ weights))] < stranger
             mean: Vector = (weights[kept] @ vectors[kept] / weights[kept].sum()).astype(np.float32)
             self._template = mean, int(kept.sum())
@@ -263,4 +264,5 @@ def sharpness(chip: NDArray[np.uint8]) -> float:
     """Variance of the Laplacian of an aligned (S, S, 3) BGR chip (Pech-Pacheco et al. 2000)."""
     import cv2
 
-    return float(cv2.Laplacian(cv2.cvtColor(chip, cv2.COLOR_BGR2GRAY), cv2.CV_32F).var())
+    _, spread = cv2.meanStdDev(cv2.Laplacian(cv2.cvtColor(chip, cv2.COLOR_BGR2GRAY), cv2.CV_32F))
+    return float(spread[0, 0]) ** 2

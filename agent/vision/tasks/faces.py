@@ -261,7 +261,7 @@ class FacesTask(Task):
         """Give an unknown person a cluster; better evidence may lead to another, older one, but never to that of one of the `others` who
         was in the same frame. True when it changed."""
         clusters, before, template = self._kit.gallery.clusters, person.cluster, person.track.template
-        if person.judge.decision.kind != "unknown" or template is None or template is person.placed:
+        if person.judge.decision.kind != "unknown" or template is None or not person.moved:
             return False
         beside = (other for other in others if other is not person and other.seen_at == person.seen_at)
         apart = {other.cluster for other in beside if other.cluster}

@@ -22,6 +22,10 @@ CLEARLY_BETTER = 1.3
 """A view by so much better than the best one is embedded before its time."""
 
 
+STILL = 0.1
+"""Of a cluster's radius: a template that moved less stays where it was."""
+
+
 @dataclass(slots=True)
 class Person:
     """One track's face. Times are Unix seconds, but `due_at` and `told_at`, which are of the tracker's clock.
@@ -65,6 +69,14 @@ class Person:
             return False
         self.candidates = candidates.version
         return self.judge.assess(self.evidence, candidates)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the template says more than the one for which the cluster was given: each change is a write to the disk."""
+        template = self.track.template
+        if template is None or self.placed is None:
+            return template is not None
+        return float(np.linalg.norm(template - self.placed)) > STILL * self.judge.point.cluster
 
     @property
     def ripe(self) -> bool:
