@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import EngineError as EngineError
+from engines.errors import NotFiniteError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,12 +72,14 @@ class Engine(ABC):
         def checked(outputs: Mapping[str, Tensor]) -> T:
             for name, tensor in outputs.items():
                 if not math.isfinite(np.einsum("i->", tensor.reshape(-1))) and not np.isfinite(tensor).all():
-                    raise EngineError(
-                        f"{self.name}: output {name!r} holds NaN or infinity at {self.precision}; try `engines.precision: fp32`"
-                    )
+                    raise self._not_finite(name)
             return reader(outputs)
 
         return self._read(tensors, checked)
+
+    def _not_finite(self, name: str) -> NotFiniteError:
+        advice = "check the card's mean and scale, and the model itself" if self.precision == "fp32" else "try `engines.precision: fp32`"
+        return NotFiniteError(f"{self.name}: output {name!r} holds NaN or infinity at {self.precision}; {advice}")
 
     def device_seconds(self, tensors: Mapping[str, Tensor]) -> float | None:
         """Seconds that the device alone computes for one call, without what is moved to and from it; None where it cannot tell."""

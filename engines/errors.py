@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
+_LONGEST = 400
+_PLACES = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:")
+"""Where in OpenVINO's sources something went wrong: helps nobody, and stands before what does."""
+
+
+def said(error: BaseException) -> str:
+    """What a runtime's error says, on one line and of bounded length."""
+    return " ".join(_PLACES.sub("", " ".join(str(error).split())).split())[:_LONGEST]
+
 
 class EngineError(Exception):
     """An engine cannot be built, loaded or run. The message names the model, the tensor where there is one, and what to do."""
+
+
+class NotFiniteError(EngineError):
+    """An output holds NaN or infinity."""
 
 
 class MissingRuntimeError(EngineError):

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, beside
+from engines.errors import NotFiniteError
 from engines.files import replacing, scratch, sha256
 from engines.parity import Judge, Parity
 from engines.stages import Stage, unsaid
@@ -108,8 +110,9 @@ class EngineStore:
         return [passport for passport in found if passport is not None]
 
     def has(self, identity: Identity) -> bool:
-        """Whether a sound engine of that identity is kept."""
-        return self._kept(identity)[1] is not None
+        """Whether an engine of that identity is kept. Its file is looked at by `open`."""
+        passport = self._read(self._place(identity))
+        return passport is not None and passport.identity == identity
 
     def open(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> tuple[Engine, Passport]:
         """The engine of that identity: loaded if it is there and sound, else built and judged. `build` makes the order for a precision.
@@ -126,25 +129,28 @@ class EngineStore:
 
     def _kept(self, identity: Identity) -> tuple[Path, Passport | None]:
         """Where the passport of that identity belongs, and the passport if it and its engine are sound."""
-        path = self.directory / f"{self._stem(identity)}.json"
-        passport = self._read(path) if path.exists() else None
+        path = self._place(identity)
+        passport = self._read(path)
         if passport is not None and not (passport.identity == identity and self._sound(passport)):
             log.info("engine %s is stale or damaged and is built anew", path.stem)
             passport = None
         return path, passport
 
-    @staticmethod
-    def _stem(identity: Identity) -> str:
+    def _place(self, identity: Identity) -> Path:
+        """Of its passport."""
         batch, height, width = identity.shape
         threads = f"-t{identity.threads}" if identity.threads else ""
         streams = f"-s{identity.streams}" if identity.streams else ""
         name, where = identity.model.partition("@")[0], f"{identity.backend}-{identity.unit}"
-        return f"{name}-{width}x{height}x{batch}-{where}-{identity.precision}-{identity.policy}{threads}{streams}"
+        stem = f"{name}-{width}x{height}x{batch}-{where}-{identity.precision}-{identity.policy}{threads}{streams}"
+        return self.directory / f"{stem}.json"
 
     @staticmethod
     def _read(path: Path) -> Passport | None:
         try:
             return Passport.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
         except (OSError, ValidationError) as error:
             log.warning("passport %s cannot be read (%s); its engine is built anew when it is needed", path.name, type(error).__name__)
             return None
@@ -182,29 +188,27 @@ class EngineStore:
         path: Path,
         refused: dict[str, Parity],
     ) -> tuple[Engine, Passport]:
-        """Build at one precision. Raises LessAccurateError."""
+        """Build at one precision; its file is kept only if it passes. Raises LessAccurateError."""
         started = time.monotonic()
         file = path.with_suffix(backend.suffix)
-        with replacing(file) as temporary:
+        with replacing(file) as temporary, ExitStack() as failing:
             order = build(precision)
             self._stage("build")
             backend.build(order, temporary)
             before = psutil.Process().memory_info().rss
             engine = backend.load(order, temporary)
+            failing.callback(engine.close)
             grown = (psutil.Process().memory_info().rss - before) / 1e6
-            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, file)
+            parity, speed = self._judged(backend, build, precision, engine, judge, file)
             digest = sha256(temporary)
-            if parity is not None and parity.why:
-                engine.close()
-                raise LessAccurateError(parity)
-        self._stage("measure")
+            failing.pop_all()
         passport = Passport(
             identity=identity,
             precision=engine.precision,
             refused=refused,
             parity=parity,
             calibration=beside(build(precision).model) if precision == "int8" else None,
-            speed=measure(engine),
+            speed=speed,
             memory_mb=round(grown, 1),
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             build_s=round(time.monotonic() - started, 2),
@@ -214,6 +218,21 @@ class EngineStore:
         with replacing(path) as temporary:
             temporary.write_text(passport.model_dump_json(indent=2) + "\n")
         return engine, passport
+
+    def _judged(
+        self, backend: Backend, build: Callable[[str], Build], precision: str, engine: Engine, judge: Judge, file: Path
+    ) -> tuple[Parity | None, Speed]:
+        """Against FP32, and how fast. Raises LessAccurateError, also where outputs are not finite at less than FP32."""
+        try:
+            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, file)
+            if parity is not None and parity.why:
+                raise LessAccurateError(parity)
+            self._stage("measure")
+            return parity, measure(engine)
+        except NotFiniteError as error:
+            if precision == "fp32":
+                raise
+            raise LessAccurateError(Parity(pictures="none", count=0, why=str(error))) from error
 
     def _parity(self, backend: Backend, order: Build, candidate: Engine, judge: Judge, target: Path) -> Parity:
         self._stage("compare")

@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from engines.backends.base import IMAGE, Backend, Build
 from engines.backends.pool import Pool
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
-from engines.errors import ModelFileError
+from engines.errors import ModelFileError, said
 
 _FAILURES = (RuntimeError, ValueError)
 
@@ -78,7 +78,7 @@ class LiteRtEngine(Engine):
             try:
                 outputs = prepared.run(tensors[IMAGE])
             except _FAILURES as error:
-                raise EngineError(f"{self.name}: LiteRT failed: {_short(error)}") from error
+                raise EngineError(f"{self.name}: LiteRT failed: {said(error)}") from error
             return reader(outputs)
         finally:
             self._pool.give(prepared)
@@ -105,7 +105,7 @@ class _Prepared:
             self._interpreter.allocate_tensors()
         except _FAILURES as error:
             raise ModelFileError(
-                f"{build.name}: LiteRT {version('ai-edge-litert')} cannot load {shown}: {_short(error)}."
+                f"{build.name}: LiteRT {version('ai-edge-litert')} cannot load {shown}: {said(error)}."
                 " If the file is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
             ) from error
         self._input = self._interpreter.get_input_details()[0]
@@ -175,7 +175,3 @@ def _signed(interpreter: Any, index: int) -> list[str]:
             if detail["index"] == index:
                 return [name]
     return []
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

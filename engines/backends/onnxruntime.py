@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from engines.backends.base import IMAGE, Backend, Build, Flavour
 from engines.backends.cuda import gpus
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
-from engines.errors import ModelFileError
+from engines.errors import ModelFileError, said
 from engines.files import sha256
 
 _PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -30,7 +30,10 @@ _BEHIND = {"tensorrt": ["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda"
 _FAILURES: tuple[type[Exception], ...] = tuple(
     getattr(failures, name) for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 )
-_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
+}  # fmt: skip
 _LIBRARIES = {"cuda": ("libcudnn.so.9",), "tensorrt": ("libcudnn.so.9", "libnvinfer.so.10")}
 """What the providers of current wheels load besides CUDA itself."""
 _INTEGERS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantize")
@@ -115,7 +118,7 @@ class OnnxRuntimeBackend(Backend):
             session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
         except _FAILURES as error:
             raise ModelFileError(
-                f"{build.name}: ONNX Runtime {self.version()} cannot load {shown}: {' '.join(str(error).split())[:400]}."
+                f"{build.name}: ONNX Runtime {self.version()} cannot load {shown}: {said(error)}."
                 " If the file is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
             ) from error
         if session.get_providers()[0] != provider:
@@ -159,8 +162,8 @@ class OnnxRuntimeEngine(Engine):
         self.name = build.name
         self.precision = session.get_modelmeta().custom_metadata_map.get(_PRECISION, build.precision)
         self.parallel = parallel
-        self.inputs = tuple(_spec(value) for value in session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+        self.inputs = tuple(_spec(build, value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(build, value) for value in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
         self._session: ort.InferenceSession | None = session
 
@@ -171,7 +174,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             results = session.run(self._names, {IMAGE: np.ascontiguousarray(tensors[IMAGE])})
         except _FAILURES as error:
-            raise EngineError(f"{self.name}: ONNX Runtime failed: {' '.join(str(error).split())[:400]}") from error
+            raise EngineError(f"{self.name}: ONNX Runtime failed: {said(error)}") from error
         return reader(dict(zip(self._names, results, strict=True)))
 
     def close(self) -> None:
@@ -216,7 +219,9 @@ def _tensorrt() -> str:
     return "of the system"
 
 
-def _spec(value: Any) -> TensorSpec:
+def _spec(build: Build, value: Any) -> TensorSpec:
     if value.type not in _DTYPES:
-        raise ModelFileError(f"tensor {value.name!r} of type {value.type}; known are {', '.join(_DTYPES)}")
+        raise ModelFileError(
+            f"{build.name}: output {value.name!r} of {build.model.name} is {value.type}, which is no numbers; export the model without it"
+        )
     return TensorSpec(value.name, _DTYPES[value.type], tuple(size if isinstance(size, int) else None for size in value.shape))

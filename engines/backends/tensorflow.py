@@ -16,7 +16,7 @@ import numpy as np
 
 from engines.backends.base import FLOAT_INPUT, IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
-from engines.errors import MissingRuntimeError, ModelFileError
+from engines.errors import MissingRuntimeError, ModelFileError, said
 
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "tensorflow-aarch64")
 _SERVING = "serving_default"
@@ -74,7 +74,7 @@ class TensorFlowBackend(Backend):
             tf.saved_model.save(served, str(target), signatures={_SERVING: served.serve})
         except (ValueError, TypeError, tf.errors.OpError) as error:
             raise ModelFileError(
-                f"{build.name}: input {name!r} of {build.model.name} cannot take {shape} {build.input.layout}: {_short(error)}"
+                f"{build.name}: input {name!r} of {build.model.name} cannot take {shape} {build.input.layout}: {said(error)}"
             ) from error
 
     def load(self, build: Build, built: Path) -> Engine:
@@ -112,7 +112,7 @@ class TensorFlowEngine(Engine):
                 found = serving[1](**{IMAGE: tf.constant(np.ascontiguousarray(tensors[IMAGE]))})
                 results = {spec.name: found[own].numpy() for spec, own in zip(self.outputs, self._own_names, strict=True)}
         except tf.errors.OpError as error:
-            raise EngineError(f"{self.name}: TensorFlow failed: {_short(error)}") from error
+            raise EngineError(f"{self.name}: TensorFlow failed: {said(error)}") from error
         return reader(results)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ def _loaded(build: Build, path: Path) -> Any:
             return tf.saved_model.load(str(path))
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, tf.errors.OpError) as error:
         raise ModelFileError(
-            f"{build.name}: TensorFlow {tf.__version__} cannot load {path.name}: {_short(error)}."
+            f"{build.name}: TensorFlow {tf.__version__} cannot load {path.name}: {said(error)}."
             " If it is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
         ) from error
 
@@ -188,7 +188,3 @@ def _fed(tf: Any, image: Any, build: Build) -> Any:
 
 def _spec(name: str, tensor: Any) -> TensorSpec:
     return TensorSpec(name, tensor.dtype.name, tuple(tensor.shape.as_list()))
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

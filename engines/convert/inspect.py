@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
 from engines.base import TensorSpec
 from engines.card import Format
 from engines.convert.tensorflow import call
-from engines.errors import MissingRuntimeError, ModelFileError
+from engines.errors import MissingRuntimeError, ModelFileError, said
 
 _SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".keras": "keras", ".xml": "openvino"}
 _HDF5 = b"\x89HDF"
@@ -43,6 +44,8 @@ def format_of(path: Path) -> Format:
     if (seen is None) != (named == "onnx") or (seen is not None and seen != named):
         looks = f"it looks like {seen}" if seen else "its first bytes are of something else"
         raise ModelFileError(f"{path.name} is no {named} file: {looks}; give it the right suffix, or export it again if it is damaged")
+    if seen == "keras" and not is_zipfile(path):
+        raise ModelFileError(f"{path.name} is a keras file that is damaged or cut off; save or fetch it again")
     return named
 
 
@@ -63,8 +66,8 @@ def inspect(path: Path, kind: Format) -> Tensors:
         return _onnx(path)
     if kind == "keras":
         return _told(call("inspect_keras", ("tensorflow",), path))
-    if kind == "savedmodel" and find_spec("openvino") is None:
-        return _told(call("inspect_savedmodel", ("tensorflow",), path))
+    if kind == "savedmodel":
+        return _savedmodel(path)
     if kind == "tflite" and find_spec("ai_edge_litert") is not None:
         return _tflite(path)
     if find_spec("openvino") is None:
@@ -72,18 +75,25 @@ def inspect(path: Path, kind: Format) -> Tensors:
     return _openvino(path)
 
 
+def _savedmodel(path: Path) -> Tensors:
+    """By OpenVINO, which reads most of them in a second; else by TensorFlow, which knows all operators."""
+    if find_spec("openvino") is not None:
+        try:
+            return _openvino(path)
+        except ModelFileError:
+            if find_spec("tensorflow") is None:
+                raise
+    return _told(call("inspect_savedmodel", ("tensorflow",), path))
+
+
 def _onnx(path: Path) -> Tensors:
     try:
         import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+        from engines.convert.onnx_file import read
     except ModuleNotFoundError as error:
         raise MissingRuntimeError(f"{path.name}: reading an ONNX model needs onnx: pip install 'almena[convert]'") from error
-    try:
-        graph = onnx.load(str(path)).graph
-    except (DecodeError, OSError) as error:
-        raise ModelFileError(f"{path.name} is not a valid ONNX file, or cut off: {error}; export or fetch it again") from error
-    if not graph.node:
-        raise ModelFileError(f"{path.name} is not a valid ONNX file: it holds no nodes; export or fetch it again")
+    graph = read(path).graph
 
     def described(value: Any) -> TensorSpec:
         kind = value.type.tensor_type
@@ -101,9 +111,7 @@ def _tflite(path: Path) -> Tensors:
     try:
         interpreter = Interpreter(model_content=path.read_bytes())
     except (ValueError, RuntimeError) as error:
-        raise ModelFileError(
-            f"{path.name}: LiteRT cannot read it: {' '.join(str(error).split())[:300]}; export or fetch it again"
-        ) from error
+        raise ModelFileError(f"{path.name}: LiteRT cannot read it: {said(error)}; export or fetch it again") from error
 
     def described(detail: Any) -> TensorSpec:
         shape = tuple(int(size) if size >= 0 else None for size in detail["shape_signature"])
@@ -118,7 +126,7 @@ def _openvino(path: Path) -> Tensors:
     try:
         model = ov.Core().read_model(path)
     except RuntimeError as error:
-        raise ModelFileError(f"{path.name}: OpenVINO cannot read it: {' '.join(str(error).split())[:300]}; export it again") from error
+        raise ModelFileError(f"{path.name}: OpenVINO cannot read it: {said(error)}; export it again") from error
 
     def described(port: Any) -> TensorSpec:
         shape = port.get_partial_shape()

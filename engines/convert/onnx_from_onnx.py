@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import version_converter
 
-from engines.errors import ModelFileError
+from engines.convert.onnx_file import checked
 
 OPSET = 17
 
@@ -18,11 +17,7 @@ class OnnxFromOnnx:
 
     def convert(self, source: Path, target: Path) -> None:
         """Write the cleaned `source` to `target`. Raises ModelFileError."""
-        try:
-            model = onnx.load(str(source))
-            onnx.checker.check_model(model)
-        except (DecodeError, onnx.checker.ValidationError) as error:
-            raise ModelFileError(f"{source.name}: not a valid ONNX file ({error}); delete it and fetch it again") from error
+        model = checked(source)
         _drop_initialiser_inputs(model)
         if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) < OPSET:
             model = version_converter.convert_version(model, OPSET)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends.base import FLOAT_INPUT, IMAGE, Build
+from engines.convert.onnx_file import checked
 from engines.errors import ModelFileError
 
 NORMALISED = "almena_normalised"
@@ -24,11 +24,7 @@ def with_picture_input(build: Build) -> bytes:
 
     The batch is free where the order has a `least`. Raises ModelFileError.
     """
-    try:
-        model = onnx.load(str(build.model))
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ModelFileError(f"{build.name}: {build.model.name} is not a valid ONNX file; delete it and fetch it again") from error
+    model = checked(build.model, build.name)
     if len(model.graph.input) != 1:
         raise ModelFileError(f"{build.name}: {build.model.name} has {len(model.graph.input)} inputs, not one picture")
     own, kind = model.graph.input[0].name, model.graph.input[0].type.tensor_type.elem_type

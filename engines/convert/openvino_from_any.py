@@ -7,7 +7,7 @@ from pathlib import Path
 import openvino as ov
 
 from engines.card import IR
-from engines.errors import ModelFileError
+from engines.errors import ModelFileError, said
 
 
 class OpenVinoFromAny:
@@ -18,8 +18,6 @@ class OpenVinoFromAny:
         try:
             model = ov.convert_model(str(source))
         except (RuntimeError, ov.frontend.OpConversionFailure) as error:
-            raise ModelFileError(
-                f"{source.name}: OpenVINO {ov.get_version()} cannot convert it: {' '.join(str(error).split())[:400]}"
-            ) from error
+            raise ModelFileError(f"{source.name}: OpenVINO {ov.get_version()} cannot convert it: {said(error)}") from error
         target.mkdir()
         ov.save_model(model, target / IR, compress_to_fp16=False)

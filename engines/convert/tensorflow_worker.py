@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from engines.errors import said
+
 OPSET = 17
 
 
@@ -25,7 +27,7 @@ def savedmodel_from_keras(source: str, target: str) -> None:
     try:
         model.export(target, format="tf_saved_model", verbose=False)
     except (ValueError, TypeError) as error:
-        raise WrongModelError(f"Keras cannot export it: {_short(error)}; export it where it was trained, with `model.export`") from error
+        raise WrongModelError(f"Keras cannot export it: {said(error)}; export it where it was trained, with `model.export`") from error
 
 
 def tflite_from_savedmodel(source: str, target: str) -> None:
@@ -37,7 +39,7 @@ def tflite_from_savedmodel(source: str, target: str) -> None:
     try:
         Path(target).write_bytes(tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=[key]).convert())
     except ConverterError as error:
-        raise WrongModelError(f"TensorFlow Lite cannot say it: {_short(error)}; choose another backend") from error
+        raise WrongModelError(f"TensorFlow Lite cannot say it: {said(error)}; choose another backend") from error
 
 
 def onnx_from_savedmodel(source: str, target: str) -> None:
@@ -55,7 +57,7 @@ def onnx_from_savedmodel(source: str, target: str) -> None:
     try:
         model, _ = tf2onnx.convert.from_function(Function, [], opset=OPSET)
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
-        raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot convert it: {_short(error)}; choose another backend") from error
+        raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot convert it: {said(error)}; choose another backend") from error
     _write(model, target)
 
 
@@ -68,7 +70,7 @@ def onnx_from_tflite(source: str, target: str) -> None:
     try:
         model, _ = tf2onnx.convert.from_tflite(source, opset=OPSET)
     except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot read it: {_short(error)}; fetch or export it again") from error
+        raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot read it: {said(error)}; fetch or export it again") from error
     _write(model, target)
 
 
@@ -103,7 +105,7 @@ def _keras(source: str) -> Any:
     try:
         return keras.saving.load_model(source, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError, KeyError) as error:
-        raise WrongModelError(f"Keras {keras.__version__} cannot load it: {_short(error)}; save it again with `model.save`") from error
+        raise WrongModelError(f"Keras {keras.__version__} cannot load it: {said(error)}; save it again with `model.save`") from error
 
 
 def _loaded(source: str) -> Any:
@@ -112,7 +114,7 @@ def _loaded(source: str) -> Any:
     try:
         return tf.saved_model.load(source)
     except (OSError, ValueError, KeyError, IndexError, TypeError, tf.errors.OpError) as error:
-        raise WrongModelError(f"TensorFlow {tf.__version__} cannot load it: {_short(error)}; export it again") from error
+        raise WrongModelError(f"TensorFlow {tf.__version__} cannot load it: {said(error)}; export it again") from error
 
 
 def _signature(loaded: Any) -> str:
@@ -135,10 +137,6 @@ def _write(model: Any, target: str) -> None:
                 f"operator {node.op_type} of node {node.name!r} has no equivalent in ONNX; choose a backend that reads the file itself"
             )
     Path(target).write_bytes(model.SerializeToString())
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _die_with_parent() -> None:

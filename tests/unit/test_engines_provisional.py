@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import yaml
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engines.card import ModelCard, card
 from engines.convert.inspect import format_of
-from engines.errors import FetchError, ModelFileError
+from engines.errors import FetchError, ModelFileError, said
 from engines.fetch import several
 from engines.files import sha256
 from engines.provisional import provisional
@@ -157,3 +159,21 @@ def provisional_card(path: Path, digest: str) -> ModelCard:
     source = yaml.safe_load(f"kind: local\npath: {path}")
     raw = card("centerface").model_dump(mode="json") | {"source": source, "sha256": digest, "format": "openvino", "converter": None}
     return ModelCard.model_validate(raw)
+
+
+def test_weights_in_another_file_are_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", {"x": [1, 8, 8, 3]}, {"y": [1, 4]})
+    model = onnx.load(str(path))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(64, np.float32), "kernel"))
+    onnx.save_model(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    with pytest.raises(ModelFileError, match=r"m\.onnx: the weight 'kernel' lies outside of it, in 'm\.bin'.*one file"):
+        provisional(path)
+
+
+def test_what_runtimes_say_is_kept_without_the_places_in_their_sources() -> None:
+    message = """Exception from src/inference/src/cpp/core.cpp:84:
+Check 'false' failed at src/frontends/unconverted_ops_report.cpp:151:
+FrontEnd API failed with OpConversionFailure:
+-- No conversion rule found for operations: Conjure"""
+    assert said(RuntimeError(message)) == "-- No conversion rule found for operations: Conjure"
+    assert len(said(RuntimeError("x" * 5000))) == 400

@@ -14,6 +14,7 @@ from engines.backends.base import IMAGE, Build
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.base import Engine, EngineError
 from engines.card import ModelInput
+from engines.errors import NotFiniteError
 from engines.parity import Parity
 from engines.store import EngineStore, Identity
 
@@ -53,10 +54,11 @@ class Bench:
         self.store = EngineStore(directory / "engines")
         self.backend = CountingBackend()
         self.judged = 0
+        self.true = 0.0
 
     def order(self, precision: str) -> Build:
         model = self.directory / f"{precision}.onnx"
-        added = numpy_helper.from_array(np.full(1, self.backend.error if precision == "bf16" else 0.0, np.float32), "added")
+        added = numpy_helper.from_array(np.full(1, self.backend.error if precision == "bf16" else self.true, np.float32), "added")
         values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, "H", "W"]) for name in ("x", "y")]
         graph = helper.make_graph([helper.make_node("Add", ["x", "added"], ["y"])], "small", values[:1], values[1:], [added])
         model.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
@@ -104,6 +106,21 @@ def test_the_passport_says_what_was_measured(bench: Bench) -> None:
     assert passport.speed.per_second > 0
     assert passport.build_s > 0
     assert bench.store.passports() == [passport]
+
+
+def test_a_precision_whose_outputs_are_not_finite_gives_way_to_fp32(bench: Bench) -> None:
+    bench.backend.error = np.nan
+    engine, passport = bench.open()
+    assert engine.precision == passport.precision == "fp32"
+    assert "output 'y' holds NaN or infinity at bf16; try `engines.precision: fp32`" in passport.refused["bf16"].why
+
+
+def test_a_model_that_says_nan_at_fp32_too_leaves_no_file(bench: Bench) -> None:
+    bench.backend.error = np.nan
+    bench.true = np.nan
+    with pytest.raises(NotFiniteError, match=r"small: output 'y' .* at fp32; check the card's mean and scale"):
+        bench.open()
+    assert list(bench.store.directory.iterdir()) == []
 
 
 @pytest.mark.parametrize(
