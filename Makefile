@@ -37,7 +37,7 @@ check: setup-test
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q -m unit
+	@$(BIN)/pytest -q -m unit tests/unit tests/arch
 
 test: setup-test
 	@sh tests/system-packages.sh

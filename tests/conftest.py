@@ -6,14 +6,21 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from engines.card import card
 from engines.fetch import ensure, ensure_asset
+
+settings.register_profile("here", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 PORTRAITS = ("astronaut", "grace-hopper")
 
@@ -26,6 +33,14 @@ def _no_handler_stays() -> Iterator[None]:
     for handler in set(logging.root.handlers) - before:
         if type(handler) is logging.StreamHandler:
             logging.root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _speeds_are_measured_in_short() -> Iterator[None]:
+    """Each engine that is built is measured, and no test here needs a figure that holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engines.store.MEASURE_S", 0.05)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -58,11 +73,16 @@ def portraits(models_dir: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what tests/fakes/tensorflow_models.py makes, and the weights of its convolution."""
-    folder = tmp_path_factory.mktemp("small-models")
-    np.save(folder / "weights.npy", np.random.default_rng(5).normal(0, 0.2, (4, 3, 3, 3)).astype(np.float32))
+def small_models(cache_dir: Path) -> Path:
+    """A folder with what tests/fakes/tensorflow_models.py makes, and the weights of its convolution. Made once; nobody writes to it."""
     script = Path(__file__).parent / "fakes" / "tensorflow_models.py"
-    made = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=150, check=False)
-    assert made.returncode == 0, made.stderr[-2000:]
+    made_by = script.read_bytes() + "".join(map(version, ("tensorflow-cpu", "keras", "numpy"))).encode()
+    folder = cache_dir / f"small-models-{sha256(made_by).hexdigest()[:12]}"
+    if not folder.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(dir=cache_dir, prefix="half-"))
+        np.save(half / "weights.npy", np.random.default_rng(5).normal(0, 0.2, (4, 3, 3, 3)).astype(np.float32))
+        made = subprocess.run([sys.executable, script, half], capture_output=True, text=True, timeout=150, check=False)
+        assert made.returncode == 0, made.stderr[-2000:]
+        half.rename(folder)
     return folder

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from calibration import scenarios, tuner
+from calibration import scenarios, trials, tuner
 from engines import model, store
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
@@ -130,6 +130,7 @@ class Site:
             monkeypatch.setitem(MODULES, kind.name, "numpy")
         monkeypatch.setattr(model, "ensure_asset", self._put_portrait)
         monkeypatch.setattr(store, "MEASURE_S", 0.01)
+        monkeypatch.setattr(trials.gc, "collect", lambda: 0)  # slow in a large process, and these engines hold nothing
         monkeypatch.setattr(scenarios, "perf_counter", CLOCK)
         monkeypatch.setattr(tuner, "monotonic", CLOCK)
         self.card_file = folder / "small.yaml"

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from agent.commands.calibrate import app
 from calibration.calibrator import Calibrator, RejectedError, Wishes
 from calibration.errors import LabelsError, SamplesError
+from calibration.turns import in_turns
 from engines.base import EngineError
 from engines.calibrated import find, place
 from engines.card import ModelCard, card
@@ -24,6 +25,12 @@ from engines.preprocess import Image
 from tests.fakes.classifier import save_card, stripes
 
 BACKENDS = ("openvino", "onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def _turns_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How fast something is decides nothing here."""
+    monkeypatch.setattr(in_turns, "__defaults__", (1, 0.05))
 
 
 @pytest.fixture

@@ -76,8 +76,9 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 @pytest.fixture
-def connect(outbox: Outbox) -> Iterator[Connect]:
+def connect(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Makes a sender with a connection; it is stopped at the end."""
+    monkeypatch.setattr(sender_module, "WATCH_S", 0.05)
     made: list[Connection] = []
 
     def make(delivery: str = "broker", inflight: int = 8) -> Connection:
