@@ -15,7 +15,7 @@ from agent.vision.tracker.byte import Track
 
 Kind = Literal["new", "update", "end"]
 
-FIRST_VIEWS = ((3, 0.08), (24, 0.3))
+FIRST_VIEWS = ((3, 0.08), (12, 0.3), (24, 0.6))
 """(views, seconds): up to so many views, the next embedding is due after so long. Views of one moment say much the same."""
 RIPE_QUALITY, RIPE_VIEWS = 0.3, 6
 CLEARLY_BETTER = 1.3
