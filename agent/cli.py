@@ -62,7 +62,7 @@ def almena(version: bool = typer.Option(False, "--version", callback=_version, i
 def main() -> None:
     """The console script."""
     from agent.errors import AlmenaError, SettingsError
-    from engines.base import EngineError
+    from engines.errors import EngineError
 
     os.umask(0o007)  # state, pictures and reports are for the owner and the group
     try:

@@ -211,13 +211,18 @@ def card(name: str) -> ModelCard:
     if name not in names():
         raise unknown(name, names(), "model card")
     text = (resources.files("engines") / "catalog" / f"{name}.yaml").read_text(encoding="utf-8")
-    return ModelCard.model_validate(yaml.safe_load(text))
+    return ModelCard.model_validate(parsed(text))
+
+
+def parsed(text: str) -> Any:
+    """A YAML document, read by libyaml where PyYAML has it: ten times as fast. Raises yaml.YAMLError."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _from_file(path: Path) -> ModelCard:
     """A card of one's own. A relative path of its model file starts at the card's folder."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parsed(path.read_text(encoding="utf-8"))
         found = ModelCard.model_validate(content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelFileError(f"model card {path}: {error}") from error

@@ -18,11 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
-import httpx
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from engines.card import IR, HttpsSource, LocalSource, ModelCard, PackageSource, Sha256, Source
+from engines.card import IR, HttpsSource, LocalSource, ModelCard, PackageSource, Sha256, Source, parsed
 from engines.errors import FetchError, WrongHashError
 from engines.files import BLOCK, replacing, require_hash
 from engines.registry import unknown
@@ -32,7 +30,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int | None], None]
 """Called with what is fetched, bytes so far and bytes in all (None: not known)."""
 
-TIMEOUT = httpx.Timeout(30.0, connect=15.0)
+CONNECT_S, SILENT_S = 15.0, 30.0
 STALL_S = 900.0
 
 
@@ -58,7 +56,7 @@ def quiet(what: str, done: int, total: int | None) -> None:
 def assets() -> dict[str, Asset]:
     """The assets by name."""
     text = (resources.files("engines") / "catalog" / "_assets.yaml").read_text(encoding="utf-8")
-    return TypeAdapter(dict[str, Asset]).validate_python(yaml.safe_load(text))
+    return TypeAdapter(dict[str, Asset]).validate_python(parsed(text))
 
 
 def ensure(card: ModelCard, models_dir: Path, progress: Progress = quiet) -> Path:
@@ -93,7 +91,7 @@ def _ensure(name: str, source: Source, expected: str, target: Path, progress: Pr
     with _opened(name, source, target, progress) as (stream, total), replacing(target) as temporary:
         try:
             found = _copy(stream, temporary, lambda done: progress(name, done, total))
-        except (OSError, httpx.HTTPError, tarfile.TarError, zipfile.BadZipFile) as error:
+        except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
             raise FetchError(f"{name}: cannot be fetched: {error}; try again") from error
         require_hash(temporary, expected, found, target.name)
     return target
@@ -166,8 +164,11 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 @contextmanager
 def _https(name: str, source: HttpsSource, target: Path) -> Iterator[tuple[Iterator[bytes], int | None]]:
+    import httpx
+
     try:
-        with httpx.stream("GET", source.url, follow_redirects=True, timeout=TIMEOUT) as response:
+        timeout = httpx.Timeout(SILENT_S, connect=CONNECT_S)
+        with httpx.stream("GET", source.url, follow_redirects=True, timeout=timeout) as response:
             response.raise_for_status()
             length = response.headers.get("content-length")
             yield response.iter_bytes(BLOCK), int(length) if length else None

@@ -56,6 +56,11 @@ def portraits() -> list[str]:
     return [name for name, asset in assets().items() if asset.landmarks]
 
 
+def fetched(models_dir: Path) -> bool:
+    """Whether all portraits lie in `models_dir`."""
+    return all((models_dir / assets()[name].filename).is_file() for name in portraits())
+
+
 def pictures(models_dir: Path) -> Pictures | None:
     """The portraits, or None unless all of them lie in `models_dir`."""
     cv2 = opencv()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
 from agent.serving import Problem
+
+if TYPE_CHECKING:
+    import httpx
 
 ANSWERS_WITHIN_S = 15.0
 
@@ -19,11 +22,19 @@ class VisionClient:
     """Forwards requests to the control API. Belongs to one event loop."""
 
     def __init__(self, control_socket: Path) -> None:
-        transport = httpx.AsyncHTTPTransport(uds=str(control_socket), limits=httpx.Limits(max_keepalive_connections=0))
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://vision", timeout=ANSWERS_WITHIN_S)
+        self._path = str(control_socket)
+
+    @cached_property
+    def _client(self) -> httpx.AsyncClient:
+        import httpx
+
+        transport = httpx.AsyncHTTPTransport(uds=self._path, limits=httpx.Limits(max_keepalive_connections=0))
+        return httpx.AsyncClient(transport=transport, base_url="http://vision", timeout=ANSWERS_WITHIN_S)
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send one request and read the whole answer, whatever its status. Raises Problem (503) when nobody answers."""
+        import httpx
+
         try:
             return await self._client.request(method, path, **options)
         except httpx.TransportError as error:
@@ -43,6 +54,8 @@ class VisionClient:
 
     async def stream(self, path: str) -> Response:
         """Pass on an answer that does not end."""
+        import httpx
+
         try:
             answer = await self._client.send(self._client.build_request("GET", path), stream=True)
         except httpx.TransportError as error:
@@ -56,11 +69,14 @@ class VisionClient:
 
     async def close(self) -> None:
         """Close what is open."""
-        await self._client.aclose()
+        if "_client" in self.__dict__:
+            await self._client.aclose()
 
 
 async def _until_lost(answer: httpx.Response) -> AsyncIterator[bytes]:
     """The bytes of a live answer; it simply ends when the vision process goes away, and the page asks again."""
+    import httpx
+
     try:
         async for part in answer.aiter_raw():
             yield part
@@ -71,6 +87,8 @@ async def _until_lost(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 
 def _down(error: httpx.TransportError) -> Problem:
+    import httpx
+
     if isinstance(error, httpx.TimeoutException):
         return Problem(503, "Vision does not answer", f"no answer within {ANSWERS_WITHIN_S:g} s; see the vision process's log")
     return Problem(503, "Vision is not running", "the vision process does not answer on its socket; see its log")
