@@ -27,7 +27,7 @@ from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.fetch import Progress, ensure, ensure_asset, quiet
 from engines.fit import decoder_params, fitting, require_fit
-from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, pictures, portraits
+from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, fetched, portraits
 from engines.preprocess import Image, aligned, best_size, fed, letterbox
 from engines.registry import DECODERS, resolve
 from engines.results import F32, Classification, Detections, Embeddings
@@ -238,12 +238,12 @@ class Workshop:
         Whatever is not FP32 is compared with it on two portraits; where those cannot be fetched, `auto` takes FP32. A tuning was judged
         at one size; at a size where its precision fails, FP32 is taken.
         """
-        if self._reduces() and not self.store.has(self._identity(size, batch)):
+        identity = self._identity(size, batch)
+        if self._reduces() and not self.store.has(identity):
             self.fetch_portraits()
+            identity = self._identity(size, batch)
         try:
-            engine, passport = self.store.open(
-                self.backend, self._identity(size, batch), self.order(size, batch), fitting(self.card, judge)
-            )
+            engine, passport = self.store.open(self.backend, identity, self.order(size, batch), fitting(self.card, judge))
             require_fit(self.card, engine)
             return engine, passport
         except EngineError as error:
@@ -318,7 +318,7 @@ class Workshop:
             model=self.card.model_id,
             recipe=self.recipe,
             calibration=calibrated[1].file_sha256[:12] if calibrated else "",
-            pictures="portraits" if self._reduces() and pictures(self.options.models_dir) else "none",
+            pictures="portraits" if self._reduces() and fetched(self.options.models_dir) else "none",
             backend=self.backend.name,
             backend_version=self.backend.version(),
             unit=self.choice.unit,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
-from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from engines.backends.base import FLOAT_INPUT, IMAGE, Backend, Build
+from engines.backends.openvino_runtime import ov
 from engines.backends.pool import Pool
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.card import IR
-from engines.errors import ModelFileError
+from engines.errors import ModelFileError, said
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -30,7 +29,7 @@ class OpenVinoBackend(Backend):
     suffix = ".blob"
 
     def __init__(self) -> None:
-        self.core = ov.Core()
+        self.core = _core()
 
     def version(self) -> str:
         """For example 2026.4.1-22982."""
@@ -64,19 +63,16 @@ class OpenVinoBackend(Backend):
             target.write_bytes(self.core.compile_model(model, _device(build), self.config(build)).export_model().getvalue())
         except RuntimeError as error:
             raise ModelFileError(
-                f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {_first_lines(error)}."
+                f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {said(error)}."
                 " If the file is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
             ) from error
 
     def load(self, build: Build, built: Path) -> Engine:
         """Import the exported model."""
         try:
-            with io.BytesIO(built.read_bytes()) as stream:
-                return OpenVinoEngine(build, self.core.import_model(stream, _device(build), self.config(build)))
+            return OpenVinoEngine(build, self.core.import_model(built.read_bytes(), _device(build), self.config(build)))
         except RuntimeError as error:
-            raise EngineError(
-                f"{build.name}: OpenVINO cannot load {built.name}: {_first_lines(error)}; delete it to have it rebuilt"
-            ) from error
+            raise EngineError(f"{build.name}: OpenVINO cannot load {built.name}: {said(error)}; delete it to have it rebuilt") from error
 
     def _prepared(self, model: Any, build: Build) -> Any:
         if len(model.inputs) != 1:
@@ -89,15 +85,15 @@ class OpenVinoBackend(Backend):
         channels = build.input.channels
         batch = ov.Dimension(build.batch) if build.least is None else ov.Dimension(build.least, build.batch)
         model.reshape(ov.PartialShape([batch, channels, height, width] if planar else [batch, height, width, channels]))
-        steps = PrePostProcessor(model)
+        steps = ov.preprocess.PrePostProcessor(model)
         picture = steps.input()
         picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
         if channels == 3:
-            picture.tensor().set_color_format(ColorFormat.BGR)
+            picture.tensor().set_color_format(ov.preprocess.ColorFormat.BGR)
         picture.model().set_layout(ov.Layout(build.input.layout))
         picture.preprocess().convert_element_type(ov.Type.f32)
         if build.input.colour == "RGB":
-            picture.preprocess().convert_color(ColorFormat.RGB)
+            picture.preprocess().convert_color(ov.preprocess.ColorFormat.RGB)
         if any(build.input.mean):
             picture.preprocess().mean(list(build.input.mean))
         if set(build.input.scale) != {1.0}:
@@ -159,11 +155,17 @@ class OpenVinoEngine(Engine):
             request.wait()
             return {spec.name: request.get_output_tensor(index).data for index, spec in enumerate(self.outputs)}
         except RuntimeError as error:
-            raise EngineError(f"{self.name}: OpenVINO failed: {_first_lines(error)}") from error
+            raise EngineError(f"{self.name}: OpenVINO failed: {said(error)}") from error
 
     def close(self) -> None:
         """Free the requests; those under way end first."""
         self._pool.close()
+
+
+@cache
+def _core() -> ov.Core:
+    """One of the process: each loads the plug-ins of all devices anew."""
+    return ov.Core()
 
 
 def _device(build: Build) -> str:
@@ -195,7 +197,3 @@ def _names(port: Any) -> list[str]:
 def _spec(port: Any, name: str) -> TensorSpec:
     dtype = np.dtype(port.get_element_type().to_dtype()).name
     return TensorSpec(name, dtype, tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape()))
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
