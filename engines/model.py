@@ -333,10 +333,12 @@ class Workshop:
     def order(self, size: tuple[int, int], batch: int) -> Callable[[str], Build]:
         """What gives the order to build for a precision; it raises EngineError where the model cannot be had for that."""
 
+        name = f"{self.card.name} {size[0]}x{size[1]}" + (f" x {batch}" if batch > 1 else "")
+
         def build(precision: str) -> Build:
             model, model_format = self._model(precision)
             return Build(
-                name=self.card.name,
+                name=name,
                 model=model,
                 input=self.card.input,
                 batch=batch,

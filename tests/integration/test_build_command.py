@@ -146,7 +146,7 @@ def test_a_quantised_input_is_refused_where_it_would_be_fed_wrongly(
     path = write_card(tmp_path / "network.yaml", small_models / "network-int8.tflite", "tflite")
     result = build(path, "--backend", backend)
     assert result.exit_code == 1
-    assert re.search(r"network: input '\S+' of network-\S+ is u(int)?8; only LiteRT feeds quantised", " ".join(result.stderr.split()))
+    assert re.search(r"network 32x24: input '\S+' of network-\S+ is u(int)?8; only LiteRT feeds quantised", " ".join(result.stderr.split()))
 
 
 def test_an_output_that_the_model_lacks_is_told_with_those_it_has(build: Callable[..., Any], small_models: Path, tmp_path: Path) -> None:

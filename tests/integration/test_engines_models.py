@@ -81,7 +81,7 @@ def test_an_engine_that_gives_way_to_one_of_another_size_is_closed_when_its_last
     with detector._fitting((320, 320)) as (engine, _):
         detector.detect(np.zeros((640, 480, 3), np.uint8))
         assert engine.infer(square)
-    with pytest.raises(EngineError, match="closed"):
+    with pytest.raises(EngineError, match="centerface 320x320: the engine is closed"):
         engine.infer(square)
     with detector._fitting((320, 320)) as (anew, _):
         assert anew.infer(square)

@@ -51,7 +51,7 @@ def test_the_fastest_wins_and_everything_else_is_listed_with_its_reason(site: Si
     }  # fmt: skip
     whys = {(row.choice.backend, row.choice.precision): row.why for row in found.rows}
     assert whys["wrong", "fp16"].startswith("probabilities differ by 0.4")
-    assert whys["broken", "bf16"] == "small: operator Nothing is unknown"
+    assert whys["broken", "bf16"] == "small 16x16: operator Nothing is unknown"
     assert "pip install" in whys["tensorrt", "any"]
     assert found.tuning.why.startswith("best latency of ")
     assert "slow fp32" in found.tuning.why or "quick fp32" in found.tuning.why
@@ -104,7 +104,7 @@ def test_a_budget_that_is_used_up_is_said(site: Site) -> None:
 
 
 def test_without_any_candidate_all_reasons_are_told(site: Site) -> None:
-    with pytest.raises(EngineError, match=r"nothing here can run it .*broken bf16: small: operator Nothing is unknown"):
+    with pytest.raises(EngineError, match=r"nothing here can run it\n  broken bf16, failed: small 16x16: operator Nothing is unknown"):
         tuned(site, "broken")
 
 
@@ -208,7 +208,7 @@ def test_the_command_prints_every_candidate(site: Site, tmp_path: Path, monkeypa
     assert {one["outcome"] for one in record["candidates"]} >= {"chosen", "measured", "failed"}
     assert (tmp_path / "state" / "engines" / "tuned").is_dir()
     shown = CliRunner().invoke(command.app, asked)
-    assert "failed: broken bf16; broken fp32: small: operator Nothing is unknown" in shown.stdout
+    assert "failed: broken bf16; broken fp32: small 16x16: operator Nothing is unknown" in shown.stdout
     assert "runs on quick, cpu, bf16" in shown.stdout
 
 
