@@ -16,15 +16,15 @@ MOST = 1000
 """Cells that are decoded at most, best first; a picture holds fewer faces."""
 
 
-class DecoderParams(BaseModel):
+class DecoderParams(BaseModel, ABC):
     """The base of decoders' parameters in a card."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @property
+    @abstractmethod
     def outputs(self) -> tuple[str, ...]:
         """Names of the model's outputs that the decoder reads."""
-        raise NotImplementedError
 
 
 class DetectorParams(DecoderParams):
@@ -36,7 +36,7 @@ class DetectorParams(DecoderParams):
 class DetectionDecoder(ABC):
     """Raw outputs (batch of one) of a detector whose input was (height, width) pixels, to detections in input pixels."""
 
-    Params: ClassVar[type[DetectorParams]] = DetectorParams
+    Params: ClassVar[type[DetectorParams]]
     task: ClassVar[str] = "face-detection"
 
     def __init__(self, params: Any, height: int, width: int) -> None:

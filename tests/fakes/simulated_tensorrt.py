@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import re
-from collections.abc import Callable
-from enum import IntEnum
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -19,6 +16,7 @@ import numpy as np
 import onnx
 import openvino as ov
 
+from tests.fakes.simulated_bindings import Sim, State, bound, enumeration
 from tests.fakes.simulated_cuda import SimulatedCuda
 
 KNOWN = {"", "ai.onnx"}
@@ -40,89 +38,23 @@ def simulated(surface: dict[str, Any], cuda: SimulatedCuda) -> ModuleType:
     module.__version__ = surface["version"]
     module.calls = []
     module.dla_cores = 2
-    state = _State(module, cuda, surface)
+    state = State(module, cuda, surface)
     for name, found in surface["classes"].items():
         if any(member["kind"] == "enum" for member in found["members"].values()):
-            setattr(module, name, _enumeration(name, found))
+            setattr(module, name, enumeration(name, found))
     for kind in (ILogger, Builder, INetworkDefinition, ILayer, IBuilderConfig, IOptimizationProfile, ITimingCache, IHostMemory, OnnxParser,
                  ParserError, Runtime, ICudaEngine, EngineInspector, IExecutionContext):  # fmt: skip
-        setattr(module, kind.__name__, _bound(kind, surface["classes"][kind.__name__], state))
+        setattr(module, kind.__name__, bound(kind, surface["classes"][kind.__name__], state))
     if "nptype" in surface["functions"]:
         module.nptype = lambda kind: NUMPY[kind.name] if kind.name in NUMPY else _raise(TypeError(kind.name))
     return module
-
-
-class _State:
-    def __init__(self, module: Any, cuda: SimulatedCuda, surface: dict[str, Any]) -> None:
-        self.module, self.cuda, self.surface = module, cuda, surface
 
 
 def _raise(error: Exception) -> Any:
     raise error
 
 
-def _enumeration(name: str, found: dict[str, Any]) -> type[IntEnum]:
-    return IntEnum(name, {key: member["value"] for key, member in found["members"].items() if member["kind"] == "enum"})
-
-
-def _bound(kind: type, found: dict[str, Any], state: _State) -> type:
-    """`kind` with the members that the real class has, its methods checked against the real signatures."""
-    members = found["members"]
-    kept: dict[str, Any] = {"_state": state, "_members": members}
-    for name, value in vars(kind).items():
-        if name.startswith("_") and name != "__init__":
-            if name not in ("__dict__", "__weakref__", "__doc__"):
-                kept[name] = value
-        elif name in members or name == "__init__":
-            kept[name] = _checked(kind.__name__, name, value, members.get(name, {}), state) if callable(value) else value
-    for name, member in members.items():
-        if member["kind"] == "class":
-            kept[name] = _enumeration(name, member)
-    base = kind.__base__ or object
-    return type(kind.__name__, (base,), kept)
-
-
-def _checked(kind: str, name: str, function: Callable[..., Any], member: dict[str, Any], state: _State) -> Callable[..., Any]:
-    signatures = [_parameters(text) for text in re.findall(rf"{name}\(self[^,)]*,? ?(.*?)\) ->", member.get("doc", ""))]
-
-    def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        if name != "__init__":
-            fits = any(
-                len(arguments) + len(named) <= len(names)
-                and set(named) <= set(names[len(arguments) :])
-                and required <= {*names[: len(arguments)], *named}
-                for names, required in signatures
-            )
-            assert fits, f"tensorrt {state.module.__version__} has no {kind}.{name} for {arguments} {named}: {signatures}"
-            state.module.calls.append((kind, name, (*arguments, *named.values())))
-        return function(self, *arguments, **named)
-
-    return call
-
-
-def _parameters(text: str) -> tuple[list[str], set[str]]:
-    """The names in `a: int, b: str = None`, and those without a default."""
-    parts = [part for part in re.split(r", (?=\w+:)", text) if part]
-    return [part.partition(":")[0] for part in parts], {part.partition(":")[0] for part in parts if "=" not in part}
-
-
-class _Sim:
-    _state: _State
-    _members: dict[str, Any]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_"):
-            member = self._members.get(name)
-            writable = member is not None and member["kind"] == "property" and member["writable"]
-            assert writable, f"{type(self).__name__}.{name} cannot be set"
-            self._state.module.calls.append((type(self).__name__, name, (value,)))
-        object.__setattr__(self, name, value)
-
-    def _new(self, kind: str, *arguments: Any) -> Any:
-        return getattr(self._state.module, kind)(*arguments)
-
-
-class ILogger(_Sim):
+class ILogger(Sim):
     def __init__(self) -> None:
         pass
 
@@ -130,7 +62,7 @@ class ILogger(_Sim):
         raise AssertionError("a logger says for itself what to do")
 
 
-class _Logging(_Sim):
+class _Logging(Sim):
     def __init__(self, logger: Any) -> None:
         assert isinstance(logger, self._state.module.ILogger)
         self._logger = logger
@@ -145,7 +77,7 @@ class IHostMemory(bytes):
         return len(self)
 
 
-class ITimingCache(_Sim):
+class ITimingCache(Sim):
     def __init__(self, content: bytes) -> None:
         self._content = content
 
@@ -153,7 +85,7 @@ class ITimingCache(_Sim):
         return self._content + b"timed"
 
 
-class IOptimizationProfile(_Sim):
+class IOptimizationProfile(Sim):
     def __init__(self) -> None:
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
 
@@ -161,12 +93,12 @@ class IOptimizationProfile(_Sim):
         self._shapes[input] = [tuple(min), tuple(opt), tuple(max)]
 
 
-class ILayer(_Sim):
+class ILayer(Sim):
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "name", name)
 
 
-class INetworkDefinition(_Sim):
+class INetworkDefinition(Sim):
     def __init__(self, flags: int) -> None:
         self._flags = flags
         self._model: onnx.ModelProto | None = None
@@ -181,7 +113,7 @@ class INetworkDefinition(_Sim):
         return self._new("ILayer", f"{node.op_type} {node.output[0]}")
 
 
-class ParserError(_Sim):
+class ParserError(Sim):
     def __init__(self, text: str, node: int, name: str) -> None:
         self._text, self._node, self._name = text, node, name
 
@@ -217,7 +149,7 @@ class OnnxParser(_Logging):
         return self._faults[index]
 
 
-class IBuilderConfig(_Sim):
+class IBuilderConfig(Sim):
     def __init__(self) -> None:
         self._flags: set[Any] = {self._state.module.BuilderFlag.TF32}
         self._profiles: list[Any] = []
@@ -331,7 +263,7 @@ class Runtime(_Logging):
         return self._new("ICudaEngine", told, model)
 
 
-class ICudaEngine(_Sim):
+class ICudaEngine(Sim):
     def __init__(self, told: dict[str, Any], model: bytes) -> None:
         self._told = told
         self._compiled = ov.Core().compile_model(ov.Core().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -366,7 +298,7 @@ class ICudaEngine(_Sim):
         return self._new("EngineInspector", self._told)
 
 
-class EngineInspector(_Sim):
+class EngineInspector(Sim):
     def __init__(self, told: dict[str, Any]) -> None:
         self._told = told
 
@@ -377,7 +309,7 @@ class EngineInspector(_Sim):
         return json.dumps({"Layers": [start, layer] if self._told["detailed"] else ["cast", "conv"], "Bindings": ["image"]})
 
 
-class IExecutionContext(_Sim):
+class IExecutionContext(Sim):
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._profile: int | None = None if engine._told["profiles"] else 0

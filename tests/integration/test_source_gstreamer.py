@@ -15,12 +15,12 @@ import numpy as np
 import psutil
 import pytest
 
-from agent.datatypes import Frame, StreamHealth
+from agent.datatypes import Frame
 from agent.errors import SourceError
-from agent.vision.health import HealthSettings
-from agent.vision.running_source import Backoff, RunningSource
+from agent.vision.running_source import Backoff
 from agent.vision.sources.gstreamer import GStreamerSource
 from tests.fakes.rtsp_process import Server
+from tests.fakes.running import Start, running_sources
 from tests.waiting import wait_until
 
 RED = (0, 0, 255)
@@ -281,31 +281,14 @@ def test_the_pipeline_dies_with_a_killed_parent(pipeline: str) -> None:
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5, "its end")
 
 
-Running = tuple[RunningSource, list[tuple[str, str]]]
-
-
 @pytest.fixture
-def run() -> Iterator[Callable[..., Running]]:
-    started: list[RunningSource] = []
-
-    def start(one: GStreamerSource, **limits: float) -> Running:
-        heard: list[tuple[str, str]] = []
-
-        def on_state(health: StreamHealth) -> None:
-            heard.append((health.state, health.code))
-
-        running = RunningSource(one, on_state, limits=HealthSettings(**limits), backoff=Backoff(base_s=0.2, cap_s=0.5))
-        running.start()
-        started.append(running)
-        return running, heard
-
-    yield start
-    for running in started:
-        running.stop()
+def run() -> Iterator[Start]:
+    with running_sources(backoff=Backoff(base_s=0.2, cap_s=0.5)) as start:
+        yield start
     assert children() == []
 
 
-def test_a_whole_stream_keeps_its_rate_and_heals(run: Callable[..., Running]) -> None:
+def test_a_whole_stream_keeps_its_rate_and_heals(run: Start) -> None:
     running, heard = run(source(ball()))
     wait_until(lambda: running.health().captured > 60, 10, "pictures")
     health = running.health()
@@ -318,7 +301,7 @@ def test_a_whole_stream_keeps_its_rate_and_heals(run: Callable[..., Running]) ->
     assert running.health().reconnects_last_hour == 2
 
 
-def test_a_stream_that_ends_is_started_again_for_ever(run: Callable[..., Running]) -> None:
+def test_a_stream_that_ends_is_started_again_for_ever(run: Start) -> None:
     running, heard = run(source(ball(count=5)))
     wait_until(lambda: heard.count(("failed", "STREAM_LOST")) >= 3, 15, "three ends")
     assert heard[:4] == [("running", ""), ("failed", "STREAM_LOST")] * 2
@@ -326,7 +309,7 @@ def test_a_stream_that_ends_is_started_again_for_ever(run: Callable[..., Running
 
 
 @pytest.mark.parametrize("pipeline", [ball(), STALLED])
-def test_a_stop_ends_the_pipeline_soon(run: Callable[..., Running], pipeline: str) -> None:
+def test_a_stop_ends_the_pipeline_soon(run: Start, pipeline: str) -> None:
     running, heard = run(source(pipeline))
     wait_until(children, 5, "the pipeline")
     started = time.monotonic()

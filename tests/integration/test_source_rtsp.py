@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.datatypes import StreamHealth
 from agent.errors import SourceError
 from agent.vision.health import HealthSettings
-from agent.vision.running_source import Backoff, RunningSource
+from agent.vision.running_source import Backoff
 from agent.vision.sources.rtsp import RtspSource
 from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port
 from tests.fakes.rtsp_process import Server
+from tests.fakes.running import Start, running_sources
 from tests.waiting import wait_until
 
 PASSWORD = "p@ss/w:rd"
@@ -129,30 +129,13 @@ def test_tls_is_verified(serve: Callable[..., Server], tmp_path: Path) -> None:
         camera.close()
 
 
-Running = tuple[RunningSource, list[tuple[str, str]]]
-
-
 @pytest.fixture
-def run() -> Iterator[Callable[..., Running]]:
-    started: list[RunningSource] = []
-
-    def start(camera: RtspSource, **limits: float) -> Running:
-        heard: list[tuple[str, str]] = []
-
-        def on_state(health: StreamHealth) -> None:
-            heard.append((health.state, health.code))
-
-        one = RunningSource(camera, on_state, limits=HealthSettings(**limits), backoff=Backoff(base_s=0.2, cap_s=0.5))
-        one.start()
-        started.append(one)
-        return one, heard
-
-    yield start
-    for one in started:
-        one.stop()
+def run() -> Iterator[Start]:
+    with running_sources(backoff=Backoff(base_s=0.2, cap_s=0.5)) as start:
+        yield start
 
 
-def test_it_reconnects_when_the_server_is_killed_and_comes_back(serve: Callable[..., Server], run: Callable[..., Running]) -> None:
+def test_it_reconnects_when_the_server_is_killed_and_comes_back(serve: Callable[..., Server], run: Start) -> None:
     server = serve()
     one, heard = run(source(server.url))
     wait_until(lambda: one.next(0.1), 10, "a frame")
@@ -166,9 +149,9 @@ def test_it_reconnects_when_the_server_is_killed_and_comes_back(serve: Callable[
     assert one.health().reconnects_last_hour == 1
 
 
-def test_a_stalled_server_is_told_from_a_lost_one_and_heals(serve: Callable[..., Server], run: Callable[..., Running]) -> None:
+def test_a_stalled_server_is_told_from_a_lost_one_and_heals(serve: Callable[..., Server], run: Start) -> None:
     server = serve()
-    one, heard = run(source(server.url, timeout_s=60), stale_after_s=2.5)
+    one, heard = run(source(server.url, timeout_s=60), limits=HealthSettings(stale_after_s=2.5))
     wait_until(lambda: one.next(0.1), 10, "a frame")
     server.send(signal.SIGSTOP)
     wait_until(lambda: heard[-1] == ("failed", "STREAM_TIMEOUT"), 10, "the watchdog")
@@ -181,10 +164,9 @@ def test_a_stalled_server_is_told_from_a_lost_one_and_heals(serve: Callable[...,
     ("pattern", "code"),
     [("checkers-8", "STREAM_FROZEN"), ("black", "STREAM_COVERED"), ("blue", "STREAM_COVERED"), ("snow", ""), ("ball", "")],
 )
-def test_pictures_are_judged_through_a_real_encoder(
-    serve: Callable[..., Server], run: Callable[..., Running], pattern: str, code: str
-) -> None:
-    one, heard = run(source(serve("--pattern", pattern).url), frozen_after_s=1, covered_after_s=0.8, check_period_s=0.05)
+def test_pictures_are_judged_through_a_real_encoder(serve: Callable[..., Server], run: Start, pattern: str, code: str) -> None:
+    limits = HealthSettings(frozen_after_s=1, covered_after_s=0.8, check_period_s=0.05)
+    one, heard = run(source(serve("--pattern", pattern).url), limits=limits)
     if code:
         wait_until(lambda: heard and heard[-1][1] == code, 10, code)
     else:

@@ -51,8 +51,7 @@ def balanced(outbox: Outbox) -> dict[str, dict[str, Any]]:
     stats = outbox.stats()
     for lane, books in stats.items():
         assert books["produced"] == books["settled"] + books["lost"] + books["pending"], (lane, books)
-        assert books["bytes"] >= 0
-        assert books["history_bytes"] >= 0
+        assert min(books["bytes"], books["history_bytes"]) >= 0
         assert bool(books["bytes"]) == bool(books["pending"])
     return stats
 
@@ -291,15 +290,19 @@ def test_erasing_an_identity_blanks_it_everywhere(opened: Opener, tmp_path: Path
     assert [row["data"].get("name", "-") for row in outbox.history(newest_first=False)] == [None, None, "Else", "-"]
     for path in (tmp_path / "outbox").iterdir():
         assert b"Zacharias" not in path.read_bytes(), path
-    balanced(outbox)
+
+
+def altered(folder: Path, script: str) -> None:
+    """Run SQL on the files of an outbox that is closed, to make them those of another format."""
+    for name in ("outbox", "telemetry"):
+        with closing(sqlite3.connect(folder / f"{name}.db")) as connection:
+            connection.executescript(script)
 
 
 def test_an_erasure_is_counted_also_in_a_file_of_the_first_format(tmp_path: Path) -> None:
     with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
         outbox.append("event", [event(1, identity="i1", name="Zacharias")])
-    for name in ("outbox", "telemetry"):
-        with closing(sqlite3.connect(tmp_path / "outbox" / f"{name}.db")) as connection:
-            connection.executescript("DROP TABLE erasures; DROP TABLE spools; DROP TABLE doubts; PRAGMA user_version=1;")
+    altered(tmp_path / "outbox", "DROP TABLE erasures; DROP TABLE spools; DROP TABLE doubts; PRAGMA user_version=1;")
     with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
         before = outbox.erasures()
         assert outbox.erase("i1") == 1
@@ -322,9 +325,7 @@ def test_doubt_lasts_until_nothing_of_the_spool_is_pending(opened: Opener) -> No
 def test_doubt_can_be_kept_in_a_file_of_the_second_format(tmp_path: Path) -> None:
     with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
         outbox.append("event", [event(1)])
-    for name in ("outbox", "telemetry"):
-        with closing(sqlite3.connect(tmp_path / "outbox" / f"{name}.db")) as connection:
-            connection.executescript("DROP TABLE doubts; PRAGMA user_version=2;")
+    altered(tmp_path / "outbox", "DROP TABLE doubts; PRAGMA user_version=2;")
     with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
         spool = outbox.stats()["event"]["spool"]
         outbox.start_spool("event", "the hub knows better")
@@ -335,7 +336,6 @@ def test_two_outboxes_on_one_folder_see_each_other(opened: Opener) -> None:
     vision, uplink = opened(), opened()
     while uplink.wait(0):
         pass
-    assert not uplink.wait(0)
     vision.append("event", [event(1)])
     assert uplink.wait(0)
     assert numbers(uplink) == [1]
@@ -377,8 +377,7 @@ def test_numbers_go_on_after_a_restart(opened: Opener) -> None:
     first.append("telemetry", [event(1)])
     second = opened()
     assert second.append("event", [event(2)]) == [2]
-    rows = second.pending("event", 10)
-    assert len({row.spool for row in rows}) == 1
+    assert len({row.spool for row in second.pending("event", 10)}) == 1
 
 
 def test_telemetry_starts_a_new_spool_with_each_boot(opened: Opener, clock: FakeClock) -> None:
@@ -395,8 +394,6 @@ def test_telemetry_starts_a_new_spool_with_each_boot(opened: Opener, clock: Fake
 
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()).close()
-    with sqlite3.connect(tmp_path / "outbox" / "outbox.db") as connection:
-        connection.execute("PRAGMA user_version=99")
-    connection.close()
+    altered(tmp_path / "outbox", "PRAGMA user_version=99")
     with pytest.raises(OutboxError, match="later version"):
         Outbox.open(tmp_path / "outbox", "dev", OutboxSettings())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,8 +14,8 @@ import pytest
 
 from agent.datatypes import Frame
 from agent.errors import ItemError, SourceError
-from agent.vision.running_source import RunningSource
 from agent.vision.sources.folder import FolderSource
+from tests.fakes.running import Start, running_sources
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
@@ -49,6 +50,12 @@ def read(source: FolderSource) -> Frame:
 
 def names(path: Path) -> list[str]:
     return sorted(str(found.relative_to(path)) for found in path.rglob("*") if found.is_file())
+
+
+@pytest.fixture
+def run() -> Iterator[Start]:
+    with running_sources() as start:
+        yield start
 
 
 def test_images_come_by_name_then_the_end_and_move_once_they_are_done(tmp_path: Path) -> None:
@@ -96,12 +103,11 @@ def test_what_becomes_of_an_image(tmp_path: Path, after: str, left: list[str]) -
         ("a.png", cv2.imencode(".png", np.eye(64, dtype=np.uint8) * 255)[1].tobytes()[:-20], "the PNG is truncated"),
     ],
 )
-def test_a_bad_image_goes_to_failed_with_its_reason(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+def test_a_bad_image_goes_to_failed_with_its_reason(run: Start, tmp_path: Path, name: str, data: bytes, reason: str) -> None:
     put(tmp_path / name, data)
     put(tmp_path / "z.jpg", jpeg(200))
     source = folder(tmp_path)
-    running = RunningSource(source, lambda health: None)
-    running.start()
+    running, _ = run(source)
     frame = running.next(30)
     assert frame is not None
     assert round(frame.image.mean()) == 200
@@ -151,9 +157,8 @@ def test_a_time_stamp_in_the_future_does_not_hold_an_image_back(tmp_path: Path) 
     assert read(folder(tmp_path)).index == 0
 
 
-def test_watching_gives_what_arrives_and_a_stop_ends_the_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    running = RunningSource(folder(tmp_path, watch=True), lambda health: None)
-    running.start()
+def test_watching_gives_what_arrives_and_a_stop_ends_the_wait(run: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    running, _ = run(folder(tmp_path, watch=True))
     assert running.next(0.1) is None
     assert not running.ended
     seen = []

@@ -19,6 +19,7 @@ from agent.vision import running_source
 from agent.vision.base import Source
 from agent.vision.health import HealthSettings
 from agent.vision.running_source import Backoff, RunningSource
+from tests.fakes.running import Start, running_sources
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
@@ -82,42 +83,26 @@ def held(release: threading.Event, then: Image | Exception | None = None) -> Ite
     yield then if then is not None else lost()
 
 
-class Listener:
-    def __init__(self) -> None:
-        self.heard: list[StreamHealth] = []
-
-    def __call__(self, health: StreamHealth) -> None:
-        self.heard.append(health)
-
-    @property
-    def states(self) -> list[tuple[str, str]]:
-        return [(health.state, health.code) for health in self.heard]
+@pytest.fixture
+def run() -> Iterator[Start]:
+    with running_sources(limits=CALM, backoff=AT_ONCE) as start:
+        yield start
 
 
 @pytest.fixture
-def run() -> Iterator[Callable[..., tuple[RunningSource, Listener]]]:
-    running = []
-
-    def start(source: Source, **options: object) -> tuple[RunningSource, Listener]:
-        listener = Listener()
-        options.setdefault("limits", CALM)
-        options.setdefault("backoff", AT_ONCE)
-        one = RunningSource(source, listener, **options)  # type: ignore[arg-type]
-        one.start()
-        running.append(one)
-        return one, listener
-
-    yield start
-    for one in running:
-        one.stop()
+def release() -> Iterator[threading.Event]:
+    """Lets a read() that hangs go on; at the end in any case, before the source is stopped."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
-def test_a_finite_source_loses_nothing_is_pushed_back_and_none_the_worse_for_it(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_finite_source_loses_nothing_is_pushed_back_and_none_the_worse_for_it(run: Start) -> None:
     class Recording(ScriptedSource):
         expected_per_second = 1000.0
 
     source = Recording(iter([*[picture(number) for number in range(20)], None]), finite=True)
-    running, listener = run(source)
+    running, heard = run(source)
     wait_until(lambda: source.index == 5, 5, "four frames in the queue and one in hand")
     assert not running.ended
     assert (running.health().expected_per_second, running.health().quality) == (1000.0, "excellent")
@@ -130,13 +115,11 @@ def test_a_finite_source_loses_nothing_is_pushed_back_and_none_the_worse_for_it(
     assert running.ended
     health = running.health()
     assert (health.state, health.captured, health.processed, health.skipped) == ("finished", 20, 20, 0)
-    assert listener.states == [("running", ""), ("finished", "")]
+    assert heard == [("running", ""), ("finished", "")]
     assert source.closed == 1
 
 
-def test_a_live_source_gives_only_the_newest_frame_and_counts_the_others(run) -> None:  # type: ignore[no-untyped-def]
-    release = threading.Event()
-
+def test_a_live_source_gives_only_the_newest_frame_and_counts_the_others(run: Start, release: threading.Event) -> None:
     def script() -> Iterator[Image]:
         yield from (picture(number) for number in range(8))
         yield from held(release)  # type: ignore[misc]
@@ -150,28 +133,24 @@ def test_a_live_source_gives_only_the_newest_frame_and_counts_the_others(run) ->
     assert running.health().skipped == 7
     assert running.next(0.01) is None
     assert not running.ended
-    release.set()
 
 
-def test_it_reconnects_and_says_each_change_once(run) -> None:  # type: ignore[no-untyped-def]
-    release = threading.Event()
-
+def test_it_reconnects_and_says_each_change_once(run: Start, release: threading.Event) -> None:
     def second() -> Iterator[Image | Exception | None]:
         yield picture(2)
         yield from held(release)
 
     source = ScriptedSource(iter([picture(1), lost()]), iter([lost()]), iter([lost()]), second())
-    running, listener = run(source)
-    wait_until(lambda: len(listener.states) == 3, 5, "running again")
-    assert listener.states == [("running", ""), ("failed", "STREAM_LOST"), ("running", "")]
+    running, heard = run(source)
+    wait_until(lambda: len(heard) == 3, 5, "running again")
+    assert heard == [("running", ""), ("failed", "STREAM_LOST"), ("running", "")]
     health = running.health()
     assert health.reconnects_last_hour == 3
     assert health.quality == "fair"
     assert (health.width, health.height) == (64, 48)
-    release.set()
 
 
-def test_two_hundred_failed_tries_leak_neither_files_nor_threads(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_two_hundred_failed_tries_leak_neither_files_nor_threads(run: Start, tmp_path: Path) -> None:
     class Leaky(ScriptedSource):
         """Takes a file at each opening, then fails; gives it back only if closed."""
 
@@ -189,14 +168,14 @@ def test_two_hundred_failed_tries_leak_neither_files_nor_threads(run, tmp_path: 
             self.file = None
 
     source = Leaky()
-    _, listener = run(source)
+    _, heard = run(source)
     wait_until(lambda: source.opened >= 5, 5, "the first tries")
     process = psutil.Process(os.getpid())
     files, threads = process.num_fds(), threading.active_count()
     wait_until(lambda: source.opened >= 205, 10, "two hundred more")
     wait_until(lambda: process.num_fds() <= files + 1, 5, "the files to be closed")
     wait_until(lambda: threading.active_count() == threads, 5, "the threads to end")
-    assert listener.states == [("failed", "STREAM_NOT_FOUND")]
+    assert heard == [("failed", "STREAM_NOT_FOUND")]
 
 
 def test_the_back_off_grows_has_full_jitter_and_a_cap() -> None:
@@ -209,37 +188,33 @@ def test_the_back_off_grows_has_full_jitter_and_a_cap() -> None:
     assert min(drawn) < 1 < 3 < max(drawn) <= 4
 
 
-def test_the_back_off_starts_anew_after_a_connection_that_held(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_back_off_starts_anew_after_a_connection_that_held(
+    run: Start, release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(running_source, "STABLE_S", 0.0)
     asked: list[float] = []
-    release = threading.Event()
     scripts = [iter([lost()]), iter([lost()]), iter([picture(1), lost()]), iter([lost()]), held(release)]
     run(ScriptedSource(*scripts), backoff=Backoff(base_s=1, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
     wait_until(lambda: len(asked) == 4, 5, "four waits")
     assert asked == [1, 2, 1, 2]
-    release.set()
 
 
-def test_a_camera_that_breaks_off_after_each_frame_is_not_hammered(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_camera_that_breaks_off_after_each_frame_is_not_hammered(run: Start, release: threading.Event) -> None:
     asked: list[float] = []
-    release = threading.Event()
     scripts = [iter([picture(1), lost()]) for _ in range(4)]
     run(ScriptedSource(*scripts, held(release)), backoff=Backoff(base_s=1, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
     wait_until(lambda: len(asked) == 4, 5, "four waits")
     assert asked == [1, 2, 4, 8]
-    release.set()
 
 
-def test_the_detail_is_that_of_the_latest_failure(run) -> None:  # type: ignore[no-untyped-def]
-    release = threading.Event()
+def test_the_detail_is_that_of_the_latest_failure(run: Start, release: threading.Event) -> None:
     first, second = SourceError("STREAM_NOT_FOUND", "connection refused"), SourceError("STREAM_NOT_FOUND", "no such path")
-    running, listener = run(ScriptedSource(iter([first]), iter([second]), held(release)))
+    running, heard = run(ScriptedSource(iter([first]), iter([second]), held(release)))
     wait_until(lambda: running.health().detail == "no such path", 5, "the second reason")
-    assert listener.states == [("failed", "STREAM_NOT_FOUND")]
-    release.set()
+    assert heard == [("failed", "STREAM_NOT_FOUND")]
 
 
-def test_a_read_that_hangs_is_noticed_and_healed(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_read_that_hangs_is_noticed_and_healed(run: Start) -> None:
     release, end = threading.Event(), threading.Event()
 
     def script() -> Iterator[Image | Exception | None]:
@@ -247,38 +222,34 @@ def test_a_read_that_hangs_is_noticed_and_healed(run) -> None:  # type: ignore[n
         yield from held(release, picture(2))
         yield from held(end)
 
-    running, listener = run(ScriptedSource(script()), limits=HealthSettings(stale_after_s=0.3))
-    wait_until(lambda: ("failed", "STREAM_TIMEOUT") in listener.states, 5, "the watchdog")
+    running, heard = run(ScriptedSource(script()), limits=HealthSettings(stale_after_s=0.3))
+    wait_until(lambda: ("failed", "STREAM_TIMEOUT") in heard, 5, "the watchdog")
     assert running.health().stalls_last_hour == 1
     assert "no frame for" in running.health().detail
     release.set()
-    wait_until(lambda: listener.states[-1] == ("running", ""), 5, "running again")
+    wait_until(lambda: heard[-1] == ("running", ""), 5, "running again")
     assert running.health().reconnects_last_hour == 0
     end.set()
 
 
-def test_a_connection_that_hangs_is_noticed_and_is_no_stall(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_connection_that_hangs_is_noticed_and_is_no_stall(run: Start, release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_source, "OPEN_ALLOWANCE_S", 0.1)
-    release = threading.Event()
 
     class Hanging(ScriptedSource):
         def open(self) -> None:
             super().open()
             release.wait(30)
 
-    running, listener = run(Hanging(iter([picture(1), lost()]), iter(())), limits=HealthSettings(stale_after_s=0.2))
-    wait_until(lambda: listener.states == [("failed", "STREAM_TIMEOUT")], 5, "the watchdog")
+    running, heard = run(Hanging(iter([picture(1), lost()]), iter(())), limits=HealthSettings(stale_after_s=0.2))
+    wait_until(lambda: heard == [("failed", "STREAM_TIMEOUT")], 5, "the watchdog")
     assert "no connection for" in running.health().detail
     assert running.health().stalls_last_hour == 0
-    release.set()
 
 
-def test_a_read_time_out_of_the_source_is_one_stall(run) -> None:  # type: ignore[no-untyped-def]
-    release = threading.Event()
-    running, listener = run(ScriptedSource(iter([picture(1), SourceError("STREAM_TIMEOUT", "silent")]), held(release)))
-    wait_until(lambda: ("failed", "STREAM_TIMEOUT") in listener.states, 5, "the time-out")
+def test_a_read_time_out_of_the_source_is_one_stall(run: Start, release: threading.Event) -> None:
+    running, heard = run(ScriptedSource(iter([picture(1), SourceError("STREAM_TIMEOUT", "silent")]), held(release)))
+    wait_until(lambda: ("failed", "STREAM_TIMEOUT") in heard, 5, "the time-out")
     assert running.health().stalls_last_hour == 1
-    release.set()
 
 
 def endless(stop: threading.Event, make: Callable[[int], Image]) -> Iterator[Image | Exception | None]:
@@ -293,31 +264,31 @@ def endless(stop: threading.Event, make: Callable[[int], Image]) -> Iterator[Ima
     ("image", "state", "code"),
     [(picture(3), "frozen", "STREAM_FROZEN"), (np.full((72, 72, 3), 9, np.uint8), "covered", "STREAM_COVERED")],
 )
-def test_frozen_and_covered_are_told_apart_and_heal(run, image: Image, state: str, code: str) -> None:  # type: ignore[no-untyped-def]
+def test_frozen_and_covered_are_told_apart_and_heal(run: Start, image: Image, state: str, code: str) -> None:
     stop, healed = threading.Event(), threading.Event()
 
     def make(number: int) -> Image:
         return picture(number) if healed.is_set() else image
 
     limits = HealthSettings(stale_after_s=60, frozen_after_s=0.5, covered_after_s=0.2, check_period_s=0.02)
-    running, listener = run(ScriptedSource(endless(stop, make)), limits=limits)
-    wait_until(lambda: (state, code) in listener.states, 5, state)
+    running, heard = run(ScriptedSource(endless(stop, make)), limits=limits)
+    wait_until(lambda: (state, code) in heard, 5, state)
     assert running.next(30) is not None
     assert running.health().quality == "unusable"
     healed.set()
-    wait_until(lambda: listener.states[-1] == ("running", ""), 5, "running again")
+    wait_until(lambda: heard[-1] == ("running", ""), 5, "running again")
     stop.set()
 
 
-def test_finite_sources_are_never_called_frozen(run) -> None:  # type: ignore[no-untyped-def]
+def test_finite_sources_are_never_called_frozen(run: Start) -> None:
     source = ScriptedSource(iter([*[picture(1)] * 30, None]), finite=True)
-    running, listener = run(source, limits=HealthSettings(frozen_after_s=0.001, covered_after_s=0.001, check_period_s=0.0001))
+    running, heard = run(source, limits=HealthSettings(frozen_after_s=0.001, covered_after_s=0.001, check_period_s=0.0001))
     while running.next(30) is not None:
         pass
-    assert listener.states == [("running", ""), ("finished", "")]
+    assert heard == [("running", ""), ("finished", "")]
 
 
-def test_a_bad_item_is_marked_and_the_stream_goes_on(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_item_is_marked_and_the_stream_goes_on(run: Start) -> None:
     source = ScriptedSource(iter([picture(1), ItemError("item-2", "no image"), picture(3), None]), finite=True)
     running, _ = run(source)
     frames = []
@@ -329,7 +300,7 @@ def test_a_bad_item_is_marked_and_the_stream_goes_on(run) -> None:  # type: igno
     assert running.health().failed == 1
 
 
-def test_a_mark_that_fails_is_logged(run, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
+def test_a_mark_that_fails_is_logged(run: Start, caplog: pytest.LogCaptureFixture) -> None:
     class ReadOnly(ScriptedSource):
         def done(self, item: str) -> None:
             raise PermissionError("read-only file system")
@@ -339,26 +310,24 @@ def test_a_mark_that_fails_is_logged(run, caplog: pytest.LogCaptureFixture) -> N
     assert "item-1 cannot be marked as done" in caplog.text
 
 
-def test_a_fatal_error_is_not_tried_again(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_fatal_error_is_not_tried_again(run: Start) -> None:
     source = ScriptedSource(iter([picture(1), SourceError("STREAM_DAMAGED", "cut off", fatal=True)]), finite=True)
-    running, listener = run(source)
+    running, heard = run(source)
     assert running.next(30) is not None
     assert running.next(30) is None
     wait_until(lambda: running.ended, 5, "the end")
-    assert listener.states[-1] == ("failed", "STREAM_DAMAGED")
+    assert heard[-1] == ("failed", "STREAM_DAMAGED")
     assert source.opened == 1
 
 
-def test_a_fault_in_the_source_is_logged_without_its_text(run, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
-    release = threading.Event()
+def test_a_fault_in_the_source_is_logged_without_its_text(run: Start, release: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
     source = ScriptedSource(iter([RuntimeError("rtsp://user:s3cret@host")]), held(release))
-    running, listener = run(source)
+    running, heard = run(source)
     wait_until(lambda: source.opened == 2, 5, "another try")
-    assert listener.states == [("failed", "STREAM_FAILED")]
+    assert heard == [("failed", "STREAM_FAILED")]
     assert "RuntimeError" in caplog.text
     assert "read" in caplog.text
     assert "s3cret" not in caplog.text + running.health().detail
-    release.set()
 
 
 def test_a_listener_that_fails_does_not_stop_the_stream(caplog: pytest.LogCaptureFixture) -> None:
@@ -373,7 +342,7 @@ def test_a_listener_that_fails_does_not_stop_the_stream(caplog: pytest.LogCaptur
     running.stop()
 
 
-def test_stop_wakes_a_source_that_is_pushed_back(run) -> None:  # type: ignore[no-untyped-def]
+def test_stop_wakes_a_source_that_is_pushed_back(run: Start) -> None:
     source = ScriptedSource(iter([picture(number) for number in range(50)]), finite=True)
     running, _ = run(source)
     wait_until(lambda: source.index == 5, 5, "a full queue")
@@ -385,7 +354,7 @@ def test_a_read_that_hangs_for_ever_does_not_hold_up_a_stop(monkeypatch: pytest.
     monkeypatch.setattr(running_source, "STOP_TIMEOUT_S", 0.2)
     release = threading.Event()
     source = ScriptedSource(held(release))
-    running = RunningSource(source, Listener(), limits=CALM)
+    running = RunningSource(source, lambda health: None, limits=CALM)
     running.start()
     wait_until(lambda: source.opened, 5, "the opening")
     running.stop()
@@ -395,4 +364,4 @@ def test_a_read_that_hangs_for_ever_does_not_hold_up_a_stop(monkeypatch: pytest.
 
 
 def test_stop_before_start_does_no_harm() -> None:
-    RunningSource(ScriptedSource(), Listener()).stop()
+    RunningSource(ScriptedSource(), lambda health: None).stop()
