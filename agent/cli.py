@@ -62,12 +62,12 @@ def almena(version: bool = typer.Option(False, "--version", callback=_version, i
 def main() -> None:
     """The console script."""
     from agent.errors import AlmenaError, SettingsError
-    from engines.errors import EngineError
+    from engines.errors import EngineError, UnknownNameError
 
     os.umask(0o007)  # state, pictures and reports are for the owner and the group
     try:
         app()
-    except SettingsError as error:
+    except (SettingsError, UnknownNameError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except (AlmenaError, EngineError, OSError) as error:

@@ -53,7 +53,9 @@ class EngineBench:
         self._runner = runner(self.engine)
         warm(self._runner)
 
-    def run(self, meter: PowerMeter, tariff: float | None, against_tensorflow: bool, with_loadgen: bool, told: Told) -> dict[str, Any]:
+    def run(
+        self, meter: PowerMeter, tariff: float | None, against_tensorflow: bool, with_loadgen: bool, cross_check: bool, told: Told
+    ) -> dict[str, Any]:
         """All figures, as JSON."""
         with ExitStack() as stack:
             stack.callback(self.engine.close)
@@ -64,6 +66,9 @@ class EngineBench:
                 found["loadgen"] = loadgen(self._runner, found["scenarios"]["offline"]["result_per_second"], self._seconds)
             told("the runtime's own loops")
             found["overhead"] = self._overhead()
+            if cross_check:
+                told("the runtime's own benchmark program")
+                found["cross_check"] = self._cross_check(found)
             if against_tensorflow:
                 told("TensorFlow")
                 found["against"] = self._against_tensorflow()
@@ -143,6 +148,18 @@ class EngineBench:
                 "ratio": median(mine / theirs for mine, theirs in rates),
             },
             "within_goal": ratio <= 1 + GOAL_RATIO or extra <= GOAL_US,
+        }
+
+    def _cross_check(self, found: dict[str, Any]) -> dict[str, Any]:
+        """What trtexec makes of the same file at the same settings, and what was found here as a share of it."""
+        figures = self._shop.backend.cross_check(self._shop.order(self._size, self.batch)(self.passport.precision))
+        if figures is None:
+            return {"missing": f"{self.engine.backend} has no benchmark program here; TensorRT's is trtexec"}
+        rate = figures.calls_per_second * self.batch
+        return asdict(figures) | {
+            "images_per_second": rate,
+            "throughput_ratio": found["scenarios"]["offline"]["result_per_second"] / rate,
+            "latency_ratio": found["transfers"]["inclusive_p50_ms"] / figures.latency_ms,
         }
 
     def _against_tensorflow(self) -> dict[str, Any]:

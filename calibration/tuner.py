@@ -200,8 +200,9 @@ class Tuner:
         for choice in choices:
             if stand := self._stand(choice):
                 return stand
-        reasons = "; ".join(f"{row.choice.backend} {row.choice.precision}: {row.why}" for row in self._rows.values())
-        raise EngineError(f"{self.card.name}: nothing here can run it ({reasons})")
+        rows = sorted(self._rows.values(), key=lambda row: row.outcome == "not tried")
+        reasons = "".join(f"\n  {row.choice.backend} {row.choice.precision}, {row.outcome}: {row.why}" for row in rows)
+        raise EngineError(f"{self.card.name}: nothing here can run it{reasons}")
 
     def _stand(self, choice: Choice) -> _Stand | None:
         """The candidate loaded and past the gate, or None and the reason in its row."""

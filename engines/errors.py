@@ -11,7 +11,7 @@ _PLACES = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|Fr
 
 def said(error: BaseException) -> str:
     """What a runtime's error says, on one line and of bounded length."""
-    return " ".join(_PLACES.sub("", " ".join(str(error).split())).split())[:_LONGEST]
+    return " ".join(_PLACES.sub("", " ".join(str(error).split())).split())[:_LONGEST].rstrip(".")
 
 
 class EngineError(Exception):

@@ -15,13 +15,18 @@ def engine(
     model: Annotated[str, typer.Argument(help="A card, a card file, or a model of the bench: grey-cnn, resnet-50, vgg-16 …")],
     backend: Annotated[str, typer.Option(help="auto: as settings and tuning say.")] = "auto",
     unit: Annotated[str, typer.Option(help="auto, cpu, gpu, npu, cuda …")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16", "int8"], typer.Option(help="auto: the fastest that is accurate.")
+    ] = "auto",
     policy: Annotated[Literal["latency", "throughput"] | None, typer.Option(help="What the engine is built for.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads in all.")] = None,
     streams: Annotated[int | None, typer.Option(min=1, help="Calls at once.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=256, help="Pictures in a call; default: that of the tuning, or 1.")] = None,
     against: Annotated[Literal["tensorflow"] | None, typer.Option(help="Beside TensorFlow's own SavedModel signature, in turns.")] = None,
     loadgen: Annotated[bool, typer.Option("--loadgen", help="Drive the scenarios with MLCommons' LoadGen, too.")] = False,
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Of TensorRT: beside its own trtexec, where that is installed; takes minutes.")
+    ] = False,
     seconds: Annotated[float, typer.Option(min=0.05, help="Of each measurement.")] = 1.0,
     repeats: Annotated[int, typer.Option(min=1, max=50, help="Rounds; medians count.")] = 5,
     tariff: Annotated[float | None, typer.Option(min=0, help="Price of a kWh.")] = None,
@@ -51,7 +56,8 @@ def engine(
     choice = Workshop(card, options).choice.model_copy(update={"streams": streams}) if streams else None
     with Console(stderr=True).status(card.name) as status:
         bench = EngineBench(card, options, choice, batch, seconds, repeats)
-        found = bench.run(power_meter(), tariff, against is not None, loadgen, lambda what: status.update(f"{card.name}: {what}"))
+        told = lambda what: status.update(f"{card.name}: {what}")  # noqa: E731
+        found = bench.run(power_meter(), tariff, against is not None, loadgen, cross_check, told)
     print(json.dumps(found, indent=2) if as_json else _text(found, tariff))
 
 
@@ -68,6 +74,7 @@ def _text(found: dict[str, Any], tariff: float | None) -> str:
         *_loadgen(found.get("loadgen")),
         *_transfers(found["transfers"]),
         *_overhead(found["overhead"]),
+        *_cross_check(found.get("cross_check")),
         *_against(found.get("against")),
         *_energy(found["energy"], tariff),
         "In the words of MLPerf Inference, but shorter than its rules ask for: these are no MLPerf results.",
@@ -99,6 +106,17 @@ def _overhead(found: dict[str, Any]) -> list[str]:
         f" {call['microseconds']:+.0f} us ({verdict} 5 % or 50 us)",
         f"              {rate['almena_per_second']:.1f} images/s, the runtime's own loop {rate['bare_per_second']:.1f}:"
         f" ratio {rate['ratio']:.3f}",
+    ]
+
+
+def _cross_check(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    if "missing" in found:
+        return [f"cross-check:  not measured: {found['missing']}"]
+    return [
+        f"cross-check:  trtexec {found['images_per_second']:.1f} images/s (ours: {found['throughput_ratio']:.3f} of it),"
+        f" {found['latency_ms']:.3f} ms a call with its copies (ours: {found['latency_ratio']:.3f} times), {found['gpu_ms']:.3f} on the GPU"
     ]
 
 

@@ -17,7 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from agent.commands.models import told
-from agent.commands.tune import settings_of
+from agent.commands.tune import is_bare, settings_of
 
 if TYPE_CHECKING:
     from engines.card import ModelCard
@@ -73,11 +73,9 @@ def build(
 
 def the_card(model: str, size: tuple[int, int] | None, options: EngineOptions, write_card: Path | None) -> ModelCard:
     """The card of that name or file, for that input size alone; of a bare model file a provisional one, which is told."""
-    from calibration.zoo import SPECS, cards_of
-    from engines.card import names
+    from calibration.zoo import cards_of
 
-    bare = not model.endswith((".yaml", ".yml")) and model not in names() and model not in SPECS
-    if bare and ("/" in model or Path(model).exists() or Path(model).suffix):
+    if is_bare(model):
         return _provisional(Path(model), size, write_card)
     if write_card is not None:
         raise typer.BadParameter(f"{model} has a card", param_hint="--write-card")

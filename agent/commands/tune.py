@@ -97,11 +97,25 @@ def cards(names: list[str], options: EngineOptions) -> list[ModelCard]:
     from calibration.zoo import cards_of
     from engines.fetch import ensure
 
+    if bare := [name for name in names if is_bare(name)]:
+        raise typer.BadParameter(
+            f"{bare[0]} is a bare file: `almena build {bare[0]} --write-card FILE.yaml` makes a card of it; complete that and name it here"
+        )
     with progress_bars() as progress:
         found = cards_of(names, options.models_dir, progress)
         for card in found:
             ensure(card, options.models_dir, progress)
     return found
+
+
+def is_bare(model: str) -> bool:
+    """Whether that is a model's file or folder, not the name of a card or a card's file."""
+    from calibration.zoo import SPECS
+    from engines.card import names
+
+    if model.endswith((".yaml", ".yml")) or model in names() or model in SPECS:
+        return False
+    return "/" in model or Path(model).exists() or Path(model).suffix != ""
 
 
 def settings_of(config: Path | None) -> Settings:

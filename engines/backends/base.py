@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from engines.base import Engine
 from engines.card import Format, ModelInput
+
+if TYPE_CHECKING:
+    from engines.backends.trtexec import Figures
 
 IMAGE = "image"
 """The name of a built engine's one input: (batch, height, width, channels) uint8, blue-green-red or grey."""
@@ -91,6 +94,10 @@ class Backend(ABC):
     def flavour_on(self, unit: str) -> Flavour:
         """Of the QDQ files that a unit is fast with."""
         return self.flavour
+
+    def cross_check(self, build: Build) -> Figures | None:
+        """What the runtime's own benchmark program makes of that build, in minutes; None where there is none. Raises EngineError."""
+        return None
 
     @abstractmethod
     def build(self, build: Build, target: Path) -> None:

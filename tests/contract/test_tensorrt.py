@@ -296,7 +296,7 @@ def test_an_error_of_cuda_is_told(here: Simulation, tmp_path: Path, monkeypatch:
 
 
 def test_trtexec_is_asked_where_it_is_installed(here: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = order(small(tmp_path / "small.onnx"), here.backend, unit="gpu", precision="fp16")
+    build = order(small(tmp_path / "small.onnx"), here.backend, unit="gpu", precision="fp16", policy="throughput")
     backend: Any = here.backend
     monkeypatch.setattr(trtexec, "PLACES", ())
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -307,7 +307,9 @@ def test_trtexec_is_asked_where_it_is_installed(here: Simulation, tmp_path: Path
     program.chmod(0o755)
     assert backend.cross_check(build) == trtexec.Figures(500.0, 2.0, 3.0, 2.0, 3.0)
     typed = "--stronglyTyped" if here.backend.version().startswith("11") else "--fp16"
-    assert (tmp_path / "said").read_text().split()[-1] == typed
+    said = (tmp_path / "said").read_text().split()
+    assert said[-1] == typed
+    assert "--infStreams=2" in said
 
 
 def test_no_gpu_is_told(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

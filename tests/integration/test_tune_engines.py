@@ -20,6 +20,7 @@ from calibration.loadgen import loadgen
 from calibration.scenarios import Runner
 from calibration.tuner import Tuned, Tuner
 from calibration.zoo import SPECS, cards_of, ensure_zoo
+from engines.backends.trtexec import Figures
 from engines.base import EngineError
 from engines.card import card
 from engines.errors import MissingRuntimeError
@@ -104,6 +105,17 @@ def test_an_engine_beside_its_bare_runtime(config: Path, backend: str, policy: s
     assert 0.2 < found["overhead"]["call"]["ratio"] < 5
     assert 0.2 < found["overhead"]["throughput"]["ratio"] < 5
     assert "not available" in found["energy"]["missing"] or found["energy"]["joules_per_inference"] > 0
+
+
+def test_an_engine_beside_its_runtimes_own_program(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("dlib-resnet", config, "--backend", "onnxruntime", "--precision", "fp32", "--batch", "2", "--cross-check")
+    assert "trtexec" in bench(*asked)["cross_check"]["missing"]
+    monkeypatch.setattr("engines.backends.onnxruntime.OnnxRuntimeBackend.cross_check", lambda *_: Figures(50.0, 40.0, 60.0, 30.0, 50.0))
+    found = bench(*asked)
+    checked = found["cross_check"]
+    assert checked["images_per_second"] == 100.0
+    assert checked["throughput_ratio"] == found["scenarios"]["offline"]["result_per_second"] / 100
+    assert checked["latency_ratio"] == found["transfers"]["inclusive_p50_ms"] / 40
 
 
 def test_loadgen_drives_the_same_engine() -> None:
