@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from engines.calibrated import Calibration, Flavour, Ranges, place, save
 from engines.card import ModelCard
 from engines.convert import converted
 from engines.fetch import ensure, ensure_asset
-from engines.files import sha256
+from engines.files import scratch, sha256
 from engines.model import EngineOptions, FaceDetector, judge_of, load_detector, recipe
 from engines.parity import Judge, batches, portraits
 from engines.preprocess import Image, aligned
@@ -89,7 +88,8 @@ class Calibrator:
         self.card, self.options, self.wishes, self.tell = card, options, wishes, tell
         self._stack = ExitStack()
         try:
-            self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="almena-calibrate-")))
+            self.folder = self._stack.enter_context(scratch(options.engines_dir / "calibration"))
+            self.folder.mkdir()
             self.model = converted(card, ensure(card, options.models_dir, options.progress))[0]
             kind = resolve(DECODERS, card.decoder.name, "decoder")
             width, height = card.input.sizes[0]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from engines.backends.base import Backend, Policy
 from engines.base import Engine, EngineError
 from engines.card import ModelCard
 from engines.convert import reachable
+from engines.files import scratch
 from engines.fit import require_fit
 from engines.model import EngineOptions, Workshop, judge_of
 from engines.parity import Parity
@@ -49,14 +50,18 @@ class Impossible:
 
 
 class Trials:
-    """A scratch folder of engines. An engine is built when it is first asked for and loaded from its file every time."""
+    """A scratch folder of engines. An engine is built when it is first asked for and loaded from its file every time.
+
+    What trials left that died is removed by the next ones.
+    """
 
     def __init__(self, card: ModelCard, options: EngineOptions, size: tuple[int, int] | None = None) -> None:
         self.card = card
         self.size = size or card.input.sizes[0]
         self._options = options
-        options.engines_dir.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix=".trials-", dir=options.engines_dir)
+        self._kept = ExitStack()
+        self._folder = self._kept.enter_context(scratch(options.engines_dir / "trials"))
+        self._folder.mkdir()
         self._made: dict[Choice, Made] = {}
         self._parities: dict[Choice, Parity] = {}
         self._shops: dict[Choice, Workshop] = {}
@@ -84,7 +89,7 @@ class Trials:
 
     def close(self) -> None:
         """Delete all files."""
-        self._folder.cleanup()
+        self._kept.close()
 
     def _shop(self, choice: Choice) -> Workshop:
         if choice not in self._shops:
@@ -93,7 +98,7 @@ class Trials:
 
     def _file(self, choice: Choice) -> Path:
         name = "-".join(str(value) for value in choice.model_dump().values())
-        return Path(self._folder.name) / f"{name}{self._shop(choice).backend.suffix}"
+        return self._folder / f"{name}{self._shop(choice).backend.suffix}"
 
     def _load(self, choice: Choice) -> Engine:
         shop, file = self._shop(choice), self._file(choice)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.commands import bench as command
+from agent.commands import tune
 from agent.commands.tune import settings_of
 from agent.vision.face_kit import FaceKit
 from calibration.loadgen import loadgen
@@ -26,6 +29,8 @@ from engines.card import card
 from engines.errors import MissingRuntimeError
 from engines.model import BATCH, Classifier, EngineOptions, Workshop, load_embedder
 from engines.tuning import Goal
+from tests.fakes.cards import write_card
+from tests.waiting import wait_until
 
 RUNTIMES = ("openvino", "onnxruntime")
 
@@ -149,6 +154,23 @@ def zoo(cache_dir: Path) -> Path:
     folder = cache_dir / "models"
     ensure_zoo(["grey-cnn"], folder)
     return folder
+
+
+def test_a_tuning_that_was_killed_leaves_nothing_to_the_next_one(small_models: Path, tmp_path: Path) -> None:
+    card_file = write_card(tmp_path / "network.yaml", small_models / "network.tflite", "tflite")
+    config, engines = tmp_path / "almena.yaml", tmp_path / "state" / "engines"
+    config.write_text(f"state_dir: {tmp_path / 'state'}\n")
+    asked = [str(card_file), "--backends", "litert", "--json", "-c", str(config), "--budget"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent.cli", "tune", *asked, "60s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
+        wait_until(lambda: list(engines.glob(".trials.*.part/*")), 60, "the first engine of the trials")
+        first.kill()
+    assert list(engines.glob(".*"))
+    told = CliRunner().invoke(tune.app, [*asked, "0.5s"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["tunings"][0]["choice"]["backend"] == "litert"
+    assert list(engines.glob(".*")) == []
 
 
 def test_a_model_of_the_bench_answers_differently_to_different_pictures(zoo: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_the_next_start_runs_what_was_chosen_and_says_why(site: Site, caplog: py
     assert (loaded.passport.identity.backend, loaded.passport.precision) == ("quick", "bf16")
     assert loaded.why == found.tuning.why
     assert f"small runs on {found.tuning.choice}: best latency of" in caplog.text
-    assert not list(site.options.engines_dir.glob(".trials-*"))
+    assert not list(site.options.engines_dir.glob(".*"))
     loaded.close()
 
 
