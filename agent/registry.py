@@ -21,6 +21,11 @@ TASKS = {
     "faces": "agent.vision.tasks.faces:FacesTask",
 }
 
+CONFIGS = {
+    "faces": "agent.vision.tasks.faces_config:FacesConfig",
+}
+"""Settings that lie apart from their plug-in, because that takes long to import; those of the others are its `Config`."""
+
 
 class UnknownPluginError(AlmenaError):
     """No plug-in of that name; the message lists those that exist."""
@@ -34,3 +39,8 @@ def resolve(table: dict[str, str], name: str, what: str) -> Any:
         raise UnknownPluginError(f"no {what} is called {name!r}.{hint} There are: {', '.join(sorted(table))}.")
     module, _, attribute = table[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def config_of(table: dict[str, str], name: str, what: str) -> Any:
+    """The class of the settings of a plug-in."""
+    return resolve(CONFIGS, name, what) if name in CONFIGS else resolve(table, name, what).Config

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 
 from agent.config import AnyPath, CardName, Config, ExistingFile, Folder
 from agent.errors import SettingsError
-from agent.registry import SOURCES, TASKS, UnknownPluginError, resolve
+from agent.registry import SOURCES, TASKS, UnknownPluginError, config_of
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 MEBIBYTE = 1024 * 1024
@@ -329,7 +329,7 @@ def _with_plugins(raw: dict[str, Any], context: dict[str, Any], problems: list[t
             problems.append((place, f"must be a mapping with `type`, one of: {', '.join(sorted(table))}"))
             return value
         try:
-            return resolve(table, value["type"], what).Config.model_validate(value, context=context)
+            return config_of(table, value["type"], what).model_validate(value, context=context)
         except UnknownPluginError as error:
             problems.append(((*place, "type"), str(error)))
         except ValidationError as error:

@@ -15,14 +15,12 @@ from agent.settings import Settings
 from agent.vision.enrolment import Enrolment
 from agent.vision.gallery import Gallery
 from agent.vision.recognition import OperatingPoint
+from agent.vision.tasks.faces_config import DETECTOR, EMBEDDER
 from calibration.stills import AtScore, find_faces
 from engines.card import ModelCard, card
 from engines.fetch import Progress, quiet
 from engines.model import EngineOptions, FaceDetector, FaceEmbedder, load_detector, load_embedder
 from engines.results import Detections
-
-DETECTOR = "centerface"
-EMBEDDER = "dlib-resnet"
 
 _lock = threading.Lock()
 _kits: dict[Any, FaceKit] = {}

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent", "engines", "calibration", "fleet")
 HEAVY = {"cv2", "onnxruntime", "openvino", "av", "onnx", "amqtt", "gi", "jtop", "tensorrt", "tensorflow"}
 BEHIND = {"agent.sample_clip", "calibration.zoo_keras", "engines.convert.onnx_input", "engines.convert.onnx_floats"} | {
-    f"engines.backends.trt_{part}" for part in ("build", "engine", "log")
+    f"engines.backends.{part}" for part in ("openvino_runtime", "trt_build", "trt_engine", "trt_log")
 }
 """Modules that only plug-ins and bodies of functions import."""
 
@@ -69,4 +69,17 @@ def test_every_plugin_of_the_agent_brings_its_settings(table: str) -> None:
     for name in entries:
         plugin = agent.registry.resolve(entries, name, "plug-in")
         assert plugin.Config.model_fields["type"].default == name
-        assert plugin.Config.__module__ == plugin.__module__, f"{name}: a plug-in's file owns its settings"
+        assert plugin.Config is agent.registry.config_of(entries, name, "plug-in")
+        owns = plugin.Config.__module__ == plugin.__module__
+        assert owns or name in agent.registry.CONFIGS, f"{name}: a plug-in's file owns its settings, or they stand in CONFIGS"
+
+
+def test_who_reads_settings_loads_no_models_code(tmp_path: Path) -> None:
+    settings = tmp_path / "almena.yaml"
+    settings.write_text("device: {name: d}\nstreams: [{name: s, source: {type: video, path: almena.yaml}, tasks: [{type: faces}]}]\n")
+    read = "; print(json.dumps(sorted(sys.modules)))"
+    for program in ("agent.commands.demo", "agent.uplink.app, agent.uplink.web.app, agent.uplink.telemetry"):
+        code = f"import json, pathlib, sys, agent.settings, {program}; agent.settings.load(pathlib.Path(sys.argv[1]))" + read
+        result = subprocess.run([sys.executable, "-c", code, str(settings)], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert {"numpy", "httpx", "engines.model"} & set(json.loads(result.stdout)) == set(), program

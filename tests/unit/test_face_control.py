@@ -25,20 +25,21 @@ from agent.vision.face_control import FaceControl
 from agent.vision.face_kit import FaceKit, open_gallery
 from agent.vision.gallery import Picture
 from agent.vision.tasks.faces import FacesConfig, FacesTask
+from agent.vision.tasks.faces_config import DETECTOR, EMBEDDER
 from engines.card import card
 from engines.results import Detections, Embeddings
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
-MODEL = card(face_kit.EMBEDDER).model_id
+MODEL = card(EMBEDDER).model_id
 PHOTOGRAPH = bytes(cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8))[1].tobytes())
 
 
 class OneFace:
     """A detector that finds one face of `side` pixels with `score`."""
 
-    card = card(face_kit.DETECTOR)
+    card = card(DETECTOR)
     engine = SimpleNamespace(parallel=1)
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class OneTemplate:
     """An embedder for which every chip shows the same."""
 
     model_id = MODEL
-    card = card(face_kit.EMBEDDER)
+    card = card(EMBEDDER)
 
     def chip(self, image: Image, landmarks: np.ndarray[Any, Any]) -> Image:
         return np.random.default_rng(0).integers(0, 256, (150, 150, 3), np.uint8)
