@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.fetch import Progress, ensure, ensure_asset, quiet
 from engines.fit import decoder_params, fitting, require_fit
+from engines.kept import Shelf
 from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, fetched, portraits
 from engines.preprocess import Image, aligned, best_size, fed, letterbox
 from engines.registry import DECODERS, resolve
@@ -40,9 +39,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 4
 """Faces that an embedder's second engine takes at once: about half the time for each (bf16 with AMX), so three are worth a call of four."""
-
-KEPT = 4
-"""Engines of other input sizes that a detector keeps loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +56,6 @@ class EngineOptions:
     stage: Stage = unsaid
 
 
-@dataclass(slots=True)
-class _Sized:
-    """A detector's engine of another input size. `holders`: the detector itself, as long as it keeps it, and each call that uses it."""
-
-    engine: Engine
-    decoder: DetectionDecoder
-    holders: int = 1
-
-    def release(self) -> None:
-        """One holder less; the last one closes it."""
-        self.holders -= 1
-        if not self.holders:
-            self.engine.close()
-
-
 class FaceDetector:
     """Finds faces. Thread-safe; `engine.parallel` calls at once are best.
 
@@ -87,8 +68,7 @@ class FaceDetector:
         self.why = workshop.why
         self.threshold = threshold or self.card.thresholds.score
         self._workshop = workshop
-        self._lock = threading.Lock()
-        self._others: OrderedDict[tuple[int, int], _Sized] = OrderedDict()
+        self._others = Shelf(lambda size: self._opened(size)[::2])
         self._first = self.card.input.sizes[0]
         self.engine, self.passport, self._decoder = self._opened(self._first)
 
@@ -99,7 +79,9 @@ class FaceDetector:
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise EngineError(f"{self.card.name}: a picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-        with self._fitting(best_size(image.shape[1], image.shape[0], self.card.input.sizes)) as (engine, decoder):
+        size = best_size(image.shape[1], image.shape[0], self.card.input.sizes)
+        usual = nullcontext((self.engine, self._decoder))
+        with usual if size == self._first else self._others.using(size) as (engine, decoder):
             canvas, placed = letterbox(image, decoder.width, decoder.height, self.card.input.pad)
             found = engine.read({IMAGE: canvas[None]}, lambda outputs: decoder.decode(outputs, threshold or self.threshold or 0.0))
         if not len(found):
@@ -109,32 +91,8 @@ class FaceDetector:
 
     def close(self) -> None:
         """Free all engines."""
-        with self._lock:
-            for other in self._others.values():
-                other.engine.close()
-            self._others.clear()
-            self.engine.close()
-
-    @contextmanager
-    def _fitting(self, size: tuple[int, int]) -> Iterator[tuple[Engine, DetectionDecoder]]:
-        """The engine of an input size, which stays open within."""
-        if size == self._first:
-            yield self.engine, self._decoder
-            return
-        with self._lock:
-            if size not in self._others:
-                engine, _, decoder = self._opened(size)
-                self._others[size] = _Sized(engine, decoder)
-            other = self._others[size]
-            other.holders += 1
-            self._others.move_to_end(size)
-            while len(self._others) > KEPT:
-                self._others.popitem(last=False)[1].release()
-        try:
-            yield other.engine, other.decoder
-        finally:
-            with self._lock:
-                other.release()
+        self._others.close()
+        self.engine.close()
 
     def _opened(self, size: tuple[int, int]) -> tuple[Engine, Passport, DetectionDecoder]:
         kind = resolve(DECODERS, self.card.decoder.name, "decoder")

@@ -75,15 +75,15 @@ def test_a_picture_without_a_face_has_none(detector: FaceDetector) -> None:
 def test_an_engine_that_gives_way_to_one_of_another_size_is_closed_when_its_last_call_is_over(
     models_dir: Path, engines_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.model.KEPT", 1)
+    monkeypatch.setattr("engines.kept.KEPT", 1)
     detector = load_detector("centerface", EngineOptions(models_dir, engines_dir, "onnxruntime", "fp32"))
     square = {"image": np.zeros((1, 320, 320, 3), np.uint8)}
-    with detector._fitting((320, 320)) as (engine, _):
+    with detector._others.using((320, 320)) as (engine, _):
         detector.detect(np.zeros((640, 480, 3), np.uint8))
         assert engine.infer(square)
     with pytest.raises(EngineError, match="centerface 320x320: the engine is closed"):
         engine.infer(square)
-    with detector._fitting((320, 320)) as (anew, _):
+    with detector._others.using((320, 320)) as (anew, _):
         assert anew.infer(square)
     assert anew.infer(square)
     detector.close()
