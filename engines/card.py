@@ -203,11 +203,13 @@ def names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml") and not name.startswith("_"))
 
 
-@cache
 def card(name: str) -> ModelCard:
     """The card of that name in the catalog, or of that file where `name` ends with .yaml. Raises UnknownNameError, ModelFileError."""
-    if name.endswith((".yaml", ".yml")):
-        return _from_file(Path(name))
+    return _from_file(Path(name)) if name.endswith((".yaml", ".yml")) else _of_catalog(name)
+
+
+@cache
+def _of_catalog(name: str) -> ModelCard:
     if name not in names():
         raise unknown(name, names(), "model card")
     text = (resources.files("engines") / "catalog" / f"{name}.yaml").read_text(encoding="utf-8")

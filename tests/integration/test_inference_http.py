@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.settings import EngineSettings, LoginSettings, ServedModelSettings, ServingSettings, Settings, WebSettings
 from agent.uplink.web.auth import hash_password
+from agent.vision.control import ControlServer
 from agent.vision.inference.models import Serving
+from agent.vision.service import Vision
 from tests.fakes.small_model import LABELS, SIDE, logits, noise, small_card
 from tests.fakes.small_site import SmallSite
 from tests.waiting import wait_until
@@ -322,6 +325,59 @@ def test_closing_answers_what_is_under_way(own: SmallSite, tmp_path: Path) -> No
         statuses = [answer.result().status_code for answer in answers]
     assert set(statuses) == {200, 503}
     assert "closed" in error(own.client.post(INFER, **_request(noise(1))), 503)
+
+
+RELOADED = """
+device: {{name: entrance}}
+state_dir: {state}
+engines: {{backend: onnxruntime, precision: fp32}}
+serving: {{models: [{{name: small, card: {card}, batch: {batch}}}]}}
+"""
+
+
+def test_a_reload_answers_every_request_and_then_serves_the_new_engines(own: SmallSite, tmp_path: Path) -> None:
+    settings, card = tmp_path / "almena.yaml", small_card(tmp_path)
+    settings.write_text(RELOADED.format(state=own.settings.state_dir, card=card, batch=1))
+    own.stop_vision()
+    done = threading.Event()
+
+    def client(seed: int) -> list[tuple[int, bool, str]]:
+        """Status, whether the answer is right or says why not, and the engines' version, of one request after another."""
+        found = []
+        with httpx.Client(base_url=own.server.url, timeout=60) as http:
+            while not done.is_set():
+                answer = http.post(INFER, **_request(noise(2, seed)))
+                content = answer.json()
+                if answer.status_code == 200:
+                    right = np.allclose(content["outputs"][0]["data"], logits(noise(2, seed))[:, 0], atol=1e-3)
+                    found.append((200, right, content["model_version"]))
+                else:
+                    found.append((answer.status_code, "small" in content["error"] and "retry-after" in answer.headers, ""))
+        return found
+
+    with ExitStack() as running, ThreadPoolExecutor(4) as pool:
+        vision = Vision(settings)
+        running.callback(vision.stop)
+        control = ControlServer(vision)
+        control.start()
+        vision.start()
+        wait_until(lambda: vision.serving.ready, 60, "the model")
+        clients = [pool.submit(client, seed) for seed in range(4)]
+        for version in ("4", "5"):
+            wait_until(lambda: vision.serving.status()[0]["results"].get("ok", 0) > 20, 60, "answers by the engines before")
+            card.write_text(card.read_text().replace("version: '", f"version: '{version}"))
+            settings.write_text(RELOADED.format(state=own.settings.state_dir, card=card, batch=int(version)))
+            assert vision.reload()
+            wait_until(lambda: vision.serving.ready, 60, "the new engines")
+        wait_until(lambda: vision.serving.status()[0]["results"].get("ok", 0) > 20, 60, "answers by the new engines")
+        done.set()
+        answers = [answer.result(60) for answer in clients]
+        control.stop()
+    assert {status for found in answers for status, _, _ in found} <= {200, 503}
+    assert all(right for found in answers for _, right, _ in found)
+    versions = [[version for status, _, version in found if status == 200] for found in answers]
+    assert all(found == sorted(found, key=len) for found in versions)
+    assert {version for found in versions for version in found} == {"3", "43", "543"}
 
 
 def test_without_vision_it_is_said(own: SmallSite) -> None:

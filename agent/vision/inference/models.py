@@ -92,7 +92,9 @@ class Served:
 
     @property
     def version(self) -> str | None:
-        """The card's, where it can be read."""
+        """The card's that runs, or of the file where it can be read."""
+        if running := self._running:
+            return running.signature.version
         try:
             return card(self._settings.card).version
         except EngineError:
