@@ -99,6 +99,17 @@ def opened(backend: Backend, build: Build, directory: Path) -> Engine:
     return backend.load(build, target)
 
 
+def takes_two_to_four(engine: Engine, refusal: str) -> None:
+    """An engine of `small` with a free batch."""
+    assert engine.inputs[0].shape == (None, HEIGHT, WIDTH, 3)
+    for count in (2, 4, 3):
+        found = engine.infer({IMAGE: picture(count, batch=count)})
+        np.testing.assert_allclose(found["same"], normalised(picture(count, batch=count)), rtol=1e-5, atol=1e-4)
+    for count in (1, 5):
+        with pytest.raises(EngineError, match=refusal):
+            engine.infer({IMAGE: picture(batch=count)})
+
+
 def picture(seed: int = 0, batch: int = 1) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (batch, HEIGHT, WIDTH, 3), np.uint8)
 

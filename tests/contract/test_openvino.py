@@ -6,13 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from engines.backends.base import IMAGE
 from engines.backends.openvino import OpenVinoBackend
-from engines.base import EngineError
-from tests.contract.test_engines_backends import HEIGHT, WIDTH, normalised, opened, order, picture, small
+from tests.contract.test_engines_backends import opened, order, small, takes_two_to_four
 
 ABLE = {"CPU": ["FP32", "BF16", "INT8"], "GPU": ["FP32", "FP16", "INT8"], "NPU": ["FP16", "INT8"]}
 
@@ -73,10 +70,4 @@ def test_what_devices_are_asked(
 def test_a_free_batch_is_bounded(tmp_path: Path) -> None:
     backend = OpenVinoBackend()
     with opened(backend, order(small(tmp_path / "small.onnx"), backend, batch=4, least=2), tmp_path) as engine:
-        assert engine.inputs[0].shape == (None, HEIGHT, WIDTH, 3)
-        for count in (2, 4, 3):
-            found = engine.infer({IMAGE: picture(count, batch=count)})
-            np.testing.assert_allclose(found["same"], normalised(picture(count, batch=count)), rtol=1e-5, atol=1e-4)
-        for count in (1, 5):
-            with pytest.raises(EngineError, match="small: OpenVINO failed"):
-                engine.infer({IMAGE: picture(batch=count)})
+        takes_two_to_four(engine, "small: OpenVINO failed")

@@ -22,7 +22,7 @@ from engines.base import EngineError
 from engines.convert.onnx_floats import in_halves
 from engines.convert.onnx_input import NORMALISED, with_picture_input
 from engines.errors import ModelFileError
-from tests.contract.test_engines_backends import HEIGHT, WEIGHTS, WIDTH, convolved, normalised, opened, order, picture, save, small
+from tests.contract.test_engines_backends import WEIGHTS, convolved, normalised, opened, order, picture, save, small, takes_two_to_four
 from tests.fakes.nvidia_packages import CUDA_LIBRARY, CUDA_PYTHON, PATHFINDER, PYTHON, VERSIONS, bindings, unpacked
 from tests.fakes.tensorrt_here import Simulation, tensorrt_here
 
@@ -208,13 +208,7 @@ def test_quantised_models(here: Simulation, tmp_path: Path) -> None:
 def test_a_free_batch_has_a_profile_for_each_call_at_once(here: Simulation, tmp_path: Path) -> None:
     build = order(small(tmp_path / "small.onnx"), here.backend, unit="gpu", batch=4, least=2, streams=3)
     with opened(here.backend, build, tmp_path) as engine:
-        assert engine.inputs[0].shape == (None, HEIGHT, WIDTH, 3)
-        for count in (2, 4, 3):
-            found = engine.infer({IMAGE: picture(count, batch=count)})
-            np.testing.assert_allclose(found["same"], normalised(picture(count, batch=count)), rtol=1e-5, atol=1e-4)
-        for count in (1, 5):
-            with pytest.raises(EngineError, match="set_input_shape"):
-                engine.infer({IMAGE: picture(batch=count)})
+        takes_two_to_four(engine, "set_input_shape")
     assert names(here).count("IBuilderConfig.add_optimization_profile") == 3
     assert argument(here, "IExecutionContext", "set_optimization_profile_async") == [0, 1, 2]
 

@@ -13,6 +13,7 @@ from agent.sample_clip import RATE, frames
 from agent.settings import Settings
 from agent.vision.face_kit import FaceKit
 from agent.vision.tasks.faces import FacesConfig, FacesTask
+from tests.fakes.face_settings import face_settings
 
 VISITS = ((11, 21), (21, 33))
 """Seconds of the clip in which the unknown person comes from beyond the edge, walks about, and leaves."""
@@ -40,12 +41,10 @@ def watch(settings: Settings, visit: list[tuple[float, Image]]) -> list[Event]:
         return events + task.flush(1.8e9 + 40, 40, "stopped")
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
 def test_one_pseudonym_over_visits_and_restarts(
-    precision: str, visits: list[list[tuple[float, Image]]], portraits: dict[str, Path], tmp_path: Path, models_dir: Path, engines_dir: Path
+    visits: list[list[tuple[float, Image]]], portraits: dict[str, Path], tmp_path: Path, models_dir: Path, engines_dir: Path
 ) -> None:
-    (tmp_path / "engines").symlink_to(engines_dir)
-    settings = Settings.model_validate({"state_dir": tmp_path, "engines": {"models_dir": models_dir, "precision": precision}})
+    settings = face_settings(tmp_path, models_dir, engines_dir)
     with closing(FaceKit.open(settings)) as kit:
         kit.enrolment.enrol("Eileen", [portraits["astronaut"].read_bytes()])
     events = [watch(settings, visit) for visit in visits]

@@ -21,6 +21,7 @@ from agent.vision.gallery import Gallery, Picture
 from agent.vision.tasks.faces import FacesConfig, FacesTask
 from engines.base import EngineError
 from engines.model import FaceEmbedder
+from tests.fakes.face_settings import face_settings
 from tests.waiting import wait_until
 
 RATE = 12.5
@@ -32,10 +33,7 @@ FACES = {"astronaut": (224, 110, 100), "grace-hopper": (255, 175, 170)}
 
 @pytest.fixture
 def settings(tmp_path: Path, models_dir: Path, engines_dir: Path) -> Settings:
-    engines_dir.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "engines").symlink_to(engines_dir)
-    return Settings.model_validate({"state_dir": tmp_path / "state", "engines": {"models_dir": models_dir}})
+    return face_settings(tmp_path, models_dir, engines_dir)
 
 
 @pytest.fixture

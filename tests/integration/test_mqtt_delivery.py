@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.fleet import DEVICE, VERSIONS, Hub, Producer, event, load, peer, stored_once, write_settings
+from agent.uplink.app import Uplink
+from tests.fakes.fleet import DEVICE, VERSIONS, Hub, Peer, Producer, event, load, peer, stored_once, write_settings
 from tests.fakes.mosquitto import Mosquitto
 from tests.fakes.uplinks import uplink
 from tests.waiting import wait_until
@@ -33,6 +35,17 @@ def producers() -> Iterator[list[Producer]]:
         producer.close()
 
 
+@contextmanager
+def heard(folder: Path, version: str, delivery: str) -> Iterator[tuple[Peer, Uplink]]:
+    """A peer that hears the events at the broker, and the uplink that sends them."""
+    with (
+        Mosquitto(folder / "broker") as broker,
+        peer(broker.port, EVENTS, version=version) as observer,
+        uplink(write_settings(folder, broker.port, version=version, delivery=delivery)) as one,
+    ):
+        yield observer, one
+
+
 def test_hub_delivery_stores_each_event_once(tmp_path: Path, version: str, producers: list[Producer]) -> None:
     with Mosquitto(tmp_path / "broker") as broker, Hub(tmp_path, broker.port, version) as hub:
         with uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one:
@@ -47,11 +60,7 @@ def test_hub_delivery_stores_each_event_once(tmp_path: Path, version: str, produ
 
 
 def test_broker_delivery_settles_on_the_brokers_word(tmp_path: Path, version: str, producers: list[Producer]) -> None:
-    with (
-        Mosquitto(tmp_path / "broker") as broker,
-        peer(broker.port, EVENTS, version=version) as observer,
-        uplink(write_settings(tmp_path, broker.port, version=version, delivery="broker")) as one,
-    ):
+    with heard(tmp_path, version, "broker") as (observer, one):
         producers.append(Producer(one.settings))
         producers[0].add(200)
         wait_until(lambda: producers[0].pending() == 0, 10, "every event to be settled")
@@ -62,11 +71,7 @@ def test_broker_delivery_settles_on_the_brokers_word(tmp_path: Path, version: st
 
 
 def test_what_waits_for_the_hub_is_sent_without_a_name_that_was_erased(tmp_path: Path, version: str, producers: list[Producer]) -> None:
-    with (
-        Mosquitto(tmp_path / "broker") as broker,
-        peer(broker.port, EVENTS, version=version) as observer,
-        uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one,
-    ):
+    with heard(tmp_path, version, "hub") as (observer, one):
         producers.append(Producer(one.settings))
         outbox = producers[0].outbox
         outbox.append("event", [event(1, identity="p-1", name="Zacharias"), event(2, identity="p-2", name="Yolanda")])
@@ -133,11 +138,7 @@ def test_broker_gone_while_events_come(tmp_path: Path, version: str, producers: 
 
 
 def test_only_acknowledged_ranges_are_settled(tmp_path: Path, version: str, producers: list[Producer]) -> None:
-    with (
-        Mosquitto(tmp_path / "broker") as broker,
-        peer(broker.port, EVENTS, version=version) as hub,
-        uplink(write_settings(tmp_path, broker.port, version=version, delivery="hub")) as one,
-    ):
+    with heard(tmp_path, version, "hub") as (hub, one):
         producers.append(Producer(one.settings))
         producers[0].add(20)
         wait_until(lambda: len(hub.heard) >= 20, 10, "the events")

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +94,20 @@ def add(outbox: Outbox, count: int, **data: Any) -> None:
     outbox.append("event", [Event("cam", "count", data, time.time(), time.monotonic_ns()) for _ in range(count)])
 
 
+@contextmanager
+def failing(outbox: Outbox, method: str) -> Iterator[list[int]]:
+    """While it is entered `method` fails; an entry for each time."""
+    failures: list[int] = []
+
+    def fail(*_: Any, **__: Any) -> Any:
+        failures.append(1)
+        raise OutboxError("the disk fails")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, method, fail)
+        yield failures
+
+
 def left(outbox: Outbox) -> list[int]:
     """Numbers of the events that are not settled."""
     return [row.seq for row in outbox.pending("event", 100)]
@@ -110,23 +124,16 @@ def test_a_row_without_a_topic_is_given_up(outbox: Outbox, connect: Connect, tmp
     assert outbox.stats()["event"]["lost"] == 1
 
 
-def test_what_cannot_be_settled_is_not_sent_again(outbox: Outbox, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_settled_is_not_sent_again(outbox: Outbox, connect: Connect) -> None:
     add(outbox, 4)
     one = connect()
     one.sends(4)
-    settle, failures = outbox.settle, []
-
-    def failing(*_: Any, **__: Any) -> int:
-        failures.append(1)
-        raise OutboxError("the disk is full")
-
-    monkeypatch.setattr(outbox, "settle", failing)
-    for mid in (1, 2, 3):
-        one.puback(mid)
-    add(outbox, 2)
-    wait_until(lambda: len(failures) >= 2, 10, "a second try")
-    assert one.sent == [1, 2, 3, 4]
-    monkeypatch.setattr(outbox, "settle", settle)
+    with failing(outbox, "settle") as failures:
+        for mid in (1, 2, 3):
+            one.puback(mid)
+        add(outbox, 2)
+        wait_until(lambda: len(failures) >= 2, 10, "a second try")
+        assert one.sent == [1, 2, 3, 4]
     wait_until(lambda: left(outbox) == [4, 5, 6], 10, "the settling")
     one.sends(6)
     assert one.sent == [1, 2, 3, 4, 5, 6]
@@ -164,20 +171,13 @@ def test_a_refused_row_that_is_gone_makes_room(outbox: Outbox, connect: Connect,
     assert one.status.dead_letters == 0
 
 
-def test_places_on_the_wire_stay_taken_when_the_outbox_fails(outbox: Outbox, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_on_the_wire_stay_taken_when_the_outbox_fails(outbox: Outbox, connect: Connect) -> None:
     add(outbox, 6)
     one = connect(inflight=3)
     one.sends(3)
-    pending, failures = outbox.pending, []
-
-    def failing(*_: Any, **__: Any) -> Any:
-        failures.append(1)
-        raise OutboxError("the disk cannot be read")
-
-    monkeypatch.setattr(outbox, "pending", failing)
-    add(outbox, 1)
-    wait_until(lambda: failures, 5, "a failure")
-    monkeypatch.setattr(outbox, "pending", pending)
+    with failing(outbox, "pending") as failures:
+        add(outbox, 1)
+        wait_until(lambda: failures, 5, "a failure")
     rounds = one.sender._last_round
     one.puback(99)
     wait_until(lambda: one.sender._last_round > rounds, 10, "a round that works")
