@@ -13,6 +13,7 @@ import psutil
 
 from agent.checkup import Check
 from agent.clock import kernel_synchronised
+from calibration.power import power_meter
 
 GIBIBYTE = 1024**3
 LOW_MEMORY = 0.5 * GIBIBYTE
@@ -24,7 +25,13 @@ FAST = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"
 
 def host_checks(state_dir: Path, root: Path = Path("/")) -> list[Check]:
     """All of them."""
-    return [machine(root), python(), processor(root), memory(), disk(state_dir), clock(), cameras(root)]
+    return [machine(root), python(), processor(root), memory(), disk(state_dir), clock(), cameras(root), energy(root)]
+
+
+def energy(root: Path) -> Check:
+    """The sensors that energy is counted with, or why there are none."""
+    meter = power_meter(root, nvml=root == Path("/"))
+    return Check("energy", "ok", meter.source or f"not available: {meter.missing}")
 
 
 def machine(root: Path) -> Check:

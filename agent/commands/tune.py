@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calibration.tuner import Row, Tuned
     from engines.card import ModelCard
     from engines.model import EngineOptions
+    from engines.tuning import Goal
 
 app = typer.Typer(add_completion=False)
 
@@ -35,7 +36,7 @@ SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 class Wanted:
     """What a tuning is asked for."""
 
-    goal: Literal["latency", "throughput", "efficiency"]
+    goal: Goal
     budget_s: float
     batch: int | None
     backends: tuple[str, ...]
@@ -54,6 +55,9 @@ def tune(
     budget: Annotated[str, typer.Option(help="Time for each model: 60s, 5m.")] = "60s",
     batch: Annotated[int | None, typer.Option(min=1, max=256, help="Pictures in a call; default: what suits the model's task.")] = None,
     backends: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
+    if_needed: Annotated[
+        bool, typer.Option("--if-needed", help="Only models without a tuning that still counts on this device; for a timer.")
+    ] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default: almena.yaml if there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome and every candidate as JSON.")] = False,
 ) -> None:
@@ -68,6 +72,9 @@ def tune(
     wanted = Wanted(policy or settings.engines.policy, seconds(budget), batch, backend_names(backends))
     found = []
     for card in cards(models or list(chosen_models(settings)), options):
+        if if_needed and _counts(card, options, wanted.goal):
+            typer.echo(f"{card.name}: its tuning for {wanted.goal} still counts", err=True)
+            continue
         found.append(_one(card, options, wanted))
         if not as_json:
             _print(found[-1])
@@ -81,6 +88,15 @@ def _one(card: ModelCard, options: EngineOptions, wanted: Wanted) -> Tuned:
     meter = _meter() if wanted.goal == "efficiency" else None
     with told_progress(f"{card.name}, {wanted.goal}") as told:
         return Tuner(card, options, wanted.goal, wanted.budget_s, wanted.batch, wanted.backends, meter, told).run()
+
+
+def _counts(card: ModelCard, options: EngineOptions, goal: Goal) -> bool:
+    """Whether there is a tuning, made for this device, runtimes, drivers, power mode and model."""
+    from engines.model import recipe
+    from engines.tuning import find, fingerprint
+
+    tuning = find(options.engines_dir, card.model_id, card.input.sizes[0], goal)
+    return tuning is not None and tuning.fingerprint == fingerprint(card, recipe(card), options.engines_dir, tuning.choice)
 
 
 def _meter() -> PowerMeter:

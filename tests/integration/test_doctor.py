@@ -65,6 +65,13 @@ def test_machines(tmp_path: Path) -> None:
     assert host.processor(_tree(tmp_path / "arm", {"proc/cpuinfo": ORIN_INFO})).text.endswith("; asimddp")
 
 
+def test_sensors_of_energy(tmp_path: Path) -> None:
+    assert host.energy(tmp_path).text.startswith("not available: no INA3221")
+    domain = "sys/class/powercap/intel-rapl:0/"
+    root = _tree(tmp_path, {f"{domain}name": "package-0", f"{domain}energy_uj": "5", f"{domain}max_energy_range_uj": "100"})
+    assert host.energy(root).text == "RAPL package-0"
+
+
 def test_cameras_and_their_stable_names(tmp_path: Path) -> None:
     assert host.cameras(tmp_path).text == "no local camera"
     root = _tree(tmp_path, {"dev/video0": "", "dev/v4l/by-id/usb-Cam-index0": ""})

@@ -212,6 +212,21 @@ def test_the_command_prints_every_candidate(site: Site, tmp_path: Path, monkeypa
     assert "runs on quick, cpu, bf16" in shown.stdout
 
 
+def test_only_what_no_longer_counts_is_tuned_again_if_asked(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "almena.yaml"
+    config.write_text(f"state_dir: {tmp_path / 'state'}\nengines: {{models_dir: {site.options.models_dir}}}\n")
+    asked = [str(site.card_file), "--if-needed", "--budget", "5s", "--backends", "quick", "--config", str(config), "--json"]
+
+    def tuned_now() -> int:
+        told = CliRunner().invoke(command.app, asked)
+        assert told.exit_code == 0, told.output
+        return len(json.loads(told.stdout)["tunings"])
+
+    assert [tuned_now(), tuned_now()] == [1, 0]
+    monkeypatch.setattr(tuning, "power_mode", lambda: "MODE_10W")
+    assert [tuned_now(), tuned_now()] == [1, 0]
+
+
 @pytest.mark.parametrize("wrong", [["--budget", "soon"], ["--budget", "0s"], ["--backends", "quick,abacus"]])
 def test_wrong_arguments_are_told(site: Site, wrong: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
