@@ -33,7 +33,10 @@ def engine(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default: almena.yaml if there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """MLPerf's SingleStream, MultiStream and Offline; what Almena's call costs over the runtime's own loop; energy."""
+    """MLPerf's SingleStream, MultiStream and Offline; what Almena's call costs over the runtime's own loop; energy.
+
+    Examples: `almena bench engine centerface`, `almena bench engine grey-cnn --batch 8 --against tensorflow --tariff 0.30`
+    """
     from dataclasses import replace
 
     from rich.console import Console

@@ -33,6 +33,8 @@ def matrix(
     """Speed, accuracy, memory, file size, build time and energy by backend, precision and batch.
 
     Latency is that of an engine built for latency, throughput that of one built for throughput.
+
+    Example: `almena bench matrix centerface dlib-resnet --batches 1,4 --csv table.csv --plot table.svg`
     """
     from agent.vision.face_kit import engine_options
     from calibration.matrix import Matrix, Plan

@@ -52,6 +52,8 @@ def build(
     """Fetch, convert, build, compare with FP32 and measure a model on this device; what is done already is not done again.
 
     Ends with 1 where the model or this device does not allow it, with 2 where the question is wrong.
+
+    Examples: `almena build centerface`, `almena build parts.onnx --shape 224x224 --write-card parts.yaml`
     """
     from agent.vision.face_kit import engine_options
 
