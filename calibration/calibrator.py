@@ -197,10 +197,9 @@ class Calibrator:
             lambda done, total: self.tell(f"{flavour}: nodes one by one", done, total),
         )  # fmt: skip
         unmeasured = [node.name for node in quantised_nodes(quantiser.quantised(flavour, ranges)) if node.name not in table]
-        nodes = [*table, *unmeasured]
-        search = _Search(self, quantiser, flavour, ranges, nodes, gate)
-        count, file, verdicts = search.run()
-        made = quantiser.quantised(flavour, ranges, nodes[:count])
+        search = _Search(self, quantiser, flavour, ranges, [*table, *unmeasured], gate)
+        float_nodes, file, verdicts = search.run()
+        made = quantiser.quantised(flavour, ranges, float_nodes)
         first = next(iter(verdicts.values())).accuracy
         target = place(self.card, self.options.engines_dir, flavour)
         calibration = Calibration(
@@ -210,7 +209,7 @@ class Calibrator:
             ranges=ranges,
             frames=len(samples),
             frames_sha256=samples.digest,
-            float_nodes=tuple(nodes[:count]),
+            float_nodes=tuple(float_nodes),
             sensitivity=table,
             sqnr_db=decibels(raw_noise(reference, outputs(made, some))),
             accuracy=first[0] if first else None,
@@ -267,54 +266,67 @@ class Calibrator:
         return engine
 
 
+_Found = tuple[list[str], Path, dict[str, Verdict]]
+"""The nodes in float, the QDQ file, and the verdicts by backend."""
+
+
 class _Search:
-    """For the fewest nodes in float with which the gate lets the model through: 0, 1, 2, 4 … of the most sensitive, then between."""
+    """For the fewest nodes in float with which the gate lets the model through: 0, 1, 2, 4 …, then between.
+
+    Of each number, first the most sensitive nodes are tried, then those next to the model's input and outputs: noise that many nodes make
+    together is not seen where each is measured alone, and it is made at the ends, where values are few or stand for positions.
+    """
 
     def __init__(
         self, calibrator: Calibrator, quantiser: Quantiser, flavour: Flavour, ranges: Ranges, nodes: list[str], gate: Gate
     ) -> None:
         self._calibrator, self._quantiser, self._flavour, self._ranges = calibrator, quantiser, flavour, ranges
-        self._nodes, self._gate = nodes, gate
+        self._gate = gate
+        placed = [name for name in quantiser.nodes if name in set(nodes)]
+        outermost = sorted(nodes, key=lambda name: min(placed.index(name), len(placed) - 1 - placed.index(name)))
+        self._orders = nodes, outermost
         self.tried: list[tuple[int, str]] = []
 
-    def run(self) -> tuple[int, Path, dict[str, Verdict]]:
-        """How many nodes stay float, the QDQ file, and the verdicts by backend. Raises RejectedError."""
-        most = len(self._nodes) * 2 // 3
+    def run(self) -> _Found:
+        """Raises RejectedError."""
+        nodes = self._orders[0]
+        most = len(nodes) * 2 // 3
         counts = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), *([most] if most else [])]
         failed = -1
         for count in counts:
-            found = self._try(count)
-            if found is not None:
-                return self._between(failed, (count, *found))
+            for order in self._orders[: 1 if count == 0 else None]:
+                found = self._try(order[:count])
+                if found is not None:
+                    return self._between(order, failed, found)
             failed = count
-        named = ", ".join(self._nodes[:NAMED])
+        named = ", ".join(nodes[:NAMED])
         raise RejectedError(
             f"{self._calibrator.card.name}: INT8 ({self._flavour}) is refused: {self.tried[0][1]}; with {failed} of"
-            f" {len(self._nodes)} nodes in float still: {self.tried[-1][1]}. The most sensitive nodes are {named}."
+            f" {len(nodes)} nodes in float still: {self.tried[-1][1]}. The most sensitive nodes are {named}."
             " Calibrate with more, and more typical, pictures, or leave the model in float."
         )
 
-    def _between(self, failed: int, best: tuple[int, Path, dict[str, Verdict]]) -> tuple[int, Path, dict[str, Verdict]]:
-        while best[0] - failed > 1:
-            count = (failed + best[0]) // 2
-            found = self._try(count)
+    def _between(self, order: list[str], failed: int, best: _Found) -> _Found:
+        while len(best[0]) - failed > 1:
+            count = (failed + len(best[0])) // 2
+            found = self._try(order[:count])
             if found is None:
                 failed = count
             else:
-                best = (count, *found)
+                best = found
         return best
 
-    def _try(self, count: int) -> tuple[Path, dict[str, Verdict]] | None:
+    def _try(self, float_nodes: list[str]) -> _Found | None:
         import onnx
 
-        calibrator = self._calibrator
-        calibrator.tell(f"{self._flavour}: gate", count, max(1, len(self._nodes)))
+        calibrator, count = self._calibrator, len(float_nodes)
+        calibrator.tell(f"{self._flavour}: gate", count, max(1, len(self._orders[0])))
         file = calibrator.folder / f"{self._flavour}-{count}.onnx"
-        onnx.save(self._quantiser.quantised(self._flavour, self._ranges, self._nodes[:count]), str(file))
+        onnx.save(self._quantiser.quantised(self._flavour, self._ranges, float_nodes), str(file))
         verdicts = calibrator.judged(file, self._gate)
         why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict.why)
         if not why:
-            return file, verdicts
+            return float_nodes, file, verdicts
         log.info("%s with %d nodes in float is refused: %s", self._flavour, count, why)
         self.tried.append((count, why))
         return None

@@ -12,7 +12,7 @@ from calibration.labels import Labelled
 from engines.base import Engine
 from engines.calibrated import Accuracy
 from engines.card import ModelCard
-from engines.parity import Judge, Parity, detector_differences, probability_differences, template_distances, too_far
+from engines.parity import Judge, Parity, answers, classifier_parity, detector_differences, template_distances, too_far
 from engines.preprocess import Image
 
 ONE_POINT = 0.01
@@ -64,17 +64,18 @@ class Gate:
         card, count = self.card, len(self.held_out)
         if card.task == "face-detection":
             found = detector_differences(card, self.decoder, reference, candidate, self.held_out)
-            score = float(np.quantile([one[0] for one in found], COUNTED))
-            overlap = float(np.quantile([one[1] for one in found], 1 - COUNTED))
-            why = too_far(card.allowance, score=score, overlap=overlap)
-            return Parity(pictures="samples", count=count, faces=sum(one[2] for one in found), score=score, overlap=overlap, why=why)
+            score = float(np.quantile([one.score for one in found], COUNTED))
+            overlap = float(np.quantile([one.overlap for one in found], 1 - COUNTED))
+            mean = float(np.mean([each for one in found for each in one.overlaps] or [0.0]))
+            faces, there = sum(one.faces for one in found), sum(one.found for one in found)
+            why = too_far(card.allowance, score=score, overlap=overlap, mean_overlap=mean, faces=faces, found=there)
+            return Parity(
+                pictures="samples", count=count, faces=faces, found=there, score=score, overlap=overlap, mean_overlap=mean, why=why
+            )
         if card.task == "face-embedding":
             distance = float(np.quantile(template_distances(self.decoder, reference, candidate, self.held_out), COUNTED))
             return Parity(pictures="samples", count=count, distance=distance, why=too_far(card.allowance, distance=distance))
-        apart, same = probability_differences(self.decoder, reference, candidate, self.held_out)
-        probability, agreement = float(apart.mean()), float(same.mean())
-        why = too_far(card.allowance, probability=probability, agreement=agreement)
-        return Parity(pictures="samples", count=count, probability=probability, agreement=agreement, why=why)
+        return classifier_parity(card.allowance, answers(self.decoder, reference, candidate, self.held_out), "samples")
 
 
 def _lost(card: ModelCard, accuracy: Sequence[Accuracy]) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from calibration.equalise import equalise
 from calibration.errors import CalibrationError
 from calibration.pairs import free
-from calibration.ranges import Observed, Progress, chosen, observe
+from calibration.ranges import Observed, Progress, chosen, observe, peaks
 from calibration.rules import broken_rules
 from engines.calibrated import Flavour, Ranges
 from engines.results import F32
@@ -41,9 +42,11 @@ class Quantiser:
         self._whole: dict[tuple[Flavour, Ranges], Any] = {}
 
     def observe(self, samples: Sequence[F32], progress: Progress = lambda done, total: None) -> None:
-        """Learn what values the tensors take. Raises CalibrationError."""
+        """Learn what values the tensors take, once the channels are of like size. Raises CalibrationError."""
+        total = 3 * len(samples)
         try:
-            self._observed = observe(self.model, samples, progress)
+            equalise(self.model, peaks(self.model, samples, lambda done, _: progress(done, total)))
+            self._observed = observe(self.model, samples, lambda done, _: progress(len(samples) + done, total))
         except CalibrationError as error:
             raise CalibrationError(f"{self.name}: {error}") from error
         self._whole.clear()

@@ -67,6 +67,19 @@ def observe(model: Any, samples: Sequence[F32], progress: Progress) -> dict[str,
     return found
 
 
+def peaks(model: Any, samples: Sequence[F32], progress: Progress) -> dict[str, NDArray[np.float64]]:
+    """Of each tensor of four dimensions, channels first: the largest absolute value of each channel on `samples`."""
+    session, names = _opened(model)
+    found: dict[str, NDArray[np.float64]] = {}
+    for index, sample in enumerate(samples):
+        for name, tensor in _run(session, names, sample):
+            if tensor.ndim == 4:
+                reached = np.maximum(tensor.max((0, 2, 3)), -tensor.min((0, 2, 3))).astype(np.float64)
+                found[name] = np.maximum(found.get(name, reached), reached)
+        progress(index + 1, len(samples))
+    return found
+
+
 def chosen(observed: Observed, kind: Ranges) -> tuple[float, float]:
     """The range to cover, which holds 0."""
     if kind == "minmax" or not observed.counts.any() or not observed.top:

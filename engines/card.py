@@ -132,16 +132,21 @@ class Expected(_Part):
 class Allowance(_Part):
     """How far an engine may be from FP32 before it is refused.
 
-    Detectors: `score` the largest change of a face's score, `overlap` the least IoU with its FP32 box.
-    Embedders: `distance` the largest Euclidean distance between a template and its FP32 twin.
-    Classifiers: `probability` the largest change of any class's probability, averaged over the pictures; `agreement` the least share of
-    pictures with the same answer. All: `accuracy` the largest loss of the labelled set's metric (0.01 is one point).
+    Detectors: `score` the largest change of a face's score, `overlap` the least IoU with its FP32 box; on a calibration's samples
+    `mean_overlap` the least mean of those IoUs, and `faces` the largest change of the number of faces, as a share (one face is always
+    allowed). Embedders: `distance` the largest Euclidean distance between a template and its FP32 twin.
+    Classifiers: `agreement` the least share of pictures with the same answer, and one or both of: `probability` the largest change of any
+    class's probability, averaged over the pictures; `sqnr_db` how far the raw outputs' variation from picture to picture stands above
+    their distance from FP32's. All: `accuracy` the largest loss of the labelled set's metric (0.01 is one point).
     """
 
     score: float | None = None
     overlap: float | None = None
+    mean_overlap: float | None = None
+    faces: float | None = None
     distance: float | None = None
     probability: float | None = None
+    sqnr_db: float | None = None
     agreement: float | None = None
     accuracy: float | None = None
 
@@ -179,8 +184,9 @@ class ModelCard(_Part):
             self.thresholds.verify, self.thresholds.identify, self.allowance.distance, self.alignment,
         ):  # fmt: skip
             raise ValueError("an embedder's card needs alignment, thresholds.verify, thresholds.identify and allowance.distance")
-        if self.task == "classification" and (not self.labels or None in (self.allowance.probability, self.allowance.agreement)):
-            raise ValueError("a classifier's card needs labels, allowance.probability and allowance.agreement")
+        limited = self.allowance.probability is not None or self.allowance.sqnr_db is not None
+        if self.task == "classification" and not (self.labels and limited and self.allowance.agreement is not None):
+            raise ValueError("a classifier's card needs labels, allowance.agreement, and allowance.probability or allowance.sqnr_db")
         if len(set(self.labels)) < len(self.labels) or (self.positive is not None and self.positive not in self.labels):
             raise ValueError("labels must differ, and positive must be one of them")
         return self

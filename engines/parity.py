@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,18 @@ class Parity(BaseModel):
     faces: int = 0
     score: float | None = None
     overlap: float | None = None
+    mean_overlap: float | None = None
+    found: int | None = None
+    """Faces that the candidate finds where FP32 finds `faces`."""
     distance: float | None = None
     probability: float | None = None
+    sqnr_db: float | None = None
     agreement: float | None = None
     why: str = ""
 
+
+MATCHED = 0.5
+"""The IoU above which two engines' boxes are the same face."""
 
 Judge = Callable[[Engine, Engine], Parity]
 """Called with the FP32 engine and the candidate."""
@@ -49,6 +57,29 @@ class Pictures:
 
     images: tuple[Image, ...]
     landmarks: tuple[F32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of a detector's two engines on a picture: the largest change of score, the least overlap, the faces that each finds, and the
+    overlaps of those that both find.
+    """
+
+    score: float
+    overlap: float
+    faces: int
+    found: int
+    overlaps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Of a classifier's two engines: by picture the largest change of any class's probability and whether the answer is the same."""
+
+    apart: F32
+    same: NDArray[np.bool_]
+    sqnr_db: float
+    """The raw outputs' variation from picture to picture over their distance from FP32's; what is the same of all pictures says nothing."""
 
 
 def portraits() -> list[str]:
@@ -91,9 +122,9 @@ def detector_judge(card: ModelCard, decoder: DetectionDecoder, models_dir: Path)
         shown = [part for image in seen.images for part in (image, np.ascontiguousarray(image[::2, ::2]))]
         canvases = [letterbox(picture, decoder.width, decoder.height, card.input.pad)[0] for picture in shown]
         found = detector_differences(card, decoder, reference, candidate, canvases)
-        worst, least = max(one[0] for one in found), min(one[1] for one in found)
+        worst, least = max(one.score for one in found), min(one.overlap for one in found)
         why = too_far(card.allowance, score=worst, overlap=least)
-        faces = sum(one[2] for one in found)
+        faces = sum(one.faces for one in found)
         return Parity(pictures="portraits", count=len(found), faces=faces, score=worst, overlap=least, why=why)
 
     return judge
@@ -101,8 +132,8 @@ def detector_judge(card: ModelCard, decoder: DetectionDecoder, models_dir: Path)
 
 def detector_differences(
     card: ModelCard, decoder: DetectionDecoder, reference: Engine, candidate: Engine, canvases: Sequence[Image]
-) -> list[tuple[float, float, int]]:
-    """By picture, (H, W, C) as the engines take it: the largest change of score, the least overlap, the faces that `reference` finds."""
+) -> list[Difference]:
+    """By picture, (H, W, C) as the engines take it."""
     threshold = card.thresholds.score
     assert threshold is not None
     found = []
@@ -110,11 +141,13 @@ def detector_differences(
         want, got = reference.infer({IMAGE: canvas[None]}), candidate.infer({IMAGE: canvas[None]})
         expected = decoder.decode(want, threshold)
         missed = _compared(expected, decoder.decode(got, threshold / 2))
-        made_up = _compared(decoder.decode(got, threshold), decoder.decode(want, threshold / 2))
+        there = decoder.decode(got, threshold)
+        made_up = _compared(there, decoder.decode(want, threshold / 2))
         score = max(missed[0], made_up[0])
         if not len(expected):
             score = float(np.abs(decoder.scores(want) - decoder.scores(got)).max())
-        found.append((score, min(missed[1], made_up[1]), len(expected)))
+        best = overlaps(expected.boxes, there.boxes).max(1) if len(expected) and len(there) else np.zeros(0)
+        found.append(Difference(score, min(missed[1], made_up[1]), len(expected), len(there), tuple(best[best > MATCHED].tolist())))
     return found
 
 
@@ -163,21 +196,28 @@ def classifier_judge(card: ModelCard, decoder: ClassificationDecoder, models_dir
             return _unseen()
         height, width = (size or 1 for size in reference.inputs[0].shape[1:3])
         fitted = [fed(part, card.input, width, height) for image in seen.images for part in (image, *_quarters(image))]
-        apart, same = probability_differences(decoder, reference, candidate, fitted)
-        probability, agreement = float(apart.mean()), float(same.mean())
-        why = too_far(card.allowance, probability=probability, agreement=agreement)
-        return Parity(pictures="portraits", count=len(fitted), probability=probability, agreement=agreement, why=why)
+        return classifier_parity(card.allowance, answers(decoder, reference, candidate, fitted), "portraits")
 
     return judge
 
 
-def probability_differences(
-    decoder: ClassificationDecoder, reference: Engine, candidate: Engine, fitted: Sequence[Image]
-) -> tuple[F32, NDArray[np.bool_]]:
-    """By picture, (H, W, C): the largest change of any class's probability, and whether the answer is the same."""
-    want, got = (np.concatenate([decoder.decode(rows) for rows in batches(engine, fitted)]) for engine in (reference, candidate))
-    want, got = want[: len(fitted)], got[: len(fitted)]
-    return np.asarray(np.abs(want - got).max(1), np.float32), want.argmax(1) == got.argmax(1)
+def classifier_parity(allowance: Allowance, said: Answers, shown: Literal["portraits", "samples"]) -> Parity:
+    """What the comparison of a classifier's engines gave, and whether that is allowed."""
+    probability, agreement = float(said.apart.mean()), float(said.same.mean())
+    why = too_far(allowance, probability=probability, sqnr_db=said.sqnr_db, agreement=agreement)
+    return Parity(pictures=shown, count=len(said.same), probability=probability, sqnr_db=said.sqnr_db, agreement=agreement, why=why)
+
+
+def answers(decoder: ClassificationDecoder, reference: Engine, candidate: Engine, fitted: Sequence[Image]) -> Answers:
+    """Of pictures, (H, W, C) each."""
+    raw, said = [], []
+    for engine in (reference, candidate):
+        given = [(rows[decoder.params.output].copy(), decoder.decode(rows)) for rows in batches(engine, fitted)]
+        raw.append(np.concatenate([one[0].reshape(len(one[1]), -1) for one in given])[: len(fitted)].astype(np.float64))
+        said.append(np.concatenate([one[1] for one in given])[: len(fitted)])
+    signal, noise = float(np.square(raw[0] - raw[0].mean(0)).sum()), float(np.square(raw[1] - raw[0]).sum())
+    apart = np.asarray(np.abs(said[0] - said[1]).max(1), np.float32)
+    return Answers(apart, said[0].argmax(1) == said[1].argmax(1), 10 * math.log10(max(signal, 1e-20) / max(noise, signal * 1e-20, 1e-20)))
 
 
 def batches(engine: Engine, pictures: Sequence[Image]) -> Iterator[dict[str, Tensor]]:
@@ -199,17 +239,27 @@ def too_far(
     overlap: float = 1.0,
     distance: float = 0.0,
     probability: float = 0.0,
+    sqnr_db: float = np.inf,
     agreement: float = 1.0,
+    mean_overlap: float = 1.0,
+    faces: int = 0,
+    found: int = 0,
 ) -> str:
     """What is further from FP32 than allowed, as a sentence with figures; empty where nothing is."""
     if allowance.score is not None and score > allowance.score:
         return f"scores differ by {score:.3f}, allowed are {allowance.score}"
     if allowance.overlap is not None and overlap < allowance.overlap:
         return f"boxes overlap by {overlap:.3f} only, required are {allowance.overlap}"
+    if allowance.mean_overlap is not None and mean_overlap < allowance.mean_overlap:
+        return f"boxes overlap by {mean_overlap:.4f} on average, required are {allowance.mean_overlap}"
+    if allowance.faces is not None and abs(found - faces) > max(1.0, allowance.faces * faces):
+        return f"{found} faces are found where FP32 finds {faces}, allowed is a change of {allowance.faces:.0%} or one"
     if allowance.distance is not None and distance > allowance.distance:
         return f"templates are {distance:.4f} apart, allowed are {allowance.distance}"
     if allowance.probability is not None and probability > allowance.probability:
         return f"probabilities differ by {probability:.4f} on average, allowed are {allowance.probability}"
+    if allowance.sqnr_db is not None and sqnr_db < allowance.sqnr_db:
+        return f"the outputs are {sqnr_db:.1f} dB over the noise, required are {allowance.sqnr_db}"
     if allowance.agreement is not None and agreement < allowance.agreement:
         return f"answers agree on {agreement:.1%} of the pictures, required are {allowance.agreement:.1%}"
     return ""

@@ -205,8 +205,10 @@ def shown(parity: Parity) -> str:
     parts = {
         "scores within": parity.score,
         "boxes overlap": parity.overlap,
+        "on average": parity.mean_overlap,
         "templates within": parity.distance,
         "probabilities within": parity.probability,
+        "dB over the noise": parity.sqnr_db,
         "same answers": parity.agreement,
     }
     return ", ".join(f"{what} {value:.3f}" for what, value in parts.items() if value is not None)

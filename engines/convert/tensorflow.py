@@ -15,6 +15,12 @@ from engines.errors import EngineError, MissingRuntimeError, ModelFileError
 
 NEEDED = {"tensorflow": "almena[tensorflow]", "tf2onnx": "almena[tensorflow]"}
 
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF2ONNX_CATCH_ERRORS": "FALSE",
+}  # fmt: skip
+"""Of the child. tf2onnx copies the whole graph, weights included, before each of its many optimisations, so as to leave out one that
+fails; it is told not to."""
+
 
 class _ByTensorFlow:
     """`action` names a function of `tensorflow_worker`."""
@@ -64,7 +70,7 @@ def call(action: str, needs: tuple[str, ...], source: Path, *more: Path) -> Any:
                 f"{source.name}: its conversion needs {module}, which is not installed: pip install '{NEEDED[module]}'"
             )
     command = [sys.executable, "-m", "engines.convert.tensorflow_worker", action, *(str(path.resolve()) for path in (source, *more))]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    environment = {**os.environ, **ENVIRONMENT}
     with (
         tempfile.TemporaryFile("w+", errors="replace") as noise,
         subprocess.Popen(

@@ -17,7 +17,7 @@ from calibration.gate import Gate
 from calibration.labels import average_precision, read_boxes, read_classes, read_labelled_pairs
 from engines.backends.base import IMAGE
 from engines.base import Engine, TensorSpec
-from engines.card import card
+from engines.card import Allowance, card
 from engines.decoders.centerface import CenterFaceDecoder, CenterFaceParams
 from engines.decoders.classification import ClassificationDecoder, ClassificationParams
 from engines.decoders.embedding import EmbeddingDecoder, EmbeddingParams
@@ -165,6 +165,51 @@ def test_without_labels_the_outputs_decide(tmp_path: Path, by: float, why: str) 
     assert verdict.why.startswith(why)
     assert bool(verdict.why) == bool(why)
     assert verdict.parity.pictures == "samples"
+
+
+@pytest.mark.parametrize(("noise", "why"), [(0.05, ""), (0.5, "the outputs are 1"), (0.0, "")])
+def test_the_noise_of_raw_outputs_decides_where_the_card_limits_that(tmp_path: Path, noise: float, why: str) -> None:
+    model = save_card(tmp_path)
+    limited = model.model_copy(update={"allowance": Allowance(sqnr_db=20.0, agreement=0.9)})
+    held_out = [np.full((32, 32, 1), value, np.uint8) for value in range(0, 200, 20)]
+
+    def engine(off: float) -> Scripted:
+        """Logits vary from picture to picture by about 3 around 1000, which all pictures share."""
+        return Scripted((1, 32, 32, 1), lambda rows: {"y": (1000 + rows.mean((1, 2, 3))[:, None] / 20 * [1, -1] + off).astype(np.float32)})
+
+    verdict = Gate(limited, CLASSES, held_out, None, None).judge(engine(0.0), engine(noise))
+    assert verdict.why.startswith(why)
+    assert bool(verdict.why) == bool(why)
+
+
+def one_face(height: float, faces: int = 1) -> Scripted:
+    """A face of 40 by `height` pixels, or none where `faces` is 0."""
+
+    def answer(rows: Any) -> Any:
+        found = {name: np.zeros((1, count, 96, 160), np.float32) for name, count in (("537", 1), ("538", 2), ("539", 2), ("540", 10))}
+        found["537"][0, 0, 40, 60] = 0.9 * faces
+        found["538"][0, :, 40, 60] = np.log(height / 4), np.log(10)
+        return found
+
+    return Scripted((1, 384, 640, 3), answer)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "allowance", "why"),
+    [
+        (one_face(40.4), {}, ""),
+        (one_face(41.2), {}, "boxes overlap by 0.9709 on average, required are 0.98"),
+        (one_face(40, 0), {"score": 1.0, "overlap": 0.0, "mean_overlap": 0.0}, "0 faces are found where FP32 finds 5"),
+    ],
+)
+def test_boxes_must_overlap_on_average_and_faces_be_as_many(candidate: Scripted, allowance: dict[str, float], why: str) -> None:
+    model = card("centerface")
+    model = model.model_copy(update={"allowance": model.allowance.model_copy(update=allowance)})
+    decoder = CenterFaceDecoder(CenterFaceParams(**model.decoder.params), 384, 640)
+    verdict = Gate(model, decoder, [np.zeros((384, 640, 3), np.uint8)] * 5, None, None).judge(one_face(40), candidate)
+    assert verdict.why.startswith(why)
+    assert bool(verdict.why) == bool(why)
+    assert verdict.parity.faces == 5
 
 
 def test_with_labels_their_metric_decides(tmp_path: Path) -> None:
