@@ -9,7 +9,7 @@ import sys
 from agent.errors import AlmenaError
 from agent.notify import notify
 from agent.process import begin, refused
-from agent.vision.control import ControlServer
+from agent.vision.control_socket import listening
 from agent.vision.service import Vision
 
 log = logging.getLogger("agent.vision")
@@ -23,11 +23,14 @@ def main() -> int:
     config, stopping = begin("vision", __doc__)
     try:
         vision = Vision(config)
-        control = ControlServer(vision)
+        listener = listening(vision.settings.control_socket)
     except AlmenaError as error:
         return refused(error)
-    control.start()
     vision.start()
+    from agent.vision.control import ControlServer  # the streams load their models meanwhile
+
+    control = ControlServer(vision, listener)
+    control.start()
     notify("READY=1")
     while not stopping.wait(1.0):
         stuck_s = vision.stuck_for_s

@@ -5,13 +5,11 @@ Whoever may open the socket (its owner and group) may do everything here; the pa
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from starlette.applications import Starlette
@@ -22,9 +20,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from agent.datatypes import Annotation, StreamHealth
-from agent.errors import AlmenaError, UnknownError
+from agent.errors import UnknownError
 from agent.serving import HANDLERS, Problem, ThreadedServer
 from agent.settings import Settings
+from agent.vision.control_socket import listening
 from agent.vision.gallery import LATEST_EXPIRY
 from agent.vision.inference.http import InferenceApp
 from agent.vision.inference.models import Serving
@@ -101,10 +100,11 @@ class VisionControl(Protocol):
 class ControlServer:
     """Serves the control API of `vision` on `settings.control_socket`, mode 0660, in a thread of its own."""
 
-    def __init__(self, vision: VisionControl) -> None:
+    def __init__(self, vision: VisionControl, listener: socket.socket | None = None) -> None:
+        """`listener`: that of `listening`, where it was claimed before. Raises AlmenaError as `listening` does."""
         self._path = vision.settings.control_socket
         self._api = _Api(vision, lambda: self._server.stopping)
-        self._server = ThreadedServer(self._api.app(), _bind(self._path), "control")
+        self._server = ThreadedServer(self._api.app(), listener or listening(self._path), "control")
 
     def start(self) -> None:
         """Begin to answer."""
@@ -301,29 +301,3 @@ def _changes(value: dict[str, Any]) -> dict[str, Any]:
     if expires_at is not None and not (isinstance(expires_at, int | float) and time.time() < expires_at < LATEST_EXPIRY):
         raise Problem(422, "The expiry is not in the future", "set `expires_at` to a Unix time in seconds that is yet to come, or to null")
     return found
-
-
-def _bind(path: Path) -> socket.socket:
-    """A socket at `path`; one that a dead process left is removed. Raises AlmenaError when another process answers there."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket():
-            _refuse_live(path)
-            path.unlink()
-        listener.bind(str(path))
-        path.chmod(0o660)
-    except OSError as error:
-        listener.close()
-        hint = "; choose a shorter state_dir" if len(str(path)) > 100 else ""
-        raise AlmenaError(f"the control socket {path} cannot be made: {error.strerror or error}{hint}") from error
-    except AlmenaError:
-        listener.close()
-        raise
-    return listener
-
-
-def _refuse_live(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT):
-            raise AlmenaError(f"another vision process answers at {path}; stop it first")
