@@ -46,15 +46,8 @@ def engine(
     from calibration.power import power_meter
     from engines.model import Workshop
 
-    options = engine_options(settings_of(config))
-    options = replace(
-        options,
-        backend=backend if backend != "auto" else options.backend,
-        unit=unit if unit != "auto" else options.unit,
-        precision=precision if precision != "auto" else options.precision,
-        policy=policy or options.policy,
-        threads=threads or options.threads,
-    )
+    asked: dict[str, Any] = {"backend": backend, "unit": unit, "precision": precision, "policy": policy, "threads": threads}
+    options = replace(engine_options(settings_of(config)), **{name: wish for name, wish in asked.items() if wish not in (None, "auto")})
     [card] = cards([model], options)
     choice = Workshop(card, options).choice.model_copy(update={"streams": streams}) if streams else None
     with Console(stderr=True).status(card.name) as status:

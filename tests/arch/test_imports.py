@@ -18,8 +18,11 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent", "engines", "calibration", "fleet")
 HEAVY = {"cv2", "onnxruntime", "openvino", "av", "onnx", "amqtt", "gi", "jtop", "tensorrt", "tensorflow"}
-BEHIND = {"agent.sample_clip", "calibration.zoo_keras", "engines.convert.onnx_input", "engines.convert.onnx_floats"} | {
-    f"engines.backends.{part}" for part in ("openvino_runtime", "trt_build", "trt_engine", "trt_log")
+BEHIND = {
+    "agent.sample_clip",
+    "calibration.zoo_keras",
+    *(f"engines.convert.onnx_{part}" for part in ("file", "floats", "input")),
+    *(f"engines.backends.{part}" for part in ("openvino_runtime", "trt_build", "trt_engine", "trt_log")),
 }
 """Modules that only plug-ins and bodies of functions import."""
 
