@@ -23,6 +23,7 @@ from engines.card import ModelCard, card
 from engines.model import EngineOptions, load_classifier, load_embedder, recipe
 from engines.preprocess import Image
 from tests.fakes.classifier import save_card, stripes
+from tests.fakes.rtsp_process import Server
 
 BACKENDS = ("openvino", "onnxruntime")
 
@@ -99,6 +100,40 @@ def test_a_classifier_runs_at_int8_after_the_command(tmp_path: Path, classifier:
         floats = load_classifier(str(tmp_path / "two-classes.yaml"), replace(options, backend=backend, precision="fp32"))
         assert (floats.engine.precision, floats.passport.calibration) == ("fp32", None)
         floats.close()
+
+
+@pytest.fixture(params=["video", "camera"])
+def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A video file, and a camera that is live."""
+    if request.param == "camera":
+        camera = Server("--pattern", "snow")
+        try:
+            yield camera.url
+        finally:
+            camera.kill()
+        return
+    path = tmp_path / "recording.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (48, 40))
+    for picture in stripes(24):
+        writer.write(picture)
+    writer.release()
+    yield str(path)
+
+
+def test_frames_are_taken_from_videos_and_cameras(tmp_path: Path, options: EngineOptions, recording: str) -> None:
+    """What the camera shows is noise, unlike what the gate looks at; how near INT8 comes is not asked here."""
+    save_card(tmp_path, probability=1.0)
+    card_file = tmp_path / "lenient.yaml"
+    card_file.write_text((tmp_path / "two-classes.yaml").read_text().replace("agreement: 0.5", "agreement: 0.0"))
+    settings = tmp_path / "almena.yaml"
+    settings.write_text(f"state_dir: {tmp_path / 'state'}\nengines: {{models_dir: {options.models_dir}}}\n")
+    told = run(
+        str(card_file), "--frames", recording, "--watch", "2s", "--samples", "20", "--budget", "2s", "--json",
+        "-c", str(settings),
+    )  # fmt: skip
+    (made,) = told["calibrations"]
+    assert 9 <= made["frames"] <= 20
+    assert place(card(str(card_file)), options.engines_dir, "u8s8").is_file()
 
 
 def test_int8_is_refused_with_figures_and_layers(tmp_path: Path, options: EngineOptions) -> None:
