@@ -68,16 +68,20 @@ def calibrate(
     options = engine_options(settings := settings_of(config))
     (card,) = cards([model], options)
     wanted: tuple[Any, ...] = {"auto": (), "both": ("u8s8", "s8s8")}.get(flavour, (flavour,))
+    began = time.monotonic()
     wishes = Wishes(wanted, None if ranges == "auto" else ranges, samples, seconds(budget), detector)
     with told(card.name) as tell, Calibrator(card, options, wishes, tell) as calibrator, closing(
         pictures(frames, settings, seconds(watch), tell)
     ) as taken:  # fmt: skip
         outcomes = calibrator.run(taken, labels)
+    took_s = time.monotonic() - began
     if as_json:
-        print(json.dumps({"model": card.model_id, "calibrations": [_record(outcome) for outcome in outcomes]}, indent=2))
+        made = [_record(outcome) for outcome in outcomes]
+        print(json.dumps({"model": card.model_id, "seconds": round(took_s, 1), "calibrations": made}, indent=2))
         return
     for outcome in outcomes:
         _print(outcome)
+    print(f"It took {took_s:.0f} s.")
     print(f"Next: `almena tune {model}` compares it with the other precisions; `engines.precision: auto` takes int8 from the next start.")
 
 
