@@ -26,7 +26,7 @@ CONVERTING = {
     "onnx-from-dlib-1": Factor(150, 4),
     "onnx-from-onnx-1": Factor(150, 4),
     "savedmodel-from-keras-1": Factor(600, 5, 2.0),
-    "onnx-from-savedmodel-1": Factor(800, 30),
+    "onnx-from-savedmodel-1": Factor(1100, 18),
     "onnx-from-tflite-1": Factor(800, 42),
     "tflite-from-savedmodel-1": Factor(800, 5),
     "openvino-from-any-1": Factor(150, 4),
@@ -39,9 +39,9 @@ BUILDING = {
     "tensorrt": Factor(1500, 6),
 }
 """Rounded up from ResNet-50 (103 MB as .keras, 207 MB as SavedModel, 102 MB as ONNX or TFLite) on x86-64, peaks of resident memory:
-Keras to SavedModel 969 MB (VGG-16, 554 MB: 3330 MB), SavedModel to ONNX 6954 MB and TFLite to ONNX 5040 MB (tf2onnx keeps many copies),
-SavedModel to TFLite 1689 MB; building for OpenVINO 423 MB, ONNX Runtime 567 MB, LiteRT 266 MB, TensorFlow 1194 MB.
-Those of dlib, ONNX, OpenVINO IR and TensorRT are guesses."""
+Keras to SavedModel 969 MB (VGG-16, 554 MB: 3330 MB), TFLite to ONNX 5040 MB, SavedModel to TFLite 1689 MB; SavedModel to ONNX from
+EfficientNet-B0 (1850 MB) and VGG-16 (20.1 GB, of which TensorFlow's own freezing takes 8.4 GB); building for OpenVINO 423 MB,
+ONNX Runtime 567 MB, LiteRT 266 MB, TensorFlow 1194 MB. Those of dlib, ONNX, OpenVINO IR and TensorRT are guesses."""
 
 DISK_TIMES = 3
 """A built engine, the one that is being written, and the FP32 one that it is compared with."""
