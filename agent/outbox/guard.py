@@ -88,12 +88,12 @@ class Reserve:
         return True
 
 
-def make_private(path: Path) -> None:
-    """Make the file if there is none, for its owner and group alone whatever the umask is. Opens no file that is there: closing it would
-    drop the locks that SQLite has on it."""
+def make_private(path: Path, mode: int = FILE_MODE) -> None:
+    """Make the file if there is none, for its owner (and group) alone whatever the umask is. Opens no file that is there: closing it would
+    drop the locks that SQLite has on it, and another process would then delete the log that is in use."""
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
-    restrict(path, FILE_MODE)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    restrict(path, mode)
 
 
 def restrict(path: Path, mode: int) -> None:

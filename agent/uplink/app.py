@@ -8,6 +8,7 @@ outbox ─► Sender ─► Session ─► broker          telemetry ─► outb
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 from agent import __version__, wire
 from agent.clock import Clock
+from agent.errors import AlmenaError
 from agent.outbox import Outbox
 from agent.settings import MqttSettings, Settings
 from agent.uplink.clock_watch import ClockWatch
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MISSED_PERIODS = 3
 STUCK_AFTER_S = 30.0
+PAGE_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,17 @@ class Uplink:
         self._stops.callback(self.outbox.close)
         self._connection: Connection | None = None
         self._local = LocalOnly(self.outbox)
+        self._snapshot: Callable[[], Mapping[str, Any]] = dict
+        self._page_due = math.inf
         if settings.mqtt is not None and settings.mqtt.delivery != "none":
             self._connection = Connection(settings, settings.mqtt, self.outbox, self._clock, self.status, pace)
 
     def start(self) -> None:
-        """Start everything; raises AlmenaError if the page's address cannot be bound."""
+        """Start everything. A page that cannot be served is told and tried again: results go to the broker without it."""
         from agent.uplink.telemetry import TelemetryLoop
 
         telemetry = TelemetryLoop(self.settings, self.outbox, self.status)
+        self._snapshot = telemetry.snapshot
         telemetry.start()
         self._stops.callback(telemetry.stop)
         if self._connection is not None:
@@ -74,12 +80,13 @@ class Uplink:
         else:
             self._local.start()
             self._stops.callback(self._local.stop)
-        if self.settings.web.enabled:
-            self._serve(telemetry.snapshot)
+        self._serve()
 
     def look(self) -> bool:
         """Regular small duties; True while the uplink makes progress."""
         self._clock_watch.look()
+        if time.monotonic() >= self._page_due:
+            self._serve()
         worker = self._connection.sender if self._connection else self._local
         return worker.alive(STUCK_AFTER_S)
 
@@ -87,11 +94,23 @@ class Uplink:
         """Say goodbye to the broker and end everything."""
         self._stops.close()
 
-    def _serve(self, snapshot: Callable[[], Mapping[str, Any]]) -> None:
+    def _serve(self) -> None:
+        """Serve the page, or say why not, and when it is tried again."""
+        self._page_due = math.inf
+        if not self.settings.web.enabled:
+            return
         from agent.uplink.web.app import serve
         from agent.uplink.web.context import WebContext
 
-        server = serve(WebContext(self.settings, self.outbox, self.status, snapshot))
+        try:
+            server = serve(WebContext(self.settings, self.outbox, self.status, self._snapshot))
+        except AlmenaError as error:
+            self._page_due = time.monotonic() + PAGE_AGAIN_S
+            if str(error) != self.status.page_trouble:
+                log.error("there is no page: %s; this is tried again every %.0f s", error, PAGE_AGAIN_S)
+            self.status.page_trouble = str(error)
+            return
+        self.status.page_trouble = ""
         self._stops.callback(server.stop)
         address = self.settings.state_dir / "run" / "page.url"
         address.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,8 @@ class UplinkStatus:
     """The hub's retained state; empty when it never said anything."""
     row_trouble: str = ""
     """Why rows are refused, while they are."""
+    page_trouble: str = ""
+    """Why there is no page, while there is none."""
 
     @property
     def connected(self) -> bool:
@@ -56,6 +58,8 @@ class UplinkStatus:
                 notes.append("The hub is not online; events wait on this device.")
         else:
             notes = [f"{self.broker}: {self.trouble}." if self.trouble else f"Connecting to {self.broker} …"]
+        if self.page_trouble:
+            notes.append(f"There is no page: {self.page_trouble}.")
         if self.row_trouble:
             notes.append(f"Some messages are refused: {self.row_trouble}.")
         return " ".join(notes)

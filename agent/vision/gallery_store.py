@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from agent.errors import AlmenaError
+from agent.outbox.guard import make_private
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -102,8 +103,7 @@ class Store:
         self.lock = threading.RLock()
         self._cipher = AESGCM(key)
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite gives its log and index the same mode
-            os.chmod(path, 0o600)
+            make_private(path, 0o600)  # SQLite gives its log and index the same mode
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._prepare()
         except (sqlite3.Error, OSError) as error:
@@ -111,6 +111,9 @@ class Store:
 
     def _prepare(self) -> None:
         try:
+            damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if damage != "ok":
+                raise sqlite3.DatabaseError(damage)
             for pragma in ("journal_mode=WAL", "secure_delete=ON", "synchronous=FULL", "temp_store=MEMORY"):
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
             self._db.executescript(SCHEMA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -11,6 +12,25 @@ import yaml
 from tests.fakes.fleet import DEVICE, Process, peer, write_settings
 from tests.fakes.mosquitto import Mosquitto
 from tests.waiting import wait_until
+
+
+def test_a_taken_port_costs_the_page_only(tmp_path: Path) -> None:
+    with (
+        Mosquitto(tmp_path / "broker") as broker,
+        peer(broker.port, f"almena/1/{DEVICE}/up/reported") as hub,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+    ):
+        path = write_settings(tmp_path, broker.port)
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "web": {"port": taken.getsockname()[1]}}))
+        uplink = Process(tmp_path, "agent.uplink", str(path))
+        uplink.start()
+        try:
+            wait_until(lambda: hub.heard, 30, "the reported state")
+            assert not (tmp_path / "state" / "run" / "page.url").exists()
+            taken.close()
+            wait_until(lambda: (tmp_path / "state" / "run" / "page.url").exists(), 60, "the page")
+        finally:
+            assert uplink.stop() == 0
 
 
 def test_state_is_for_owner_and_group(tmp_path: Path) -> None:

@@ -187,6 +187,35 @@ def test_another_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ours.close()
 
 
+def test_another_process_leaves_the_log_of_one_that_opened_the_gallery_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.vision.gallery.REFRESH_S", 0.0)
+    ours, housekeeping = opened(tmp_path), opened(tmp_path)
+    ours.add("Anna", [picture(1)])
+    elsewhere(tmp_path, "assert g.find('Anna')")
+    ours.add("Berta", [picture(2)])
+    elsewhere(tmp_path, "assert g.find('Berta'); g.erase(g.find('Anna').id)")
+    ours.refresh()
+    assert ours.candidates.names == ("Berta",)
+    ours.close()
+    housekeeping.close()
+    again = opened(tmp_path)
+    assert again.candidates.names == ("Berta",)
+    again.close()
+
+
+def test_a_damaged_gallery_is_refused(tmp_path: Path) -> None:
+    gallery = opened(tmp_path)
+    for number in range(20):
+        gallery.add(f"person {number}", [picture(number)])
+    path = gallery._store.path
+    gallery.close()
+    data = bytearray(path.read_bytes())
+    data[4096:] = bytes(len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(GalleryError, match="move it away"):
+        opened(tmp_path)
+
+
 def test_who_has_expired_is_hidden_at_once_and_back_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.vision.gallery.REFRESH_S", 0.0)
     gallery = opened(tmp_path)
