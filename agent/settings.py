@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -133,6 +134,13 @@ class TlsSettings(Config):
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file go together")
         return self
+
+    def context(self) -> ssl.SSLContext:
+        """What a connection is made with. Raises OSError, of which ssl.SSLError is a kind, where a file cannot be used."""
+        context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
 
 
 class MqttSettings(Config):

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import secrets
 import socket
-import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -122,10 +121,7 @@ def _credentials(client: mqtt.Client, settings: MqttSettings) -> None:
     if settings.username is not None:
         client.username_pw_set(settings.username, settings.secret())
     if settings.tls is not None:
-        context = ssl.create_default_context(cafile=str(settings.tls.ca_file) if settings.tls.ca_file else None)
-        if settings.tls.cert_file is not None:
-            context.load_cert_chain(settings.tls.cert_file, settings.tls.key_file)
-        client.tls_set_context(context)
+        client.tls_set_context(settings.tls.context())
 
 
 def web(settings: Settings) -> Check:

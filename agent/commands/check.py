@@ -10,8 +10,12 @@ import typer
 
 from agent import settings as settings_module
 from agent.errors import SettingsError
+from engines.card import card
+from engines.errors import EngineError
 
 app = typer.Typer(add_completion=False)
+
+PARTS = {"detector": "face-detection", "embedder": "face-embedding"}
 
 
 @app.command()
@@ -22,6 +26,9 @@ def check(
     """Read the settings file and say what is wrong, with path and line. Exit code 0 or 2."""
     try:
         settings = settings_module.load(config)
+        unusable = _unusable(settings)
+        if unusable:
+            raise SettingsError("\n".join(f"{config}: {problem}" for problem in unusable))
     except SettingsError as error:
         if as_json:
             print(json.dumps({"valid": False, "problems": str(error).splitlines()}))
@@ -39,3 +46,25 @@ def check(
         else "no broker, results stay on the device"
     )
     print(f"  events: {where}")
+
+
+def _unusable(settings: settings_module.Settings) -> list[str]:
+    """What the settings name that cannot be used: model cards, certificates."""
+    tasks = [(stream, task) for stream in settings.streams for task in stream.tasks if task.type == "faces"]
+    parts = [(f"streams.{stream.name}.{part}", getattr(task, part), kind) for stream, task in tasks for part, kind in PARTS.items()]
+    served = [(f"serving.models.{model.name}", model.card, None) for model in settings.serving.models]
+    problems = []
+    for place, name, kind in (*parts, *served):
+        try:
+            found = card(name)
+        except EngineError as error:
+            problems.append(f"{place}: {error}")
+        else:
+            if kind not in (None, found.task):
+                problems.append(f"{place}: the model {name!r} is for {found.task}, not for {kind}; `almena models list` shows all")
+    if settings.mqtt and settings.mqtt.tls:
+        try:
+            settings.mqtt.tls.context()
+        except OSError as error:
+            problems.append(f"mqtt.tls: certificates or key cannot be used: {error}")
+    return problems

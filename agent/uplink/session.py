@@ -272,11 +272,8 @@ class _Attempt:
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.secret())
         if settings.tls is not None:
-            tls = settings.tls
-            context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
+            context = settings.tls.context()
             context.sslsocket_class = _ClosingSocket
-            if tls.cert_file is not None:
-                context.load_cert_chain(tls.cert_file, tls.key_file)
             client.tls_set_context(context)
         client.max_inflight_messages_set(0)
         client.will_set(self.said.topic, self.said.will, 1, retain=True)

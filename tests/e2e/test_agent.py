@@ -197,6 +197,17 @@ def test_right_settings_are_checked_without_starting(tmp_path: Path) -> None:
     checked = almena("check", "--json", "--config", str(config))
     assert checked.returncode == 0, checked.stdout
     assert json.loads(checked.stdout) == {"valid": True, "device": "door", "streams": ["hall"]}
+    (tmp_path / "ca.pem").write_text("no certificate")
+    stream["tasks"] = [{"type": "faces", "detector": "nope", "embedder": "centerface"}]
+    config.write_text(
+        yaml.safe_dump({"device": {"name": "door"}, "streams": [stream], "mqtt": {"host": "a", "tls": {"ca_file": "ca.pem"}}})
+    )
+    checked = almena("check", "--json", "--config", str(config))
+    assert checked.returncode == 2
+    detector, embedder, tls = json.loads(checked.stdout)["problems"]
+    assert "hall.detector" in detector
+    assert "hall.embedder" in embedder
+    assert "mqtt.tls" in tls
     missing = almena("run", "--config", str(tmp_path / "no.yaml"))
     assert missing.returncode == 2
     assert "no.yaml" in missing.stderr
