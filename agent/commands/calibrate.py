@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -78,7 +78,11 @@ def calibrate(
     if as_json:
         made = [_record(outcome) for outcome in outcomes]
         print(json.dumps({"model": card.model_id, "seconds": round(took_s, 1), "calibrations": made}, indent=2))
-        return
+    else:
+        _tell(outcomes, model, took_s)
+
+
+def _tell(outcomes: Sequence[Outcome], model: str, took_s: float) -> None:
     for outcome in outcomes:
         _print(outcome)
     print(f"It took {took_s:.0f} s.")
