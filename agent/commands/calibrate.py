@@ -59,8 +59,7 @@ def calibrate(
 ) -> None:
     """Make an INT8 model that passes its card's gate. Frames stay in memory; none is stored or sent.
 
-    Where INT8 costs more accuracy than the card allows, the layers that hurt most are left in float; if that does not help, it is refused
-    (exit code 1), with the figures and the layers.
+    Layers that cost more accuracy than the card allows are left in float; what fails even so is refused with the figures (exit code 1).
     """
     from agent.vision.face_kit import engine_options
     from calibration.calibrator import Calibrator, Wishes

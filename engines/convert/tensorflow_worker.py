@@ -44,6 +44,7 @@ def tflite_from_savedmodel(source: str, target: str) -> None:
 
 def onnx_from_savedmodel(source: str, target: str) -> None:
     """tf2onnx of the serving signature; inputs and outputs keep the signature's names."""
+    import tensorflow as tf
     import tf2onnx
 
     loaded = _loaded(source)
@@ -58,6 +59,7 @@ def onnx_from_savedmodel(source: str, target: str) -> None:
         model, _ = tf2onnx.convert.from_function(Function, [], opset=OPSET)
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot convert it: {said(error)}; choose another backend") from error
+    _hold(model, {inner.name: outer.numpy() for outer, inner in concrete.graph.captures if outer.dtype != tf.resource})
     _write(model, target)
 
 
@@ -125,6 +127,17 @@ def _signature(loaded: Any) -> str:
     if len(names) != 1:
         raise WrongModelError(f"it has the signatures {names or 'none'}, and no serving_default; export it with one")
     return str(names[0])
+
+
+def _hold(model: Any, constants: dict[str, Any]) -> None:
+    """Make initialisers of the constants that the signature captured, which tf2onnx leaves as inputs (those of Keras' Normalization)."""
+    from onnx import numpy_helper
+
+    used = {name for node in model.graph.node for name in node.input}
+    for given in [given for given in model.graph.input if given.name in constants]:
+        model.graph.input.remove(given)
+        if given.name in used:
+            model.graph.initializer.append(numpy_helper.from_array(constants[given.name], given.name))
 
 
 def _write(model: Any, target: str) -> None:

@@ -70,7 +70,8 @@ def network(folder: Path) -> None:
     keras.utils.set_random_seed(7)
     layers = keras.layers
     model = keras.Sequential([
-        keras.Input((24, 32, 3)), layers.Conv2D(8, 3, padding="same", activation="relu"), layers.BatchNormalization(),
+        keras.Input((24, 32, 3)), layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.8, 1.0, 1.2]),
+        layers.Conv2D(8, 3, padding="same", activation="relu"), layers.BatchNormalization(),
         layers.MaxPooling2D(), layers.DepthwiseConv2D(3, activation="relu"), layers.Flatten(), layers.Dense(4, activation="softmax"),
     ])  # fmt: skip
     model.save(folder / "network.keras")
