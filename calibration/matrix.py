@@ -17,8 +17,7 @@ from calibration.power import PowerMeter
 from calibration.scenarios import Latency, offline, runner, single_stream, warm
 from calibration.trials import Trials, possible
 from engines.base import EngineError
-from engines.calibrated import Accuracy
-from engines.calibrated import find as find_calibration
+from engines.calibrated import Accuracy, find_sound
 from engines.card import ModelCard
 from engines.model import EngineOptions, Workshop, recipe
 from engines.parity import Parity
@@ -195,7 +194,7 @@ class Matrix:
 
     def _labelled(self, card: ModelCard, choice: Choice) -> Accuracy | None:
         flavour = resolve(BACKENDS, choice.backend, "backend")().flavour_on(choice.unit)
-        found = find_calibration(card, recipe(card), self._options.engines_dir, flavour)
+        found = find_sound(card, recipe(card), self._options.engines_dir, flavour)
         return found[1].accuracy if found else None
 
 

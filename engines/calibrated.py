@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engines.card import ModelCard
 from engines.errors import ModelFileError
 from engines.files import replacing, sha256
+
+log = logging.getLogger(__name__)
 
 Flavour = Literal["u8s8", "s8s8"]
 FLAVOURS: tuple[Flavour, ...] = ("u8s8", "s8s8")
@@ -70,13 +74,34 @@ def find(card: ModelCard, recipe: str, engines_dir: Path, flavour: Flavour) -> t
     """
     path = place(card, engines_dir, flavour)
     calibration = beside(path)
-    if calibration is None:
+    if calibration is None or (calibration.model, calibration.recipe) != (card.model_id, recipe):
         return None
-    if (calibration.model, calibration.recipe) != (card.model_id, recipe):
-        return None
-    if not path.is_file() or sha256(path) != calibration.file_sha256:
-        raise ModelFileError(f"{path.name} is not what its record says; delete both and calibrate {card.name} again")
+    require_sound(path, calibration)
     return path, calibration
+
+
+def find_sound(card: ModelCard, recipe: str, engines_dir: Path, flavour: Flavour) -> tuple[Path, Calibration] | None:
+    """As `find`, but None where the file was damaged: other precisions serve. Each damage is told once in a process."""
+    try:
+        return find(card, recipe, engines_dir, flavour)
+    except ModelFileError as error:
+        _warn(f"{error}; until then int8 is left out")
+        return None
+
+
+@cache
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+
+
+def require_sound(path: Path, calibration: Calibration) -> None:
+    """Raise ModelFileError where a QDQ file is not the one that its record tells of."""
+    if not path.is_file() or sha256(path) != calibration.file_sha256:
+        raise ModelFileError(f"{path} is damaged, it is not what its record says: {_again(path, calibration.model.partition('@')[0])}")
+
+
+def _again(path: Path, name: str) -> str:
+    return f"delete {path.name} and {path.with_suffix('.json').name} there and run `almena calibrate {name} --frames DIR`"
 
 
 def beside(path: Path) -> Calibration | None:
@@ -86,8 +111,8 @@ def beside(path: Path) -> Calibration | None:
         return None
     try:
         return Calibration.model_validate_json(record.read_bytes())
-    except ValidationError as error:
-        raise ModelFileError(f"{record.name} cannot be read; delete it and calibrate the model again") from error
+    except (OSError, ValidationError) as error:
+        raise ModelFileError(f"{record} is damaged: {_again(path, path.stem.rsplit('-', 2)[0])}") from error
 
 
 def save(calibration: Calibration, qdq: Path, target: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LONGEST = 400
 _PLACES = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:")
 """Where in OpenVINO's sources something went wrong: helps nobody, and stands before what does."""
+_NO_MEMORY = re.compile(r"bad.alloc|allocate .*memory|out of memory|OOM when allocating", re.IGNORECASE)
+"""What runtimes say where the system gives them no memory; most say it in an error for everything."""
 
 
 def said(error: BaseException) -> str:
@@ -20,6 +24,10 @@ class EngineError(Exception):
 
 class NotFiniteError(EngineError):
     """An output holds NaN or infinity."""
+
+
+class TooLittleMemoryError(EngineError):
+    """Memory did not suffice to build, load or measure; the message names the model, its shape and batch."""
 
 
 class MissingRuntimeError(EngineError):
@@ -40,3 +48,14 @@ class FetchError(EngineError):
 
 class UnknownNameError(EngineError):
     """No card, asset, backend or decoder of that name; the message lists those that exist."""
+
+
+@contextmanager
+def memory_told(what: str) -> Iterator[None]:
+    """Turn what Python, numpy and the runtimes raise for want of memory into TooLittleMemoryError about `what`."""
+    try:
+        yield
+    except (MemoryError, EngineError) as error:
+        if isinstance(error, EngineError) and not _NO_MEMORY.search(str(error)):
+            raise
+        raise TooLittleMemoryError(f"{what}: too little memory: take a smaller shape or batch") from error

@@ -15,7 +15,7 @@ from engines.available import choose_backend
 from engines.available import installed as installed
 from engines.backends.base import IMAGE, Build
 from engines.base import Engine, EngineError
-from engines.calibrated import Calibration
+from engines.calibrated import Calibration, find_sound
 from engines.calibrated import find as find_calibration
 from engines.card import Format, ModelCard
 from engines.card import card as card_of
@@ -256,7 +256,9 @@ class Workshop:
         return able if self._calibrated() else tuple(precision for precision in able if precision != "int8")
 
     def _calibrated(self) -> tuple[Path, Calibration] | None:
-        return find_calibration(self.card, self.recipe, self.options.engines_dir, self.backend.flavour_on(self.choice.unit))
+        """A damaged one is an error only where int8 is asked for by name."""
+        find = find_calibration if self.choice.precision == "int8" and not self.tuned else find_sound
+        return find(self.card, self.recipe, self.options.engines_dir, self.backend.flavour_on(self.choice.unit))
 
     def _reduces(self) -> bool:
         wish = self.choice.precision

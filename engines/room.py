@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import psutil
@@ -47,18 +48,29 @@ DISK_TIMES = 3
 """A built engine, the one that is being written, and the FP32 one that it is compared with."""
 
 
-def require_room(name: str, size: int, routes: tuple[str, ...], backend: str, models_dir: Path, engines_dir: Path) -> None:
-    """Raise EngineError where the model of `size` bytes cannot be converted by `routes` and built by `backend` in what is free here."""
+INPUT_BYTES = 5
+"""Of each number of the input: the picture's byte and the float that a model is fed with. What layers make of it comes on top."""
+
+
+def require_room(
+    name: str, size: int, routes: tuple[str, ...], backend: str, shape: tuple[int, int, int, int], models_dir: Path, engines_dir: Path
+) -> None:
+    """Raise EngineError where the model of `size` bytes cannot be converted by `routes` and built by `backend` in what is free here.
+
+    `shape` of its input: batch, height, width, channels.
+    """
     wanted = kept = 0
     for route in routes:
         wanted, size = max(wanted, _bytes(CONVERTING[route], size)), int(size * CONVERTING[route].grows)
         kept += size
-    wanted = max(wanted, _bytes(BUILDING[backend], size))
+    fed = prod(shape) * INPUT_BYTES
+    wanted = max(wanted, _bytes(BUILDING[backend], size) + fed)
     free = available_memory()
     if wanted > free:
         raise EngineError(
-            f"{name}: converting and building it takes about {wanted / 1e6:.0f} MB of memory, and {free / 1e6:.0f} MB are free here."
-            " Stop what else runs, or convert it to ONNX or TFLite on a larger machine."
+            f"{name}: converting and building it takes about {wanted / 1e6:.0f} MB of memory, and {free / 1e6:.0f} MB are free here;"
+            f" its input alone ({shape[2]}x{shape[1]}, batch {shape[0]}) takes {fed / 1e6:.0f} MB."
+            " Stop what else runs, take a smaller shape or batch, or convert it to ONNX or TFLite on a larger machine."
         )
     needs = {models_dir: kept, engines_dir: size * DISK_TIMES}
     for folder, bytes_ in needs.items():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, beside
-from engines.errors import NotFiniteError
+from engines.errors import NotFiniteError, memory_told
 from engines.files import replacing, scratch, sha256
 from engines.parity import Judge, Parity
 from engines.stages import Stage, unsaid
@@ -117,8 +117,14 @@ class EngineStore:
     def open(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> tuple[Engine, Passport]:
         """The engine of that identity: loaded if it is there and sound, else built and judged. `build` makes the order for a precision.
 
-        Raises EngineError where it cannot be built, or where an expressly named precision is less accurate than allowed.
+        Raises EngineError where it cannot be built, or where an expressly named precision is less accurate than allowed;
+        TooLittleMemoryError where memory does not suffice.
         """
+        batch, height, width = identity.shape
+        with memory_told(f"{identity.model}, {width}x{height}, batch {batch}"):
+            return self._opened(backend, identity, build, judge)
+
+    def _opened(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> tuple[Engine, Passport]:
         path, passport = self._kept(identity)
         if passport is not None:
             try:
@@ -270,9 +276,6 @@ def per_second(engine: Engine, seconds: float, least: int = 1) -> float:
             engine.infer(tensors)
             counts[number] += 1
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(engine.parallel)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(engine.parallel) as callers:
+        list(callers.map(work, range(engine.parallel)))
     return sum(counts) * shape[0] / (time.perf_counter() - started)

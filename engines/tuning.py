@@ -12,8 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.backends.base import Backend, Policy
-from engines.calibrated import FLAVOURS
-from engines.calibrated import find as find_calibration
+from engines.calibrated import FLAVOURS, find_sound
 from engines.card import ModelCard
 from engines.errors import EngineError
 from engines.files import replacing
@@ -73,11 +72,11 @@ class Tuning(BaseModel):
 
 def fingerprint(card: ModelCard, recipe: str, engines_dir: Path, choice: Choice) -> str:
     """Digest of what a tuning with that outcome depends on: the model's file, recipe and calibrations, runtimes, drivers, device and power
-    mode. Raises ModelFileError where a calibrated file was damaged.
+    mode. A damaged calibration counts as none.
 
     The chosen runtime is asked about its device; the others count by their packages' versions: to load them all would take seconds.
     """
-    found = (find_calibration(card, recipe, engines_dir, flavour) for flavour in FLAVOURS)
+    found = (find_sound(card, recipe, engines_dir, flavour) for flavour in FLAVOURS)
     calibrations = [one[1].file_sha256 for one in found if one is not None]
     parts = [card.model_id, recipe, *calibrations, _device(choice), *(f"{name} {_version(name)}" for name in PACKAGES)]
     return hashlib.sha256("|".join([*parts, *drivers(), power_mode()]).encode()).hexdigest()[:16]

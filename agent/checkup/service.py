@@ -16,6 +16,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent import settings as settings_module
 from agent.checkup import Check
+from agent.checkup.calibrations import calibrations
 from agent.checkup.libraries import gstreamer
 from agent.checkup.tunings import tunings
 from agent.errors import SettingsError
@@ -40,7 +41,7 @@ def read_settings(config: Path | None) -> tuple[Settings | None, Check]:
 def service_checks(settings: Settings) -> list[Check]:
     """All of them."""
     pipelines = any(stream.source.type == "gstreamer" for stream in settings.streams)
-    own = [*models(settings), *tunings(settings), gstreamer(pipelines)]
+    own = [*models(settings), *calibrations(settings), *tunings(settings), gstreamer(pipelines)]
     return [*own, broker(settings.mqtt, settings.device.name), web(settings)]
 
 

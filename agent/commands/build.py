@@ -123,10 +123,12 @@ def built(card: ModelCard, options: EngineOptions, batch: int | None) -> list[Pa
     fetched = ensure(card, options.models_dir, options.progress)
     workshop = Workshop(card, options)
     routes = tuple(name for name, _ in route(card, workshop.backend.formats))
-    require_room(card.name, bytes_of(fetched), routes, workshop.backend.name, options.models_dir, options.engines_dir)
+    size = card.input.sizes[0]
+    batches = (batch,) if batch else (1, BATCH) if card.task == "face-embedding" else (1,)
+    shape = max(batches), size[1], size[0], card.input.channels
+    require_room(card.name, bytes_of(fetched), routes, workshop.backend.name, shape, options.models_dir, options.engines_dir)
     passports = []
-    for pictures in (batch,) if batch else (1, BATCH) if card.task == "face-embedding" else (1,):
-        size = card.input.sizes[0]
+    for pictures in batches:
         engine, passport = workshop.open(size, judge_of(card, size, options.models_dir), pictures)
         engine.close()
         passports.append(passport)

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from agent.commands.tune import settings_of
 from agent.errors import SettingsError
-from agent.settings import Settings, load
 from engines import fetch as fetching
 from engines.card import ModelCard, card, names
 from engines.errors import EngineError, UnknownNameError
@@ -28,9 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Model cards,
 DEFAULTS = ("centerface", "dlib-resnet", "astronaut", "grace-hopper")
 """The default face models and the portraits that parity checks and the demo use."""
 
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Settings file, for where models are kept; default: built-in settings.")
-]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default: almena.yaml if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -62,10 +60,6 @@ def told() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _settings(config: Path | None) -> Settings:
-    return load(config) if config else Settings()
-
-
 def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
     return {
         "name": entry.name,
@@ -82,7 +76,7 @@ def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
 def list_models(config: Config = None, as_json: AsJson = False) -> None:
     """List the model cards."""
     with told():
-        directory = _settings(config).models_dir
+        directory = settings_of(config).models_dir
         rows = [_row(card(name), directory) for name in names()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -116,7 +110,7 @@ def fetch(
     known = [*names(), *fetching.assets()]
     done = {}
     with told():
-        directory = _settings(config).models_dir
+        directory = settings_of(config).models_dir
         for name in chosen:
             if name not in known:
                 raise unknown(name, known, "model or asset")
@@ -135,7 +129,7 @@ def _ensure_model(name: str, directory: Path, progress: fetching.Progress) -> Pa
 def passports(config: Config = None, as_json: AsJson = False) -> None:
     """List built engines: precision, parity with FP32, speed, memory; and which of them a tuning chose."""
     with told():
-        directory = _settings(config).engines_dir
+        directory = settings_of(config).engines_dir
         found = [(passport, _tuned_for(passport, directory)) for passport in EngineStore(directory).passports()]
     if as_json:
         typer.echo(json.dumps([{**passport.model_dump(mode="json"), "tuned_for": goals} for passport, goals in found], indent=2))

@@ -13,15 +13,20 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from agent.checkup.calibrations import calibrations
+from agent.checkup.service import service_checks
 from agent.commands.calibrate import app
+from agent.settings import Settings
 from calibration.calibrator import Calibrator, RejectedError, Wishes
 from calibration.errors import LabelsError, SamplesError
 from calibration.turns import in_turns
 from engines.base import EngineError
 from engines.calibrated import find, place
 from engines.card import ModelCard, card
+from engines.errors import ModelFileError
 from engines.model import EngineOptions, load_classifier, load_embedder, recipe
 from engines.preprocess import Image
+from engines.tuning import Choice, fingerprint
 from tests.fakes.classifier import save_card, stripes
 from tests.fakes.rtsp_process import Server
 
@@ -100,6 +105,38 @@ def test_a_classifier_runs_at_int8_after_the_command(tmp_path: Path, classifier:
         floats = load_classifier(str(tmp_path / "two-classes.yaml"), replace(options, backend=backend, precision="fp32"))
         assert (floats.engine.precision, floats.passport.calibration) == ("fp32", None)
         floats.close()
+
+
+@pytest.mark.parametrize("half", [".onnx", ".json"])
+def test_a_damaged_calibration_leaves_int8_out_until_it_is_made_again(
+    tmp_path: Path, classifier: ModelCard, options: EngineOptions, half: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(options, backend="onnxruntime")
+    with Calibrator(classifier, options, Wishes(flavours=("u8s8",), ranges="minmax")) as calibrator:
+        calibrator.run(stripes(24))
+    settings = Settings(state_dir=tmp_path / "state")
+    (whole,) = calibrations(settings)
+    assert whole.state == "ok"
+    path = place(classifier, options.engines_dir, "u8s8")
+    choice = Choice(backend="onnxruntime", unit="cpu", precision="int8", policy="throughput")
+    mark = fingerprint(classifier, recipe(classifier), options.engines_dir, choice)
+    torn = path.with_suffix(half)
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    for _ in range(2):
+        opened = load_classifier(str(tmp_path / "two-classes.yaml"), options)
+        assert opened.passport.precision == "fp32"
+        opened.close()
+    (warning,) = [record.message for record in caplog.records if "until then int8 is left out" in record.message]
+    for part in (str(torn), path.name, path.with_suffix(".json").name, f"almena calibrate {classifier.name}"):
+        assert part in warning
+    assert fingerprint(classifier, recipe(classifier), options.engines_dir, choice) != mark
+    with pytest.raises(ModelFileError, match=r"damaged.*: delete .*calibrate"):
+        load_classifier(str(tmp_path / "two-classes.yaml"), replace(options, precision="int8"))
+    (told,) = calibrations(settings)
+    assert (told.state, str(torn) in told.text, told.advice.startswith("Delete two-classes-")) == ("warn", True, True)
+    named = settings.model_copy(update={"engines": settings.engines.model_copy(update={"precision": "int8"})})
+    assert calibrations(named)[0].state == "fail"
+    assert "calibration " + path.stem in {check.name for check in service_checks(settings)}
 
 
 @pytest.fixture(params=["video", "camera"])

@@ -13,6 +13,8 @@ from engines.room import BUILDING, CONVERTING, available_memory, require_disk, r
 
 pytestmark = pytest.mark.unit
 
+SMALL = (1, 8, 8, 3)
+
 
 @pytest.fixture
 def free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -35,9 +37,17 @@ def test_the_control_group_limits_what_is_free(free: Path) -> None:
 
 
 def test_the_largest_step_counts_and_sizes_grow_on_the_way(free: Path) -> None:
-    require_room("m", 30_000_000, ("savedmodel-from-keras-1",), "litert", free, free)
+    require_room("m", 30_000_000, ("savedmodel-from-keras-1",), "litert", SMALL, free, free)
     with pytest.raises(EngineError, match=r"m: .*takes about 2180 MB of memory, and 1000 MB are free"):
-        require_room("m", 30_000_000, ("savedmodel-from-keras-1", "onnx-from-savedmodel-1"), "onnxruntime", free, free)
+        require_room("m", 30_000_000, ("savedmodel-from-keras-1", "onnx-from-savedmodel-1"), "onnxruntime", SMALL, free, free)
+
+
+def test_the_input_counts(free: Path) -> None:
+    require_room("m", 1000, (), "onnxruntime", (11, 2000, 2500, 3), free, free)
+    with pytest.raises(
+        EngineError, match=r"m: .*about 1075 MB.*its input alone \(2500x2000, batch 13\) takes 975 MB.*smaller shape or batch"
+    ):
+        require_room("m", 1000, (), "onnxruntime", (13, 2000, 2500, 3), free, free)
 
 
 def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_its_parents(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends.base import IMAGE, Build
 from engines.backends.onnxruntime import OnnxRuntimeBackend
-from engines.base import Engine, EngineError
+from engines.base import Engine, EngineError, TensorSpec
 from engines.card import ModelInput
-from engines.errors import NotFiniteError
+from engines.errors import ModelFileError, NotFiniteError, TooLittleMemoryError
 from engines.parity import Parity
-from engines.store import EngineStore, Identity
+from engines.store import EngineStore, Identity, per_second
 
 pytestmark = pytest.mark.unit
 
@@ -196,3 +196,34 @@ def test_different_wishes_are_kept_side_by_side(bench: Bench) -> None:
     assert bench.open("fp32")[0].precision == "fp32"
     assert bench.open("auto")[0].precision == "bf16"
     assert bench.backend.built == []
+
+
+@pytest.mark.parametrize("step", ["build", "load", "measure"])
+def test_too_little_memory_is_told_with_shape_and_batch(bench: Bench, step: str) -> None:
+    """As OpenVINO says it, as Python does, and as numpy itself raises it for the pictures that are measured with."""
+
+    class Hungry(CountingBackend):
+        def build(self, build: Build, target: Path) -> None:
+            if step == "build":
+                raise ModelFileError("small: OpenVINO cannot build fp32.onnx: std::bad_alloc. If the file is damaged, delete it")
+            super().build(build, target)
+
+        def load(self, build: Build, built: Path) -> Engine:
+            if step == "load":
+                raise MemoryError
+            engine = super().load(build, built)
+            if step == "measure":
+                engine.inputs = (TensorSpec(IMAGE, "uint8", (1 << 20, 1 << 15, 1 << 15, 3)),)
+            return engine
+
+    bench.backend = Hungry()
+    with pytest.raises(TooLittleMemoryError, match=r"^small@0, 16x8, batch 4: too little memory: take a smaller shape or batch$"):
+        bench.open("fp32", shape=(4, 8, 16))
+    assert list(bench.store.directory.iterdir()) == []
+
+
+def test_a_failure_of_one_of_several_callers_is_told(bench: Bench) -> None:
+    engine, _ = bench.open("fp32")
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        per_second(engine, 0.01)

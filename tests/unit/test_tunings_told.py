@@ -77,3 +77,5 @@ def test_passports_say_which_engine_a_tuning_chose(tmp_path: Path, monkeypatch: 
     told = CliRunner().invoke(command.app, ["passports", "--config", str(config), "--json"])
     [passport] = json.loads(told.stdout)
     assert (passport["identity"]["backend"], passport["tuned_for"]) == ("quick", ["latency"])
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(command.app, ["passports", "--json"]).stdout == told.stdout
