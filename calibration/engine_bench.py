@@ -116,7 +116,7 @@ class EngineBench:
 
     def _overhead(self) -> dict[str, Any]:
         """Almena's engine call against the runtime's own loop, over the same file at the same settings."""
-        order = self._shop.order(self._size, self.batch)(self.passport.precision)
+        order = self._shop.order(self._size, self.batch)(self.passport.ordered)
         try:
             yardstick = bare(self._shop.backend, order, self._shop.store.directory / self.passport.file)
         except EngineError as error:
@@ -152,7 +152,7 @@ class EngineBench:
 
     def _cross_check(self, found: dict[str, Any]) -> dict[str, Any]:
         """What trtexec makes of the same file at the same settings, and what was found here as a share of it."""
-        figures = self._shop.backend.cross_check(self._shop.order(self._size, self.batch)(self.passport.precision))
+        figures = self._shop.backend.cross_check(self._shop.order(self._size, self.batch)(self.passport.ordered))
         if figures is None:
             return {"missing": f"{self.engine.backend} has no benchmark program here; TensorRT's is trtexec"}
         rate = figures.calls_per_second * self.batch

@@ -49,6 +49,8 @@ class _Cell:
     choices: dict[Goal, Choice]
     tuned: bool = False
     why: str = ""
+    precision: str = ""
+    """What its engines compute in, as the runtime says."""
     latencies: list[Latency] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     joules: list[float] = field(default_factory=list)
@@ -142,6 +144,7 @@ class Matrix:
     def _visit(self, trials: Trials, cell: _Cell) -> None:
         for goal, choice in cell.choices.items():
             with trials.open(choice) as engine:
+                cell.precision = engine.precision
                 what = runner(engine)
                 warm(what)
                 if goal == "latency":
@@ -159,7 +162,7 @@ class Matrix:
             "model": card.name,
             "backend": choice.backend,
             "unit": choice.unit,
-            "precision": choice.precision,
+            "precision": cell.precision,
             "batch": choice.batch,
             "tuned": next(iter(cell.choices)) if cell.tuned else None,
             "threads": choice.threads,
@@ -178,6 +181,8 @@ class Matrix:
 
     def _accuracy(self, card: ModelCard, choice: Choice, parity: Parity | None) -> tuple[float | None, str]:
         """On labelled data, where the calibration was judged on such; else how well it agrees with FP32, and in what sense."""
+        if parity is not None and parity.note:
+            return None, parity.note
         labelled = self._labelled(card, choice)
         if labelled is not None and choice.precision in ("fp32", "int8"):
             value = labelled.reference if choice.precision == "fp32" else labelled.candidate
@@ -219,8 +224,8 @@ def _against_the_best(card: ModelCard, cells: list[_Cell]) -> list[dict[str, Any
                 "batch": cell.choice.batch,
                 "ratio": median(shares),
                 "ratios": shares,
-                "tuned": str(cell.choice),
-                "best_by_hand": f"{best.choice.backend} {best.choice.precision}",
+                "tuned": str(cell.choice.model_copy(update={"precision": cell.precision})),
+                "best_by_hand": f"{best.choice.backend} {best.precision}",
             }
         )
     return found

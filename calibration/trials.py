@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from engines.convert import reachable
 from engines.files import scratch
 from engines.fit import require_fit
 from engines.model import EngineOptions, Workshop, judge_of
-from engines.parity import Parity
+from engines.parity import Parity, without_fp32
 from engines.registry import BACKENDS, MODULES, resolve
 from engines.store import LessAccurateError
 from engines.tuning import Choice
@@ -76,6 +76,7 @@ class Trials:
         try:
             require_fit(self.card, engine)
             parity = self._parity(choice, engine)
+            self._made[choice] = replace(self._made[choice], parity=parity)
             if parity is not None and parity.why:
                 raise LessAccurateError(parity)
         except BaseException:
@@ -118,15 +119,13 @@ class Trials:
     def _parity(self, choice: Choice, engine: Engine) -> Parity | None:
         """Against FP32 on the same backend; it does not depend on threads and streams, so it is asked for once."""
         if choice.precision == "fp32":
-            return None
+            return without_fp32(engine.precision)
         kind = choice.model_copy(update={"policy": "throughput", "threads": None, "streams": None})
         if kind not in self._parities:
             self._shop(choice).fetch_portraits()
             judge = judge_of(self.card, self.size, self._options.models_dir)
             with self._load(choice.model_copy(update={"precision": "fp32"})) as reference:
                 self._parities[kind] = judge(reference, engine)
-        made = self._made[choice]
-        self._made[choice] = Made(made.build_s, made.load_s, made.file_mb, made.memory_mb, self._parities[kind])
         return self._parities[kind]
 
 

@@ -49,7 +49,7 @@ Outcome = Literal["chosen", "measured", "refused", "failed", "not tried"]
 
 @dataclass(slots=True)
 class Row:
-    """One candidate: what became of it and why.
+    """One candidate: what became of it and why. `precision`: what it computes in, as the runtime says, once it was built.
 
     `cost` is a median: for latency the seconds of a call, for throughput those of a picture, for efficiency the joules of a picture.
     """
@@ -57,15 +57,21 @@ class Row:
     choice: Choice
     outcome: Outcome
     why: str = ""
+    precision: str = ""
     cost: float | None = None
     relative: float | None = None
     """Its cost as a multiple of the chosen one's, both measured in the same moments."""
     rounds: int = 0
     temperature_c: float | None = None
 
+    @property
+    def way(self) -> Choice:
+        """The choice with the precision that it computes in."""
+        return self.choice.model_copy(update={"precision": self.precision or self.choice.precision})
+
     def as_json(self, goal: Goal) -> dict[str, Any]:
         """With the figure that the goal is about."""
-        content: dict[str, Any] = {**self.choice.model_dump(), "outcome": self.outcome, "why": self.why, "relative": self.relative}
+        content: dict[str, Any] = {**self.way.model_dump(), "outcome": self.outcome, "why": self.why, "relative": self.relative}
         return {**content, "rounds": self.rounds, "temperature_c": self.temperature_c, FIGURES[goal]: figure(goal, self.cost)}
 
 
@@ -211,8 +217,11 @@ class Tuner:
         self._told(f"building {choice}", self._used())
         try:
             for batch in self._batches(choice):
-                engines.append(self._trials.open(choice.model_copy(update={"batch": batch})))
+                one = choice.model_copy(update={"batch": batch})
+                engines.append(self._trials.open(one))
                 warm(runner(engines[-1]))
+                parity = self._trials.made(one).parity
+                row.precision, row.why = engines[-1].precision, parity.note if parity is not None else ""
             return _Stand(row, engines)
         except (EngineError, OSError, MemoryError) as error:
             row.outcome = "refused" if isinstance(error, LessAccurateError) else "failed"
@@ -227,7 +236,7 @@ class Tuner:
             if choice in self._rows and choice != reference.row.choice:
                 continue
             if self._used() > share and choice != reference.row.choice:
-                self._rows[choice] = Row(choice, "not tried", f"the budget of {self._budget:g} s was used up")
+                self._rows[choice] = Row(choice, "not tried", self._used_up)
                 continue
             stand = reference if choice == reference.row.choice else self._stand(choice)
             if stand is None:
@@ -303,7 +312,7 @@ class Tuner:
         """The best; of those that are as good, the most accurate, then the usual way. All rows are set in relation to it."""
         best = min(stand.cost for stand in stands)
         alike = [stand for stand in stands if stand.cost <= best * (1 + ALIKE)]
-        winner = min(alike, key=lambda stand: _plainness(stand.row.choice))
+        winner = min(alike, key=lambda stand: _plainness(stand.row.way))
         unit = winner.row.relative or 1.0
         for row in self._rows.values():
             row.relative = row.relative / unit if row.relative is not None else None
@@ -325,8 +334,9 @@ class Tuner:
             size=self.card.input.sizes[0],
             goal=self.goal,
             fingerprint=fingerprint(self.card, shop.recipe, self._options.engines_dir, winner),
-            choice=winner,
+            choice=row.way,
             why=self._why(row),
+            complete=not self._cut_short(),
             tuned_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         save(tuning, self._options.engines_dir)
@@ -335,13 +345,22 @@ class Tuner:
 
     def _why(self, winner: Row) -> str:
         tried = [row for row in self._rows.values() if row.cost is not None]
-        others = [
-            row for row in self._best() if row.choice.backend != winner.choice.backend or row.choice.precision != winner.choice.precision
-        ]
+        others = [row for row in self._best() if (row.way.backend, row.way.precision) != (winner.way.backend, winner.way.precision)]
         text = f"best {self.goal} of {len(tried)} ways measured here: {_figure(self.goal, winner)}"
-        return text + (
-            f"; the next was {others[0].choice.backend} {others[0].choice.precision}: {_figure(self.goal, others[0])}" if others else ""
-        )
+        if left := self._cut_short():
+            text = f"only 1 of {1 + left} ways could be tried in the budget of {self._budget:g} s: {_figure(self.goal, winner)}"
+        if others:
+            text += f"; the next was {others[0].way.backend} {others[0].way.precision}: {_figure(self.goal, others[0])}"
+        return text + (f"; {winner.why}" if winner.why else "")
+
+    def _cut_short(self) -> int:
+        """How many ways the budget left no time for, where it was enough for a single one: then nothing was compared."""
+        tried = [row for row in self._rows.values() if row.cost is not None]
+        return sum(row.why == self._used_up for row in self._rows.values()) if len(tried) == 1 else 0
+
+    @property
+    def _used_up(self) -> str:
+        return f"the budget of {self._budget:g} s was used up"
 
     def _drift(self) -> None:
         """Tell when the device was not the same from the beginning to the end."""

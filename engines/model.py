@@ -188,6 +188,8 @@ class Workshop:
         self._fetched = ensure(card, options.models_dir, options.progress)
         self.choice = choice or self._chosen(card.input.sizes[0])
         self.backend = choose_backend(card, self.choice.backend)
+        if self.tuned and self.choice.precision not in self.backend.precisions(self.choice.unit):  # the file's own, which runs as it is
+            self.choice = self.choice.model_copy(update={"precision": "fp32"})
         self.store = EngineStore(options.engines_dir, options.stage)
 
     def open(self, size: tuple[int, int], judge: Judge, batch: int = 1) -> tuple[Engine, Passport]:

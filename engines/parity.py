@@ -42,6 +42,15 @@ class Parity(BaseModel):
     sqnr_db: float | None = None
     agreement: float | None = None
     why: str = ""
+    note: str = ""
+    """Why there was nothing to compare with; all figures are None then."""
+
+
+def without_fp32(precision: str) -> Parity | None:
+    """Of an engine that was ordered at FP32 and computes in `precision`: None where that is FP32, else the file itself is less."""
+    if precision == "fp32":
+        return None
+    return Parity(pictures="none", count=0, note=f"the file itself is {precision}; it was not compared with an FP32 model")
 
 
 MATCHED = 0.5

@@ -20,7 +20,7 @@ from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, beside
 from engines.errors import NotFiniteError, memory_told
 from engines.files import replacing, scratch, sha256
-from engines.parity import Judge, Parity
+from engines.parity import Judge, Parity, without_fp32
 from engines.stages import Stage, unsaid
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Passport(BaseModel):
     refused: dict[str, Parity] = {}
     """Precisions that were tried before and were less accurate than the card allows."""
     parity: Parity | None
-    """Against FP32; None for FP32 itself."""
+    """Against FP32; None for FP32 itself. Its `note` says so where the file itself is INT8 and there is no FP32."""
     calibration: Calibration | None = None
     """How its INT8 model was made, with the sensitivity of its nodes; None at other precisions."""
     speed: Speed
@@ -95,6 +95,11 @@ class Passport(BaseModel):
     build_s: float
     file: str
     file_sha256: str
+
+    @property
+    def ordered(self) -> str:
+        """The precision to load it at: a file that is itself INT8 was ordered at FP32, as it is."""
+        return "fp32" if self.parity is not None and self.parity.note else self.precision
 
 
 class EngineStore:
@@ -128,7 +133,7 @@ class EngineStore:
         path, passport = self._kept(identity)
         if passport is not None:
             try:
-                return backend.load(build(passport.precision), self.directory / passport.file), passport
+                return backend.load(build(passport.ordered), self.directory / passport.file), passport
             except EngineError as error:
                 log.warning("%s", error)
         return self._make(backend, identity, build, judge, path)
@@ -208,6 +213,8 @@ class EngineStore:
             parity, speed = self._judged(backend, build, precision, engine, judge, file)
             digest = sha256(temporary)
             failing.pop_all()
+        if parity is not None and parity.note:
+            log.warning("%s: %s", identity.model, parity.note)
         passport = Passport(
             identity=identity,
             precision=engine.precision,
@@ -230,7 +237,7 @@ class EngineStore:
     ) -> tuple[Parity | None, Speed]:
         """Against FP32, and how fast. Raises LessAccurateError, also where outputs are not finite at less than FP32."""
         try:
-            parity = None if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, file)
+            parity = without_fp32(engine.precision) if precision == "fp32" else self._parity(backend, build("fp32"), engine, judge, file)
             if parity is not None and parity.why:
                 raise LessAccurateError(parity)
             self._stage("measure")

@@ -67,6 +67,8 @@ class Tuning(BaseModel):
     choice: Choice
     why: str
     """One sentence with figures."""
+    complete: bool = True
+    """Whether more than one way was measured, or there was only one: else the next `almena tune --if-needed` measures again."""
     tuned_at: str
 
 

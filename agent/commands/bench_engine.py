@@ -64,6 +64,7 @@ def _text(found: dict[str, Any], tariff: float | None) -> str:
         f"{found['model']} on {found['backend']} ({found['unit']}) at {found['precision']}, batch {found['batch']},"
         f" built for {found['policy']}{', ' + way if way else ''}; opened in {found['opened_s']:.2f} s",
         f"why: {found['why']}",
+        *([f"accuracy: {found['parity']['note']}"] if found["parity"] and found["parity"]["note"] else []),
         f"SingleStream: p90 {single['result_p90_ms']:.3f} ms (p50 {single['p50_ms']:.3f}, p99 {single['p99_ms']:.3f})",
         f"MultiStream:  p99 {multi['result_p99_ms']:.3f} ms for 8 images (p50 {multi['p50_ms']:.3f})",
         f"Offline:      {whole['result_per_second']:.1f} images/s",

@@ -22,6 +22,7 @@ from agent.commands.tune import is_bare, settings_of
 if TYPE_CHECKING:
     from engines.card import ModelCard
     from engines.model import EngineOptions
+    from engines.parity import Parity
     from engines.stages import Stage, Step
     from engines.store import Passport
 
@@ -180,7 +181,7 @@ def print_passport(passport: Passport) -> None:
         "runs on": f"{identity.backend} {identity.backend_version}, {identity.unit}: {identity.device}",
         "precision": f"{passport.precision} (asked for: {identity.precision})",
         "built for": f"{identity.policy}, {identity.threads or 'all'} threads",
-        "against FP32": "it is FP32" if parity is None else f"{_figures(parity.model_dump())} on {parity.count} pictures",
+        "against FP32": _against(parity),
         **{f"refused: {precision}": refused.why for precision, refused in passport.refused.items()},
         "latency": f"{speed.p50_ms:g} ms (median), {speed.p90_ms:g} ms (90 %), {speed.p99_ms:g} ms (99 %)",
         "throughput": f"{speed.per_second:g} pictures/s with {speed.parallel} calls at once",
@@ -192,6 +193,12 @@ def print_passport(passport: Passport) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _against(parity: Parity | None) -> str:
+    if parity is None:
+        return "it is FP32"
+    return parity.note or f"{_figures(parity.model_dump())} on {parity.count} pictures"
 
 
 def _figures(parity: dict[str, object]) -> str:

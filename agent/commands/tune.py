@@ -94,12 +94,14 @@ def _one(card: ModelCard, options: EngineOptions, wanted: Wanted) -> Tuned:
 
 
 def _counts(card: ModelCard, options: EngineOptions, goal: Goal) -> bool:
-    """Whether there is a tuning, made for this device, runtimes, drivers, power mode and model."""
+    """Whether there is a complete tuning, made for this device, runtimes, drivers, power mode and model."""
     from engines.model import recipe
     from engines.tuning import find, fingerprint
 
     tuning = find(options.engines_dir, card.model_id, card.input.sizes[0], goal)
-    return tuning is not None and tuning.fingerprint == fingerprint(card, recipe(card), options.engines_dir, tuning.choice)
+    if tuning is None or not tuning.complete:
+        return False
+    return tuning.fingerprint == fingerprint(card, recipe(card), options.engines_dir, tuning.choice)
 
 
 def _meter() -> PowerMeter:
@@ -198,18 +200,23 @@ def _print(tuned: Tuned) -> None:
     goal, console = tuned.tuning.goal, wide_console()
     table = Table("backend", "unit", "precision", "built for", "threads", "streams", "batch", UNITS[goal], "relative", box=None)
     for row in sorted((row for row in tuned.rows if row.cost is not None), key=lambda one: one.relative or 0.0):
-        choice = row.choice
+        choice = row.way
         way = (choice.backend, choice.unit, choice.precision, choice.policy, choice.threads or "", choice.streams or "", choice.batch)
         ratio = f"{row.relative:.2f}" if row.relative is not None else ""
         table.add_row(*map(str, way), shown(goal, row.cost), ratio, style="bold" if row.outcome == "chosen" else None)
     console.print(table)
-    for why, rows in groupby(sorted((row for row in tuned.rows if row.why), key=lambda one: one.why), key=lambda one: one.why):
+    told = sorted((row for row in tuned.rows if row.why), key=_fate)
+    for (outcome, why), rows in groupby(told, key=_fate):
         left = list(rows)
-        ways = "; ".join(f"{row.choice.backend} {row.choice.precision} {_way(row)}".strip() for row in left)
-        console.print(f"{left[0].outcome}: {ways}: {why}", style="dim")
+        ways = "; ".join(f"{row.way.backend} {row.way.precision} {_way(row)}".strip() for row in left)
+        console.print(f"{outcome}: {ways}: {why}", style="dim")
     for note in tuned.notes:
         console.print(f"note: {note}", style="yellow")
     console.print(f"{tuned.tuning.model} runs on {tuned.tuning.choice}: {tuned.tuning.why}")
+
+
+def _fate(row: Row) -> tuple[str, str]:
+    return row.outcome, row.why
 
 
 def _way(row: Row) -> str:

@@ -20,6 +20,7 @@ from engines.fetch import ensure
 from engines.files import sha256
 from engines.model import EngineOptions, Workshop, load_classifier
 from engines.parity import Judge
+from engines.store import EngineStore
 from tests.fakes.cards import LABELS, write_card
 
 HERE = ("openvino", "onnxruntime", "litert", "tensorflow")
@@ -110,8 +111,12 @@ def test_a_quantised_tflite_file_computes_in_int8_and_says_so(site: Site, small_
     with_litert = EngineOptions(tmp_path / "models", tmp_path / "engines", "litert", "fp32")
     classifier = load_classifier(str(path), with_litert)
     assert classifier.passport.precision == classifier.engine.precision == "int8"
+    assert (parity := classifier.passport.parity) is not None
+    assert (parity.note, parity.why) == ("the file itself is int8; it was not compared with an FP32 model", "")
     found = classifier.classify(list(site.pictures))
     classifier.close()
+    load_classifier(str(path), with_litert).close()
+    assert EngineStore(with_litert.engines_dir).passports() == [classifier.passport], "it was built anew"
     assert found.labels == LABELS
     assert 0 < np.abs(found.probabilities - site.answers).max() < 0.05
 

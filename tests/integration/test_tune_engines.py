@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.commands import bench as command
-from agent.commands import tune
+from agent.commands import build, tune
 from agent.commands.tune import settings_of
 from agent.vision.face_kit import FaceKit
 from calibration.loadgen import loadgen
@@ -171,6 +171,29 @@ def test_a_tuning_that_was_killed_leaves_nothing_to_the_next_one(small_models: P
     assert told.exit_code == 0, told.output
     assert json.loads(told.stdout)["tunings"][0]["choice"]["backend"] == "litert"
     assert list(engines.glob(".*")) == []
+
+
+def test_a_file_that_is_itself_int8_is_never_said_to_be_fp32(small_models: Path, tmp_path: Path) -> None:
+    note = "the file itself is int8; it was not compared with an FP32 model"
+    card_file = write_card(tmp_path / "network.yaml", small_models / "network-int8.tflite", "tflite")
+    config = tmp_path / "almena.yaml"
+    config.write_text(f"state_dir: {tmp_path / 'state'}\nengines: {{policy: latency}}\n")
+
+    def told(app: Any, *asked: str) -> str:
+        result = CliRunner().invoke(app, [*asked, "-c", str(config)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    [tuned] = json.loads(told(tune.app, str(card_file), "--backends", "litert", "--budget", "2s", "--json"))["tunings"]
+    assert (tuned["choice"]["backend"], tuned["choice"]["precision"]) == ("litert", "int8")
+    assert note in tuned["why"]
+    assert {one["precision"] for one in tuned["candidates"] if one["latency_p50_ms"]} == {"int8"}
+    found = bench(str(card_file), config)
+    assert (found["backend"], found["precision"], found["parity"]["note"]) == ("litert", "int8", note)
+    asked = (str(card_file), "--backends", "litert", "--batches", "1", "--rounds", "1", "--seconds", "0.05", "--json")
+    [row] = json.loads(told(command.app, "matrix", *asked))["rows"]
+    assert (row["precision"], row["accuracy"], row["accuracy_is"]) == ("int8", None, note)
+    assert f"against FP32 {note}" in " ".join(told(build.app, str(card_file), "--backend", "litert").split())
 
 
 def test_a_model_of_the_bench_answers_differently_to_different_pictures(zoo: Path, tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ def test_a_budget_that_is_used_up_is_said(site: Site) -> None:
     assert left
     assert {row.why for row in left} == {"the budget of 1 s was used up"}
     assert found.tuning.choice.backend == "quick"
+    assert found.tuning.why == f"only 1 of {1 + len(left)} ways could be tried in the budget of 1 s: 4 ms"
+    assert not found.tuning.complete
 
 
 def test_without_any_candidate_all_reasons_are_told(site: Site) -> None:
@@ -224,6 +226,9 @@ def test_only_what_no_longer_counts_is_tuned_again_if_asked(site: Site, tmp_path
 
     assert [tuned_now(), tuned_now()] == [1, 0]
     monkeypatch.setattr(tuning, "power_mode", lambda: "MODE_10W")
+    assert [tuned_now(), tuned_now()] == [1, 0]
+    [kept] = tuning.kept(tmp_path / "state" / "engines")
+    tuning.save(kept.model_copy(update={"complete": False}), tmp_path / "state" / "engines")
     assert [tuned_now(), tuned_now()] == [1, 0]
 
 
