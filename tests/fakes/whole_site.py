@@ -108,7 +108,7 @@ class Site:
 
     def stored(self) -> list[dict[str, object]]:
         """Every row that the hub holds, by SQL alone."""
-        if not self.hub_file.exists():
+        if not self.hub_file.exists() or not self.sql(self.hub_file, "SELECT 1 FROM sqlite_master WHERE name = 'rows'"):
             return []
         rows = self.sql(self.hub_file, "SELECT spool, seq, lane, payload FROM rows")
         return [{"spool": spool, "seq": seq, "lane": lane, **json.loads(payload)} for spool, seq, lane, payload in rows]
