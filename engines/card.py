@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from engines.errors import ModelFileError
+from engines.errors import EngineError, ModelFileError
 from engines.registry import unknown
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -212,6 +212,14 @@ def names() -> list[str]:
 def card(name: str) -> ModelCard:
     """The card of that name in the catalog, or of that file where `name` ends with .yaml. Raises UnknownNameError, ModelFileError."""
     return _from_file(Path(name)) if name.endswith((".yaml", ".yml")) else _of_catalog(name)
+
+
+def card_for(name: str, task: str) -> ModelCard:
+    """The same, for that task. Raises EngineError where the model is for another one, too."""
+    found = card(name)
+    if found.task != task:
+        raise EngineError(f"the model {name!r} is for {found.task}, not for {task}; `almena models list` shows all")
+    return found
 
 
 @cache

@@ -17,8 +17,7 @@ from engines.backends.base import IMAGE, Build
 from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, find_sound
 from engines.calibrated import find as find_calibration
-from engines.card import Format, ModelCard
-from engines.card import card as card_of
+from engines.card import Format, ModelCard, card_for
 from engines.convert import converted
 from engines.decoders.base import DetectionDecoder
 from engines.decoders.classification import ClassificationDecoder
@@ -346,21 +345,14 @@ def load_detector(name: str, options: EngineOptions, threshold: float | None = N
 
     Raises EngineError, of which FetchError, WrongHashError, ModelFileError and MissingRuntimeError are kinds.
     """
-    return FaceDetector(Workshop(_card(name, "face-detection"), options), threshold)
+    return FaceDetector(Workshop(card_for(name, "face-detection"), options), threshold)
 
 
 def load_embedder(name: str, options: EngineOptions) -> FaceEmbedder:
     """The embedder of card `name`, fetched, built and checked as needed. Raises EngineError as load_detector does."""
-    return FaceEmbedder(Workshop(_card(name, "face-embedding"), options))
+    return FaceEmbedder(Workshop(card_for(name, "face-embedding"), options))
 
 
 def load_classifier(name: str, options: EngineOptions, batch: int = 1) -> Classifier:
     """The classifier of card `name`, fetched, built and checked as needed. Raises EngineError as load_detector does."""
-    return Classifier(Workshop(_card(name, "classification"), options), batch)
-
-
-def _card(name: str, task: str) -> ModelCard:
-    card = card_of(name)
-    if card.task != task:
-        raise EngineError(f"the model {name!r} is for {card.task}, not for {task}; `almena models list` shows all")
-    return card
+    return Classifier(Workshop(card_for(name, "classification"), options), batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,8 +38,6 @@ def engine(
 
     Examples: `almena bench engine centerface`, `almena bench engine grey-cnn --batch 8 --against tensorflow --tariff 0.30`
     """
-    from dataclasses import replace
-
     from rich.console import Console
 
     from agent.vision.face_kit import engine_options
@@ -52,7 +51,10 @@ def engine(
     choice = Workshop(card, options).choice.model_copy(update={"streams": streams}) if streams else None
     with Console(stderr=True).status(card.name) as status:
         bench = EngineBench(card, options, choice, batch, seconds, repeats)
-        told = lambda what: status.update(f"{card.name}: {what}")  # noqa: E731
+
+        def told(what: str) -> None:
+            status.update(f"{card.name}: {what}")
+
         found = bench.run(power_meter(), tariff, against is not None, loadgen, cross_check, told)
     print(json.dumps(found, indent=2) if as_json else _text(found, tariff))
 

@@ -10,7 +10,7 @@ import typer
 
 from agent import settings as settings_module
 from agent.errors import SettingsError
-from engines.card import card
+from engines.card import card, card_for
 from engines.errors import EngineError
 
 app = typer.Typer(add_completion=False)
@@ -56,12 +56,9 @@ def _unusable(settings: settings_module.Settings) -> list[str]:
     problems = []
     for place, name, kind in (*parts, *served):
         try:
-            found = card(name)
+            card_for(name, kind) if kind else card(name)
         except EngineError as error:
             problems.append(f"{place}: {error}")
-        else:
-            if kind not in (None, found.task):
-                problems.append(f"{place}: the model {name!r} is for {found.task}, not for {kind}; `almena models list` shows all")
     if settings.mqtt and settings.mqtt.tls:
         try:
             settings.mqtt.tls.context()

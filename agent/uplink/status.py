@@ -49,8 +49,8 @@ class UplinkStatus:
     def text(self) -> str:
         """One sentence for people."""
         if self.state == "off":
-            return "No broker is configured; results stay on this device."
-        if self.state == "connected":
+            notes = ["No broker is configured; results stay on this device."]
+        elif self.state == "connected":
             notes = [f"Connected to {self.broker} (MQTT {self.protocol})."]
             if self.no_subscribers:
                 notes.append("Nobody has subscribed to these topics: the broker drops what it accepts.")

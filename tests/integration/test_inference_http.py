@@ -25,6 +25,7 @@ from agent.uplink.web.auth import hash_password
 from agent.vision.control import ControlServer
 from agent.vision.inference.models import Serving
 from agent.vision.service import Vision
+from tests.fakes.held_inference import ExitingSockets, Gate
 from tests.fakes.small_model import LABELS, SIDE, logits, noise, small_card
 from tests.fakes.small_site import SmallSite
 from tests.waiting import wait_until
@@ -235,26 +236,6 @@ def test_metrics_and_description(site: SmallSite) -> None:
     ]
 
 
-class Gate:
-    """Holds an engine's calls until it is opened."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._open = threading.Event()
-        self.calls = 0
-        batcher = serving.model("small").running.batcher
-        call = batcher._call
-
-        def held(*arguments: Any) -> None:
-            self.calls += 1
-            assert self._open.wait(30)
-            call(*arguments)
-
-        batcher._call = held  # type: ignore[method-assign]
-
-    def open(self) -> None:
-        self._open.set()
-
-
 def test_a_flood_is_refused_and_what_was_taken_is_answered(own: SmallSite, tmp_path: Path) -> None:
     serving = served(own, tmp_path, queue=8)
     gate = Gate(serving)
@@ -291,24 +272,6 @@ def test_a_client_that_leaves_is_dropped_through_both_processes(own: SmallSite, 
     assert batcher.metrics()["queued"] == 0
     gate.open()
     serving.close()
-
-
-class ExitingSockets:
-    """Connections that are all closed at the end."""
-
-    def __init__(self) -> None:
-        self._sockets: list[socket.socket] = []
-
-    def __enter__(self) -> ExitingSockets:
-        return self
-
-    def open(self, host: str, port: int) -> socket.socket:
-        self._sockets.append(socket.create_connection((host, port), 10))
-        return self._sockets[-1]
-
-    def __exit__(self, *_: object) -> None:
-        for one in self._sockets:
-            one.close()
 
 
 def test_closing_answers_what_is_under_way(own: SmallSite, tmp_path: Path) -> None:

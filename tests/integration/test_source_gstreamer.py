@@ -148,7 +148,7 @@ def test_a_pipeline_that_does_not_start_says_why(pipeline: str, code: str, words
 
 def test_a_pipeline_that_has_failed_and_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hangs = tmp_path / "gst-launch-1.0"
-    hangs.write_text(f"#!/bin/sh\ntrap '' INT\n{shutil.which('gst-launch-1.0')} \"$@\"\nexec sleep 300\n")
+    hangs.write_text(f"#!/bin/sh\ntrap '' INT\n{shutil.which('gst-launch-1.0')} \"$@\"\nsleep 300 &\nexec sleep 300\n")
     hangs.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     error = refused(source("fakesrc", timeout_s=120))
@@ -160,8 +160,11 @@ def test_a_pipeline_that_has_failed_and_hangs_is_not_waited_for(monkeypatch: pyt
     error = broken(one)
     assert (error.code, "Failed after iterations" in str(error)) == ("STREAM_LOST", True), error
     assert child.is_running()
+    started = {helper.pid for helper in child.children()}
+    assert started
     one.close()
     assert not child.is_running()
+    wait_until(lambda: not started & {one.pid for one in psutil.process_iter(["status"]) if one.info["status"] != "zombie"}, 30, "its end")
 
 
 def test_a_csi_camera_needs_jetpack_and_its_pipeline_has_the_right_grammar(opened: Callable[..., GStreamerSource]) -> None:

@@ -116,8 +116,8 @@ class Child:
         return None
 
     def close(self) -> None:
-        """End it: SIGINT, and SIGKILL if that has not ended it, or if it hangs anyway. Takes 4 s at most."""
-        self._process.send_signal(signal.SIGKILL if self._hangs else signal.SIGINT)
+        """End it and what it has started: SIGINT, and SIGKILL if that has not ended it, or if it hangs anyway. Takes 4 s at most."""
+        self._signal(signal.SIGKILL if self._hangs else signal.SIGINT)
         # Closed before the wait: a child that is about to write gets an error, and does not hang.
         os.close(self._reading)
         if self._process.stdout is not None:
@@ -125,11 +125,16 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(ENDING_S)
             return
-        self._process.kill()
+        self._signal(signal.SIGKILL)
         try:
             self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
             log.error("process %d cannot be killed: a driver holds it; a restart of the machine frees the device", self._process.pid)
+
+    def _signal(self, number: int) -> None:
+        """To its process group, unless it has ended: the number may be another's then."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
 
     def _listen(self) -> None:
         """Keep what it said."""
