@@ -200,7 +200,6 @@ class Calibrator:
         search = _Search(self, quantiser, flavour, ranges, [*table, *unmeasured], gate)
         float_nodes, file, verdicts = search.run()
         made = quantiser.quantised(flavour, ranges, float_nodes)
-        first = next(iter(verdicts.values())).accuracy
         target = place(self.card, self.options.engines_dir, flavour)
         calibration = Calibration(
             model=self.card.model_id,
@@ -212,8 +211,7 @@ class Calibrator:
             float_nodes=tuple(float_nodes),
             sensitivity=table,
             sqnr_db=decibels(raw_noise(reference, outputs(made, some))),
-            accuracy=first[0] if first else None,
-            more=first[1:],
+            accuracy={name: verdict.accuracy for name, verdict in verdicts.items() if verdict.accuracy},
             made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             file=target.name,
             file_sha256=sha256(file),

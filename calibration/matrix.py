@@ -47,7 +47,9 @@ class _Cell:
     """One line of the table. The goals that it is measured for, each with the engine that was built for it."""
 
     choices: dict[Goal, Choice]
-    tuned: bool = False
+    by_hand: bool = True
+    tuned: list[Goal] = field(default_factory=list)
+    """The goals for which the tuner chose just this."""
     why: str = ""
     precision: str = ""
     """What its engines compute in, as the runtime says."""
@@ -114,7 +116,13 @@ class Matrix:
             for choice in wanted
         ]
         for goal, choice in tunings.items():
-            cells += [_Cell({goal: choice.model_copy(update={"batch": batch})}, tuned=True) for batch in batches]
+            for batch in batches:
+                found = choice.model_copy(update={"batch": batch})
+                same = [cell for cell in cells if cell.by_hand and cell.choices[goal] == found]
+                if not same:
+                    cells.append(_Cell({goal: found}, by_hand=False, tuned=[goal]))
+                for cell in same:
+                    cell.tuned.append(goal)
         return cells, [(one.choice, one.why) for one in lacking]
 
     def _tunings(self, card: ModelCard) -> dict[Goal, Choice]:
@@ -164,7 +172,7 @@ class Matrix:
             "unit": choice.unit,
             "precision": cell.precision,
             "batch": choice.batch,
-            "tuned": next(iter(cell.choices)) if cell.tuned else None,
+            "tuned": " and ".join(cell.tuned) or None,
             "threads": choice.threads,
             "streams": choice.streams,
             "latency_p50_ms": _median([one.p50_ms for one in cell.latencies]),
@@ -184,9 +192,10 @@ class Matrix:
         if parity is not None and parity.note:
             return None, parity.note
         labelled = self._labelled(card, choice)
-        if labelled is not None and choice.precision in ("fp32", "int8"):
-            value = labelled.reference if choice.precision == "fp32" else labelled.candidate
-            return value, f"{labelled.metric} of {labelled.count} labelled"
+        if labelled and choice.precision in ("fp32", "int8"):
+            main = labelled[0]
+            value = main.reference if choice.precision == "fp32" else main.candidate
+            return value, f"{main.metric} of {main.count} labelled"
         if parity is None:
             return 1.0, "the reference"
         if parity.agreement is not None:
@@ -197,37 +206,37 @@ class Matrix:
             return 1 - parity.distance, f"1 - largest distance from fp32 templates on {parity.count} pictures"
         return None, "not judged"
 
-    def _labelled(self, card: ModelCard, choice: Choice) -> Accuracy | None:
+    def _labelled(self, card: ModelCard, choice: Choice) -> tuple[Accuracy, ...]:
         flavour = resolve(BACKENDS, choice.backend, "backend")().flavour_on(choice.unit)
         found = find_sound(card, recipe(card), self._options.engines_dir, flavour)
-        return found[1].accuracy if found else None
+        return found[1].accuracy.get(choice.backend, ()) if found else ()
 
 
 def _against_the_best(card: ModelCard, cells: list[_Cell]) -> list[dict[str, Any]]:
-    """Each tuned engine as a share of the best choice by hand at the same batch: 1 is as good, round by round, the median."""
+    """Each tuned engine as a share of the best choice by hand at the same batch, round by round, the median: 1 is as good. Where the tuner
+    chose that very one, there is nothing to measure: the share is 1, without rounds.
+    """
     found = []
     for cell in cells:
-        goal = next(iter(cell.choices))
         hand = [
             other
             for other in cells
-            if not other.tuned and not other.why and other.choice.batch == cell.choice.batch and other.choice.backend in BY_HAND
+            if other.by_hand and not other.why and other.choice.batch == cell.choice.batch and other.choice.backend in BY_HAND
         ]
-        if not cell.tuned or cell.why or not hand:
-            continue
-        best = min(hand, key=lambda other: median(other.costs(goal)))
-        shares = [theirs / mine for theirs, mine in zip(best.costs(goal), cell.costs(goal), strict=True)]
-        found.append(
-            {
-                "model": card.name,
-                "goal": goal,
-                "batch": cell.choice.batch,
-                "ratio": median(shares),
-                "ratios": shares,
-                "tuned": str(cell.choice.model_copy(update={"precision": cell.precision})),
-                "best_by_hand": f"{best.choice.backend} {best.precision}",
-            }
-        )
+        for goal in cell.tuned if hand and not cell.why else ():
+            best = min(hand, key=lambda other: median(other.costs(goal)))
+            shares = [theirs / mine for theirs, mine in zip(best.costs(goal), cell.costs(goal), strict=True)] if best is not cell else []
+            found.append(
+                {
+                    "model": card.name,
+                    "goal": goal,
+                    "batch": cell.choice.batch,
+                    "ratio": median(shares) if shares else 1.0,
+                    "ratios": shares,
+                    "tuned": str(cell.choices[goal].model_copy(update={"precision": cell.precision})),
+                    "best_by_hand": f"{best.choice.backend} {best.precision}",
+                }
+            )
     return found
 
 

@@ -68,7 +68,8 @@ def _detector_noise(card: ModelCard, decoder: DetectionDecoder, reference: Outpu
     for given, other in zip(reference, candidate, strict=True):
         cells = _faces(decoder, card.thresholds.score or 0.0, given)
         if len(cells):
-            (boxes, marks), (moved, moved_marks) = decoder.cells(given, cells), decoder.cells(other, cells)
+            boxes, moved = decoder.boxes(given, cells), decoder.boxes(other, cells)
+            marks, moved_marks = decoder.landmarks(given, cells, boxes), decoder.landmarks(other, cells, moved)
             sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)[:, None]
             points = np.concatenate([(moved - boxes).reshape(-1, 2, 2), moved_marks - marks], 1) / sides
             score = (decoder.scores(other)[cells] - decoder.scores(given)[cells]) / allowed_score
@@ -83,4 +84,4 @@ def _faces(decoder: DetectionDecoder, threshold: float, outputs: Mapping[str, F3
     scores = decoder.scores(outputs)
     cells = np.flatnonzero(scores >= threshold)
     cells = cells[np.argsort(-scores[cells], kind="stable")][:MOST]
-    return cells[suppress(decoder.cells(outputs, cells)[0], decoder.params.iou)] if len(cells) else cells
+    return cells[suppress(decoder.boxes(outputs, cells), decoder.params.iou)] if len(cells) else cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Tensor = NDArray[Any]
+Writer = Callable[[Tensor], None]
+"""Writes a whole input, of the engine's shape and dtype, into memory that it is given."""
 T = TypeVar("T")
 
 
@@ -59,31 +61,44 @@ class Engine(ABC):
         """
         return self.read(tensors, lambda outputs: {name: tensor.copy() for name, tensor in outputs.items()})
 
-    def read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
-        """Run once as `infer` does, and give what `reader` makes of the outputs. They are not copied: `reader` may keep nothing of them."""
+    def read(self, tensors: Mapping[str, Tensor | Writer], reader: Callable[[Mapping[str, Tensor]], T], picked: Collection[str] = ()) -> T:
+        """Run once as `infer` does, and give what `reader` makes of the outputs. They are not copied: `reader` may keep nothing of them.
+
+        An input may be a writer, which spares a copy where the engine has memory for it. `picked`: outputs that are not checked as a
+        whole, because the reader picks few values of them; whoever uses these raises `not_finite` where they are not.
+        """
         if len(tensors) != len(self.inputs) or any(spec.name not in tensors for spec in self.inputs):
             raise EngineError(f"{self.name}: inputs must be {sorted(spec.name for spec in self.inputs)}, not {sorted(tensors)}")
         for spec in self.inputs:
             tensor = tensors[spec.name]
-            if not spec.accepts(tensor):
+            if not callable(tensor) and not spec.accepts(tensor):
                 raise EngineError(f"{self.name}: input {spec.name!r} must be {spec.dtype} {spec.shape}, not {tensor.dtype} {tensor.shape}")
 
         # einsum sums twice as fast as sum(); a sum that overflows is looked at closely
         def checked(outputs: Mapping[str, Tensor]) -> T:
             for name, tensor in outputs.items():
-                if not math.isfinite(np.einsum("i->", tensor.reshape(-1))) and not np.isfinite(tensor).all():
-                    raise self._not_finite(name)
+                if name not in picked and not math.isfinite(np.einsum("i->", tensor.reshape(-1))) and not np.isfinite(tensor).all():
+                    raise self.not_finite(name)
             return reader(outputs)
 
-        return self._read(tensors, checked)
+        return self._read({spec.name: self._input(spec, tensors[spec.name]) for spec in self.inputs}, checked)
 
-    def _not_finite(self, name: str) -> NotFiniteError:
+    def not_finite(self, name: str) -> NotFiniteError:
+        """What to raise where an output holds NaN or infinity."""
         advice = "check the card's mean and scale, and the model itself" if self.precision == "fp32" else "try `engines.precision: fp32`"
         return NotFiniteError(f"{self.name}: output {name!r} holds NaN or infinity at {self.precision}; {advice}")
 
     def device_seconds(self, tensors: Mapping[str, Tensor]) -> float | None:
         """Seconds that the device alone computes for one call, without what is moved to and from it; None where it cannot tell."""
         return None
+
+    def _input(self, spec: TensorSpec, given: Tensor | Writer) -> Any:
+        """What `_read` gets for an input: an array, unless the engine has memory that a writer can write into."""
+        if not callable(given):
+            return given
+        target = np.empty([size or 1 for size in spec.shape], spec.dtype)
+        given(target)
+        return target
 
     @abstractmethod
     def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T: ...

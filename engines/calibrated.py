@@ -39,7 +39,7 @@ class Calibration(BaseModel):
     sensitivity: by node, the output noise when that node alone is quantised, over the noise when all are; largest first.
     float_nodes: nodes that were left in float so that the gate passes.
     sqnr_db: signal to quantisation noise of the outputs on samples that the ranges were not taken from.
-    accuracy: of the labelled set, where there was one; more: its further metrics.
+    accuracy: by backend, the labelled set's metrics, the main one first; empty where there was no such set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,8 +55,7 @@ class Calibration(BaseModel):
     float_nodes: tuple[str, ...]
     sensitivity: dict[str, float]
     sqnr_db: float
-    accuracy: Accuracy | None
-    more: tuple[Accuracy, ...] = ()
+    accuracy: dict[str, tuple[Accuracy, ...]] = {}
     made_at: str
     file: str
     file_sha256: str

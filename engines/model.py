@@ -26,7 +26,7 @@ from engines.fetch import Progress, ensure, ensure_asset, quiet
 from engines.fit import decoder_params, fitting, require_fit
 from engines.kept import Shelf
 from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, fetched, portraits
-from engines.preprocess import Image, aligned, best_size, fed, letterbox
+from engines.preprocess import Image, Letterbox, aligned, best_size, fed
 from engines.registry import DECODERS, resolve
 from engines.results import F32, Classification, Detections, Embeddings
 from engines.stages import Stage, unsaid
@@ -81,10 +81,16 @@ class FaceDetector:
         size = best_size(image.shape[1], image.shape[0], self.card.input.sizes)
         usual = nullcontext((self.engine, self._decoder))
         with usual if size == self._first else self._others.using(size) as (engine, decoder):
-            canvas, placed = letterbox(image, decoder.width, decoder.height, self.card.input.pad)
-            found = engine.read({IMAGE: canvas[None]}, lambda outputs: decoder.decode(outputs, threshold or self.threshold or 0.0))
+            placed, least = Letterbox.of(image, decoder.width, decoder.height), threshold or self.threshold or 0.0
+            found = engine.read(
+                {IMAGE: lambda canvas: placed.draw(image, canvas[0], self.card.input.pad)},
+                lambda outputs: decoder.decode(outputs, least),
+                decoder.picked,
+            )
         if not len(found):
             return found
+        if not np.isfinite(found.boxes).all() or not np.isfinite(found.landmarks).all():
+            raise engine.not_finite(", ".join(decoder.picked))
         boxes = placed.to_picture(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
         return Detections(boxes, found.scores, placed.to_picture(found.landmarks))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,12 +30,29 @@ def opencv() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """A picture shrunk by (`scale_x`, `scale_y`) into the top left corner of a (`width`, `height`) canvas."""
+    """A picture shrunk by (`scale_x`, `scale_y`) to (`width`, `height`) in the top left corner of a canvas."""
 
     width: int
     height: int
     scale_x: float
     scale_y: float
+
+    @staticmethod
+    def of(image: Image, width: int, height: int) -> Letterbox:
+        """Where `image` (H, W, C) comes to lie on a canvas (height, width, C): it keeps its aspect ratio and is never enlarged."""
+        rows, columns = image.shape[:2]
+        scale = min(width / columns, height / rows, 1.0)
+        inner_width, inner_height = max(1, round(columns * scale)), max(1, round(rows * scale))
+        return Letterbox(inner_width, inner_height, inner_width / columns, inner_height / rows)
+
+    def draw(self, image: Image, canvas: Image, pad: int) -> None:
+        """Write the picture onto the canvas, and `pad` beside and below it."""
+        if image.shape[:2] != (self.height, self.width):
+            resized = opencv().resize(image, (self.width, self.height), interpolation=opencv().INTER_AREA)
+            image = np.asarray(resized, np.uint8).reshape(self.height, self.width, -1)
+        canvas[: self.height, : self.width] = image
+        canvas[self.height :] = pad
+        canvas[: self.height, self.width :] = pad
 
     def to_picture(self, points: F32) -> F32:
         """Canvas pixels (..., 2), x and y, to pixels of the picture."""
@@ -52,19 +70,9 @@ def best_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tupl
 
 def letterbox(image: Image, width: int, height: int, pad: int = 0) -> tuple[Image, Letterbox]:
     """`image` (H, W, C) on a canvas (height, width, C), its aspect ratio kept: shrunk if too large, never enlarged, padded with `pad`."""
-    cv2 = opencv()
-    rows, columns = image.shape[:2]
-    scale = min(width / columns, height / rows, 1.0)
-    inner_width, inner_height = max(1, round(columns * scale)), max(1, round(rows * scale))
-    if scale < 1.0:
-        image = np.asarray(cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_AREA), np.uint8)
-    placed = Letterbox(width, height, inner_width / columns, inner_height / rows)
-    if (inner_width, inner_height) == (width, height):
-        return np.ascontiguousarray(image), placed
+    placed = Letterbox.of(image, width, height)
     canvas = np.empty((height, width, image.shape[2]), np.uint8)
-    canvas[:inner_height, :inner_width] = image.reshape(inner_height, inner_width, -1)
-    canvas[inner_height:] = pad
-    canvas[:inner_height, inner_width:] = pad
+    placed.draw(image, canvas, pad)
     return canvas, placed
 
 
@@ -103,14 +111,14 @@ def similarity(points: F32, template: F32) -> NDArray[np.float64]:
     S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 13(4), 1991; in the plane and
     without reflection its solution is one complex division. Raises ValueError if all points coincide.
     """
-    source = points[:, 0].astype(np.float64) + 1j * points[:, 1]
-    target = template[:, 0].astype(np.float64) + 1j * template[:, 1]
-    centred = source - source.mean()
-    spread = np.vdot(centred, centred).real
-    if not np.isfinite(spread) or spread < 1e-9:
+    source = [complex(x, y) for x, y in points.tolist()]
+    target = [complex(x, y) for x, y in template.tolist()]
+    middle, goal = sum(source) / len(source), sum(target) / len(target)
+    spread = sum(abs(point - middle) ** 2 for point in source)
+    if not math.isfinite(spread) or spread < 1e-9:
         raise ValueError("landmarks coincide or are not finite; there is no face to align")
-    turn = np.vdot(centred, target - target.mean()) / spread
-    shift = target.mean() - turn * source.mean()
+    turn = sum((point - middle).conjugate() * (aim - goal) for point, aim in zip(source, target, strict=True)) / spread
+    shift = goal - turn * middle
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
@@ -130,11 +138,13 @@ def aligned(image: Image, landmarks: F32, template: F32, size: int) -> Image:
 def _shrunk(image: Image, matrix: NDArray[np.float64], size: int, scale: float) -> tuple[Image, NDArray[np.float64]]:
     """The part of `image` that the chip shows, about as large as the chip, and the matrix that fits it."""
     cv2 = opencv()
-    corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
-    seen = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    turn, place = complex(*matrix[:, 0]), complex(*matrix[:, 2])
+    seen = [(complex(x, y) - place) / turn for x in (0, size) for y in (0, size)]
     height, width = image.shape[:2]
-    x1, y1 = np.clip(np.floor(seen.min(0)), 0, (width - 1, height - 1)).astype(int)
-    x2, y2 = np.clip(np.ceil(seen.max(0)) + 1, (x1 + 1, y1 + 1), (width, height)).astype(int)
+    x1 = min(max(math.floor(min(point.real for point in seen)), 0), width - 1)
+    y1 = min(max(math.floor(min(point.imag for point in seen)), 0), height - 1)
+    x2 = min(max(math.ceil(max(point.real for point in seen)) + 1, x1 + 1), width)
+    y2 = min(max(math.ceil(max(point.imag for point in seen)) + 1, y1 + 1), height)
     part = image[y1:y2, x1:x2]
     small = cv2.resize(part, (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))), interpolation=cv2.INTER_AREA)
     ratio = np.array([(x2 - x1) / small.shape[1], (y2 - y1) / small.shape[0]])

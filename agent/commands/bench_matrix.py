@@ -104,7 +104,6 @@ def _print(found: dict[str, Any]) -> None:
     for one in found["missing"]:
         console.print(f"not measured: {one['model']} on {one['backend']} at {one['precision']}: {one['why']}", style="dim")
     for one in found["tuned"]:
-        console.print(
-            f"{one['model']}, batch {one['batch']}: tuned for {one['goal']} {one['ratio']:.3f} of the best by hand ({one['best_by_hand']})"
-        )
+        share = f"{one['ratio']:.3f} of the best by hand" if one["ratios"] else "the best by hand itself"
+        console.print(f"{one['model']}, batch {one['batch']}: tuned for {one['goal']} {share} ({one['best_by_hand']})")
     console.print(f"energy: {found['energy']}")

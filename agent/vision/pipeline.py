@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -63,7 +63,7 @@ class Pipeline:
         self._viewer = viewer
         self._on_progress = on_progress
         self._source = RunningSource(source, self._on_state, on_read=self._on_read)
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{self.stream}")
+        self._taking = threading.Lock()
         self._in_flight = threading.Semaphore(2 * workers + 2 if source.finite else workers + 1)
         self._ordered: queue.SimpleQueue[tuple[Frame, Future[list[Any]]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -73,19 +73,17 @@ class Pipeline:
         self._finished = 0
         self._first_at = 0.0
         self._last_at = 0.0
-        self._threads = [
-            threading.Thread(target=self._dispatch, name=f"dispatch-{self.stream}"),
-            threading.Thread(target=self._deliver, name=f"deliver-{self.stream}"),
-        ]
+        self._workers = [threading.Thread(target=self._work, name=f"infer-{self.stream}-{number}") for number in range(workers)]
+        self._deliverer = threading.Thread(target=self._deliver, name=f"deliver-{self.stream}")
 
     @property
     def ended(self) -> bool:
         """The source is at its end and everything from it is committed."""
-        return not self._threads[1].is_alive() and self._threads[1].ident is not None
+        return not self._deliverer.is_alive() and self._deliverer.ident is not None
 
     def start(self) -> None:
         """Start the last stage first."""
-        for thread in reversed(self._threads):
+        for thread in (self._deliverer, *self._workers):
             thread.start()
         self._source.start()
 
@@ -93,9 +91,8 @@ class Pipeline:
         """Stop along the flow: no new frames, then what is under way, then open tracks end with reason `stopped`."""
         self._stopping.set()
         self._source.stop()
-        for thread in self._threads:
+        for thread in (*self._workers, self._deliverer):
             thread.join()
-        self._executor.shutdown()
         for task in self.tasks:
             task.close()
 
@@ -127,16 +124,29 @@ class Pipeline:
         self.times.add("decode", seconds)
         self._first_at = self._first_at or time.perf_counter() - seconds
 
-    def _dispatch(self) -> None:
-        while not self._stopping.is_set() and not self._source.ended:
-            if not self._in_flight.acquire(timeout=0.2):
-                continue
-            frame = self._source.next(timeout=0.2)
-            if frame is None:
+    def _work(self) -> None:
+        """One of the workers: frames are taken in order, and inferred beside each other."""
+        while (taken := self._taken()) is not None:
+            frame, future = taken
+            try:
+                future.set_result(self._infer(frame))
+            except BaseException as error:  # noqa: BLE001 - the supervisor of the stream: whoever delivers the frame hears of it
+                future.set_exception(error)
+
+    def _taken(self) -> tuple[Frame, Future[list[Any]]] | None:
+        """The next frame, and the place of its predictions in the order; None at the end."""
+        with self._taking:
+            while not self._stopping.is_set() and not self._source.ended:
+                if not self._in_flight.acquire(timeout=0.2):
+                    continue
+                frame = self._source.next(timeout=0.2)
+                if frame is not None:
+                    future: Future[list[Any]] = Future()
+                    self._ordered.put((frame, future))
+                    return frame, future
                 self._in_flight.release()
-                continue
-            self._ordered.put((frame, self._executor.submit(self._infer, frame)))
-        self._ordered.put(None)
+            self._ordered.put(None)
+        return None
 
     def _infer(self, frame: Frame) -> list[Any]:
         with self.times.stage("infer"):

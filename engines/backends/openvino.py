@@ -13,7 +13,7 @@ import numpy as np
 from engines.backends.base import FLOAT_INPUT, IMAGE, Backend, Build
 from engines.backends.openvino_runtime import ov
 from engines.backends.pool import Pool
-from engines.base import Engine, EngineError, T, Tensor, TensorSpec
+from engines.base import Engine, EngineError, T, Tensor, TensorSpec, Writer
 from engines.card import IR
 from engines.errors import ModelFileError, said
 
@@ -135,33 +135,60 @@ class OpenVinoEngine(Engine):
         self.outputs = tuple(_spec(port, name) for port, name in zip(compiled.outputs, names, strict=True))
         requests = [compiled.create_infer_request() for _ in range(self.parallel)]
         shape = (build.batch, build.height, build.width, build.input.channels)
+        calls = [_Call(request, shape, self.outputs) for request in requests]
         for request in requests:  # a stream builds its graph at its first inference: no picture shall wait for that
-            request.set_input_tensor(0, ov.Tensor(ov.Type.u8, ov.Shape(shape)))
             request.start_async()
         for request in requests:
             request.wait()
-        self._pool = Pool(self.name, requests)
+        self._pool = Pool(self.name, calls)
 
-    def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
-        request = self._pool.take()
+    def _input(self, spec: TensorSpec, given: Tensor | Writer) -> Any:
+        return given
+
+    def _read(self, tensors: Mapping[str, Tensor | Writer], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
+        call = self._pool.take()
         try:
-            return reader(self._outputs(request, np.ascontiguousarray(tensors[IMAGE])))
+            return reader(self._outputs(call, tensors[IMAGE]))
         finally:
-            self._pool.give(request)
+            self._pool.give(call)
 
-    def _outputs(self, request: Any, image: Tensor) -> dict[str, Tensor]:
-        """Run. The outputs are the request's memory (`request.infer` would copy them)."""
+    def _outputs(self, call: _Call, image: Tensor | Writer) -> Mapping[str, Tensor]:
         try:
-            request.set_input_tensor(0, ov.Tensor(image, shared_memory=True))
-            request.start_async()
-            request.wait()
-            return {spec.name: request.get_output_tensor(index).data for index, spec in enumerate(self.outputs)}
+            return call.run(image)
         except RuntimeError as error:
             raise EngineError(f"{self.name}: OpenVINO failed: {said(error)}") from error
 
     def close(self) -> None:
         """Free the requests; those under way end first."""
         self._pool.close()
+
+
+class _Call:
+    """An inference request, and its own memory for the picture. The outputs are its memory, too (`request.infer` would copy them)."""
+
+    def __init__(self, request: Any, shape: tuple[int, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self._request = request
+        self._specs = outputs
+        self._own = ov.Tensor(ov.Type.u8, ov.Shape(shape))
+        self._outputs: dict[str, Tensor] = {}
+        """Of a model whose shapes are fixed: they stay where they are."""
+        request.set_input_tensor(0, self._own)
+        self._holds_own = True
+
+    def run(self, image: Tensor | Writer) -> Mapping[str, Tensor]:
+        """Infer, and wait."""
+        if callable(image):
+            image(self._own.data)
+        if not callable(image) or not self._holds_own:
+            self._holds_own = callable(image)
+            tensor = self._own if callable(image) else ov.Tensor(np.ascontiguousarray(image), shared_memory=True)
+            self._request.set_input_tensor(0, tensor)
+        self._request.start_async()
+        self._request.wait()
+        outputs = self._outputs or {spec.name: self._request.get_output_tensor(index).data for index, spec in enumerate(self._specs)}
+        if all(None not in spec.shape for spec in self._specs):
+            self._outputs = outputs
+        return outputs
 
 
 @cache

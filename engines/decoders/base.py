@@ -44,6 +44,11 @@ class DetectionDecoder(ABC):
         self.height = height
         self.width = width
 
+    @property
+    def picked(self) -> tuple[str, ...]:
+        """Outputs of which only the cells of faces are looked at."""
+        return ()
+
     def decode(self, outputs: Mapping[str, NDArray[Any]], threshold: float) -> Detections:
         """All objects with a score of at least `threshold`, best first."""
         scores = self.scores(outputs)
@@ -51,20 +56,29 @@ class DetectionDecoder(ABC):
         if not len(cells):
             return Detections.empty()
         cells = cells[np.argsort(-scores[cells], kind="stable")][:MOST]
-        boxes, landmarks = self.cells(outputs, cells)
-        return Detections(boxes, scores[cells], landmarks)[suppress(boxes, self.params.iou)]
+        boxes = self.boxes(outputs, cells)
+        kept = suppress(boxes, self.params.iou)
+        cells, boxes = cells[kept], boxes[kept]
+        return Detections(boxes, scores[cells], self.landmarks(outputs, cells, boxes))
 
     @abstractmethod
     def scores(self, outputs: Mapping[str, NDArray[Any]]) -> F32:
         """The score of every cell, flat, in 0..1."""
 
     @abstractmethod
-    def cells(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> tuple[F32, F32]:
-        """Boxes (N, 4) and landmarks (N, 5, 2) of some cells, in input pixels."""
+    def boxes(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> F32:
+        """Boxes (N, 4) of some cells, in input pixels."""
+
+    @abstractmethod
+    def landmarks(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp], boxes: F32) -> F32:
+        """Landmarks (N, 5, 2) of some cells, whose boxes these are, in input pixels."""
 
 
 def suppress(boxes: F32, iou: float) -> NDArray[np.intp]:
-    """Greedy non-maximum suppression: indices of the boxes (N, 4), best first, that overlap no better kept one by more than `iou`."""
+    """Greedy non-maximum suppression: indices of the boxes (N, 4), best first, that overlap no better kept one by more than `iou`.
+
+    A box that is not finite overlaps nothing and stays, so that it is seen.
+    """
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1) * (y2 - y1)
     kept: list[np.intp] = []
@@ -75,7 +89,7 @@ def suppress(boxes: F32, iou: float) -> NDArray[np.intp]:
         width = np.minimum(x2[left], x2[best]) - np.maximum(x1[left], x1[best])
         height = np.minimum(y2[left], y2[best]) - np.maximum(y1[left], y1[best])
         shared = width.clip(0) * height.clip(0)
-        left = left[shared <= iou * (areas[left] + areas[best] - shared)]
+        left = left[~(shared > iou * (areas[left] + areas[best] - shared))]
     return np.array(kept, np.intp)
 
 

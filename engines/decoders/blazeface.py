@@ -54,11 +54,19 @@ class BlazeFaceDecoder(DetectionDecoder):
         logits = np.clip(outputs[self.params.logits].ravel(), -CLIP, CLIP)
         return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))), np.float32)
 
-    def cells(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> tuple[F32, F32]:
+    def boxes(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> F32:
+        """Centre and size."""
+        raw = self._raw(outputs, cells)
+        centre, half = raw[:, 0] + self._anchors[cells], raw[:, 1] / 2
+        return np.concatenate([centre - half, centre + half], 1)
+
+    def landmarks(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp], boxes: F32) -> F32:
         """Points of the model: image-left eye, image-right eye, nose tip, mouth, two ears (left out)."""
-        raw = np.asarray(outputs[self.params.regressors].reshape(-1, 8, 2)[cells], np.float32)
-        anchors = self._anchors[cells]
-        centre, half = raw[:, 0] + anchors, raw[:, 1] / 2
+        raw, anchors = self._raw(outputs, cells), self._anchors[cells]
         left, right, nose, mouth = (raw[:, 2 + index] + anchors for index in range(4))
         aside = (right - left) * np.float32(MOUTH_HALF_WIDTH)
-        return np.concatenate([centre - half, centre + half], 1), np.stack([left, right, nose, mouth - aside, mouth + aside], 1)
+        return np.stack([left, right, nose, mouth - aside, mouth + aside], 1)
+
+    def _raw(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> F32:
+        """(N, 8, 2): x, y."""
+        return np.asarray(outputs[self.params.regressors].reshape(-1, 8, 2)[cells], np.float32)

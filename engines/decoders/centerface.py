@@ -32,19 +32,27 @@ class CenterFaceDecoder(DetectionDecoder):
 
     Params = CenterFaceParams
 
+    @property
+    def picked(self) -> tuple[str, ...]:
+        """All but the heat map."""
+        return self.params.scale, self.params.offset, self.params.landmarks
+
     def scores(self, outputs: Mapping[str, NDArray[Any]]) -> F32:
         """The heat map, which is a sigmoid already."""
         return np.asarray(outputs[self.params.heatmap].ravel(), np.float32)
 
-    def cells(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> tuple[F32, F32]:
-        """Size 4·exp(scale); centre 4·(cell + offset + 0.5); landmarks relative to the box; all outputs are y before x."""
+    def boxes(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> F32:
+        """Size 4·exp(scale); centre 4·(cell + offset + 0.5); both outputs are y before x."""
         stride = np.float32(self.params.stride)
         place = np.array(np.divmod(cells, self.width // self.params.stride), np.float32)
         size = stride * np.exp(self._at(outputs[self.params.scale], cells))
         corner = stride * (self._at(outputs[self.params.offset], cells) + place + np.float32(0.5)) - size / 2
-        marks = self._at(outputs[self.params.landmarks], cells).reshape(5, 2, -1) * size + corner
-        boxes = np.concatenate([corner[::-1], (corner + size)[::-1]]).T
-        return np.asarray(boxes, np.float32), np.asarray(marks.transpose(2, 0, 1)[..., ::-1], np.float32)
+        return np.asarray(np.concatenate([corner[::-1], (corner + size)[::-1]]).T, np.float32)
+
+    def landmarks(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp], boxes: F32) -> F32:
+        """Relative to the box, y before x."""
+        marks = self._at(outputs[self.params.landmarks], cells).T.reshape(-1, 5, 2)[..., ::-1]
+        return np.asarray(marks * (boxes[:, None, 2:] - boxes[:, None, :2]) + boxes[:, None, :2], np.float32)
 
     @staticmethod
     def _at(tensor: NDArray[Any], cells: NDArray[np.intp]) -> F32:

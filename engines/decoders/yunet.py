@@ -41,12 +41,16 @@ class YuNetDecoder(DetectionDecoder):
         """The geometric mean of class score and objectness."""
         return np.sqrt(np.clip(self._all(outputs, "cls"), 0, 1) * np.clip(self._all(outputs, "obj"), 0, 1)).ravel()
 
-    def cells(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> tuple[F32, F32]:
-        """Centre (corner + shift)·S, size exp(s)·S, points (corner + shift)·S."""
-        boxes, points = self._all(outputs, "bbox")[cells], self._all(outputs, "kps")[cells].reshape(-1, 5, 2)
-        corners, strides = self._corners[cells], self._strides[cells]
-        centre, half = (corners + boxes[:, :2]) * strides, np.exp(boxes[:, 2:]) * strides / 2
-        return np.concatenate([centre - half, centre + half], 1), (points + corners[:, None]) * strides[:, None]
+    def boxes(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp]) -> F32:
+        """Centre (corner + shift)·S, size exp(s)·S."""
+        raw, corners, strides = self._all(outputs, "bbox")[cells], self._corners[cells], self._strides[cells]
+        centre, half = (corners + raw[:, :2]) * strides, np.exp(raw[:, 2:]) * strides / 2
+        return np.concatenate([centre - half, centre + half], 1)
+
+    def landmarks(self, outputs: Mapping[str, NDArray[Any]], cells: NDArray[np.intp], boxes: F32) -> F32:
+        """(corner + shift)·S."""
+        points = self._all(outputs, "kps")[cells].reshape(-1, 5, 2)
+        return np.asarray((points + self._corners[cells][:, None]) * self._strides[cells][:, None], np.float32)
 
     def _all(self, outputs: Mapping[str, NDArray[Any]], kind: str) -> F32:
         tensors = [outputs[f"{kind}_{stride}"] for stride in self.params.strides]

@@ -213,6 +213,15 @@ def test_a_view_that_is_not_contiguous_is_read_rightly(engine: Engine) -> None:
     np.testing.assert_allclose(engine.infer({IMAGE: view})["same"], normalised(view), rtol=1e-5, atol=1e-4)
 
 
+def test_an_input_may_be_written_instead_of_given(engine: Engine) -> None:
+    """In turns: a call must not see the picture of the one before."""
+    for seed in range(6):
+        image = picture(seed)
+        given = {IMAGE: image if seed % 3 == 2 else lambda target, image=image: np.copyto(target, image)}
+        seen = engine.read(given, lambda outputs: outputs["same"].copy())
+        np.testing.assert_allclose(seen, normalised(image), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
@@ -278,8 +287,11 @@ def test_closing_while_others_infer_ends_them_all(engine: Engine) -> None:
 @pytest.mark.parametrize("kind", ["NaN", "infinity"])
 def test_outputs_that_are_not_finite_are_errors(backend: Backend, models: Models, tmp_path: Path, kind: str) -> None:
     build = order(models(kind), backend)
-    with opened(backend, build, tmp_path) as engine, pytest.raises(EngineError, match="'bad' holds NaN or infinity"):
-        engine.infer({IMAGE: picture()})
+    with opened(backend, build, tmp_path) as engine:
+        with pytest.raises(EngineError, match="'bad' holds NaN or infinity"):
+            engine.infer({IMAGE: picture()})
+        picked = engine.read({IMAGE: picture()}, lambda outputs: outputs["bad"].copy(), picked=("bad",))
+        assert not np.isfinite(picked).any(), "what a reader picks from is its own to check"
 
 
 def test_an_operator_that_nobody_knows_is_an_error(backend: Backend, models: Models, tmp_path: Path) -> None:

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engines.base import Engine, T, Tensor, TensorSpec
 from engines.card import card
 from engines.decoders.base import DetectionDecoder, overlaps, suppress
 from engines.decoders.embedding import EmbeddingDecoder, EmbeddingParams
+from engines.errors import NotFiniteError
+from engines.model import EngineOptions, FaceDetector, Workshop
 from engines.registry import DECODERS, resolve
 
 pytestmark = pytest.mark.unit
@@ -46,6 +54,34 @@ def test_neighbouring_cells_of_one_face_are_one_detection() -> None:
     maps["538"][:] = np.log(12)
     found = decoder("centerface").decode(maps, 0.5)
     assert found.scores.tolist() == pytest.approx([0.9, 0.6])
+
+
+class Fixed(Engine):
+    """Says the same of every picture."""
+
+    name, backend, precision, parallel = "centerface", "fixed", "fp32", 1
+    inputs = (TensorSpec("image", "uint8", (1, 384, 640, 3)),)
+    outputs = ()
+
+    def __init__(self, maps: dict[str, F32]) -> None:
+        self.maps = maps
+
+    def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
+        return reader(self.maps)
+
+
+@pytest.mark.parametrize("output", ["537", "538", "539", "540"])
+def test_a_face_that_is_not_finite_is_an_error(output: str, tmp_path: Path) -> None:
+    maps = centerface_maps()
+    maps["537"][0, 0, 20, 30:33] = 0.7, 0.9, 0.8
+    maps["538"][:] = np.log(12)
+    options = EngineOptions(tmp_path, tmp_path)
+    shop = SimpleNamespace(card=card("centerface"), why="", options=options, open=lambda *_: (Fixed(maps), None))
+    detector = FaceDetector(cast(Workshop, shop))
+    assert len(detector.detect(np.zeros((360, 640, 3), np.uint8))) == 1
+    maps[output][0, 0, 20, 31] = np.nan
+    with pytest.raises(NotFiniteError, match=r"centerface: output .* holds NaN or infinity at fp32"):
+        detector.detect(np.zeros((360, 640, 3), np.uint8))
 
 
 @pytest.mark.parametrize("name", ["centerface", "blazeface-short", "blazeface-full", "yunet"])
