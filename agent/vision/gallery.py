@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.settings import GallerySettings
+from agent.vault import VaultKeyError, load_key
 from agent.vision.clusters import Clusters
-from agent.vision.gallery_store import GalleryError, Store, load_key
+from agent.vision.gallery_store import GalleryError, GalleryKeyError, Store
 from agent.vision.recognition import Candidates, OperatingPoint, Vector
 
 LATEST_EXPIRY = 253_370_764_800.0
@@ -96,7 +97,11 @@ class Gallery:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = directory / "gallery.sqlite"
         key_file = settings.key_file or directory / "key"
-        return cls(Store(path, load_key(key_file, create=not path.exists())), settings, model, point)
+        try:
+            key = load_key(key_file, create=not path.exists(), what="gallery")
+        except VaultKeyError as error:
+            raise GalleryKeyError(str(error)) from error
+        return cls(Store(path, key), settings, model, point)
 
     def add(self, name: str, pictures: Sequence[Picture], consent: str = "", expires_at: float | None = None) -> Identity:
         """A new identity. Raises GalleryError if the name is taken or empty, or the expiry is not to come."""

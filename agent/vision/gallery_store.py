@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 import sqlite3
-import stat
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from agent.errors import AlmenaError
 from agent.outbox.guard import make_private
+from agent.vault import Vault, VaultKeyError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -34,7 +28,6 @@ CREATE TABLE IF NOT EXISTS clusters (id TEXT PRIMARY KEY, model TEXT NOT NULL, v
 CREATE TABLE IF NOT EXISTS receipts (id TEXT PRIMARY KEY, identity TEXT NOT NULL, reason TEXT NOT NULL, erased_at REAL NOT NULL,
     pictures INTEGER NOT NULL, templates INTEGER NOT NULL, clusters INTEGER NOT NULL, followed INTEGER NOT NULL DEFAULT 0);
 """
-NONCE = 12
 BUSY_S = 5.0
 
 
@@ -46,62 +39,13 @@ class GalleryKeyError(GalleryError):
     """The gallery's key is missing, readable by others, or not the one that the gallery was made with."""
 
 
-def load_key(key_file: Path, create: bool) -> bytes:
-    """The 32 bytes of the key: the systemd credential `gallery.key` if there is one, else `key_file`.
-
-    With `create` a missing key file is made, mode 0600. Raises GalleryKeyError if it is missing, open to others or no key.
-    """
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and (credential := Path(credentials) / "gallery.key").is_file():
-        return _parse(credential)
-    if create and not key_file.exists():
-        _make(key_file)
-    if not key_file.exists():
-        raise GalleryKeyError(f"{key_file} is missing, and the gallery cannot be read without it; bring it back, or move the gallery away")
-    _check_private(key_file)
-    return _parse(key_file)
-
-
-def _make(key_file: Path) -> None:
-    """Appears as a whole, and never replaces a key that another process made at the same moment."""
-    key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, temporary = tempfile.mkstemp(dir=key_file.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, key_file)
-    finally:
-        os.unlink(temporary)
-
-
-def _check_private(path: Path) -> None:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise GalleryKeyError(f"{path} may be read by others (mode {mode:04o}): run `chmod 600 {path}`")
-
-
-def _parse(path: Path) -> bytes:
-    try:
-        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
-    except OSError as error:
-        raise GalleryKeyError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise GalleryKeyError(f"{path} is not a gallery key: it must hold 64 hexadecimal digits")
-    return key
-
-
 class Store:
     """One connection, used by several threads in turn. Other processes may have the file open too."""
 
     def __init__(self, path: Path, key: bytes) -> None:
         self.path = path
         self.lock = threading.RLock()
-        self._cipher = AESGCM(key)
+        self._vault = Vault(key)
         try:
             make_private(path, 0o600)  # SQLite gives its log and index the same mode
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
@@ -130,15 +74,14 @@ class Store:
             raise
 
     def seal(self, plain: bytes, place: str) -> bytes:
-        """Encrypt. `place` binds the result to where it is kept, so that sealed fields cannot be exchanged."""
-        nonce = secrets.token_bytes(NONCE)
-        return nonce + self._cipher.encrypt(nonce, plain, place.encode())
+        """Encrypt, bound to `place`."""
+        return self._vault.seal(plain, place)
 
     def unseal(self, sealed: bytes, place: str) -> bytes:
         """Decrypt. Raises GalleryKeyError."""
         try:
-            return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], place.encode())
-        except InvalidTag:
+            return self._vault.unseal(sealed, place)
+        except VaultKeyError:
             raise GalleryKeyError(f"{self.path} was made with another key; bring the old key back, or move the gallery away") from None
 
     def seal_json(self, value: Any, place: str) -> bytes:

@@ -1,0 +1,326 @@
+"""Radiographs on their way through the device: what the DICOM process and the vision process hand each other, sealed at rest.
+
+```
+inbox/    instances as they came, durable before they are acknowledged    ── decode ──► pictures/, or failed/ with a reason
+pictures/ 8-bit pictures that wait for a task                             ── event committed ──► shown/
+shown/    pictures that the page may show, until they are too old
+results/  what a model said of a picture, durable before its event is committed; the answer to the PACS is made of inbox/ and results/
+failed/   instances that cannot be used, with the reason
+dead/     instances whose answer no destination took, with the reason
+```
+
+An item is named by a keyed hash of its SOP Instance UID, so that no name of a file, event or log line leads to a patient.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import json
+import os
+import re
+import struct
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import AlmenaError, UnknownError
+from agent.outbox.guard import sync_folder
+from agent.vault import Vault, VaultKeyError, load_key
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ITEM = re.compile(r"[0-9a-f]{32}")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LEFT_OVER_S = 3600.0
+"""A part of a file that is older than this was left by a process that died."""
+
+
+class StudyError(AlmenaError):
+    """A piece of a study cannot be written or read."""
+
+
+class StudySpaceError(StudyError):
+    """The disk is full."""
+
+
+class UnknownStudyError(StudyError, UnknownError):
+    """There is no such piece of that item."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInstance:
+    """An instance as it came: a DICOM file (PS3.10) in bytes, Unix time in seconds and monotonic time of its last byte.
+
+    `received_ns` is of this boot's clock: compare it only if it lies before now and not far from `received_at`'s age.
+    """
+
+    item: str
+    data: bytes
+    received_at: float
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPicture:
+    """A radiograph as a task sees it. `image` is (H, W) uint8, black is air, bone is white, in the frame of the stored pixels.
+
+    `view`, `body_part`, `laterality` and `modality` are those of the tags, upper case, "" where a tag is absent or no plain word.
+    `note`: why its tags say that it is no frontal chest radiograph, "" if they do not. Times as in `StudyInstance`; `queue_s` and
+    `decode_s` are the seconds from the last byte to the begin of decoding, and the decoding itself; `codec_s` is the part of `decode_s`
+    that a compressed transfer syntax took.
+    """
+
+    item: str
+    image: NDArray[np.uint8]
+    modality: str = ""
+    view: str = ""
+    body_part: str = ""
+    laterality: str = ""
+    note: str = ""
+    received_at: float = 0.0
+    received_ns: int = 0
+    queue_s: float = 0.0
+    decode_s: float = 0.0
+    codec_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What a model said of a picture.
+
+    `model` is the id name@hash. `probabilities` by label in the order of the card, `positive` the label that `decision` is about,
+    `threshold` its operating point; `decision` is a label, or "" if the model abstained, and then `abstained` says why.
+    `findings` are sentences for the report. `heat_map` is a PNG of 8-bit grey, 255 where the picture speaks most for the decision, to be
+    stretched over the whole picture. `timings` are seconds by step, `made_at` is Unix time in seconds.
+    """
+
+    item: str
+    model: str
+    probabilities: Mapping[str, float]
+    positive: str
+    threshold: float
+    decision: str
+    abstained: str = ""
+    findings: tuple[str, ...] = ()
+    heat_map: bytes | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    made_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFailure:
+    """Why an item came to nothing: `reason` is a stable code (`no-pixels`, `multi-frame` …), `detail` a sentence without patient data."""
+
+    item: str
+    reason: str
+    detail: str
+    failed_at: float
+
+
+class SealedFolder:
+    """Sealed pieces of one kind, one file for each item; a piece appears as a whole or not at all."""
+
+    def __init__(self, path: Path, kind: str, vault: Vault) -> None:
+        self.path = path
+        self._kind = kind
+        self._vault = vault
+
+    def write(self, item: str, header: Mapping[str, Any], body: bytes, *, at: float, durable: bool) -> None:
+        """Replace or make. `at` (Unix s) decides its place in `items`; `durable`: it outlives a loss of power once this returns.
+
+        Raises StudySpaceError, StudyError.
+        """
+        path = self._of(item)
+        part = path.with_name(f".{item}.{os.urandom(4).hex()}.part")
+        head = json.dumps(header).encode()
+        sealed = self._vault.seal(b"".join((struct.pack("<I", len(head)), head, body)), f"{self._kind} {item}")
+        try:
+            with part.open("wb") as file:
+                file.write(sealed)
+                file.flush()
+                os.utime(file.fileno(), (at, at))
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(part, path)
+            if durable:
+                sync_folder(self.path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            kind = StudySpaceError if error.errno in FULL else StudyError
+            raise kind(f"{self.path}: {self._kind} {item} cannot be written: {error.strerror}") from error
+
+    def read(self, item: str) -> tuple[dict[str, Any], bytes]:
+        """Header and body. Raises UnknownStudyError, StudyError."""
+        path = self._of(item)
+        try:
+            plain = self._vault.unseal(path.read_bytes(), f"{self._kind} {item}")
+        except FileNotFoundError:
+            raise UnknownStudyError(f"there is no {self._kind} {item}") from None
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read: {error.strerror}") from error
+        except VaultKeyError as error:
+            raise StudyError(f"{path}: {error}") from error
+        (length,) = struct.unpack_from("<I", plain)
+        header: dict[str, Any] = json.loads(plain[4 : 4 + length])
+        return header, plain[4 + length :]
+
+    def items(self) -> list[str]:
+        """What is there, in the order of `at`."""
+        found = []
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if ITEM.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):
+                        found.append((entry.stat().st_mtime_ns, entry.name))
+        return [item for _, item in sorted(found)]
+
+    def holds(self, item: str) -> bool:
+        """Whether there is one."""
+        return self._of(item).exists()
+
+    def written_at(self, item: str) -> float:
+        """The `at` it was written with. Raises UnknownStudyError."""
+        try:
+            return self._of(item).stat().st_mtime
+        except FileNotFoundError:
+            raise UnknownStudyError(f"there is no {self._kind} {item}") from None
+
+    def move(self, item: str, to: SealedFolder) -> None:
+        """To a folder of the same kind; nothing if it is not here."""
+        with suppress(FileNotFoundError):
+            os.replace(self._of(item), to._of(item))
+
+    def remove(self, item: str) -> None:
+        """Nothing if it is not there."""
+        self._of(item).unlink(missing_ok=True)
+
+    def sweep(self, now: float) -> None:
+        """Remove parts of files that processes left when they were killed."""
+        for part in self.path.glob(".*.part"):
+            with suppress(FileNotFoundError):
+                if now - part.stat().st_ctime > LEFT_OVER_S:
+                    part.unlink()
+
+    def _of(self, item: str) -> Path:
+        if not ITEM.fullmatch(item):
+            raise UnknownStudyError(f"{item!r} names no item")
+        return self.path / item
+
+
+class StudyFolders:
+    """The folders below `<state_dir>/studies`. Several processes may use them at once.
+
+    Raises StudyError if they cannot be made, or if the key is missing, open to others or no key; the first to come makes the key.
+    """
+
+    def __init__(self, state_dir: Path, key_file: Path | None = None) -> None:
+        root = state_dir / "studies"
+        names = ("inbox", "pictures", "shown", "results", "failed", "dead", "answered")
+        try:
+            for name in names:
+                (root / name).mkdir(parents=True, exist_ok=True)
+            fresh = not any(ITEM.fullmatch(entry) for name in names for entry in os.listdir(root / name))
+            key = load_key(key_file or root / "key", create=fresh, what="studies")
+        except OSError as error:
+            raise StudyError(f"{root} cannot be used: {error.strerror}") from error
+        except VaultKeyError as error:
+            raise StudyError(str(error)) from error
+        vault = Vault(_derived(key, b"seal"))
+        self._name_key = _derived(key, b"name")
+        self.inbox = SealedFolder(root / "inbox", "instance", vault)
+        self.pictures = SealedFolder(root / "pictures", "picture", vault)
+        self.shown = SealedFolder(root / "shown", "picture", vault)
+        self.results = SealedFolder(root / "results", "result", vault)
+        self.failed = SealedFolder(root / "failed", "instance", vault)
+        self.dead = SealedFolder(root / "dead", "instance", vault)
+        self.answered = SealedFolder(root / "answered", "receipt", vault)
+
+    def item(self, sop_instance_uid: str) -> str:
+        """The name of an instance here: HMAC-SHA256 of its UID, 32 hexadecimal digits."""
+        return hmac.new(self._name_key, sop_instance_uid.encode(), hashlib.sha256).hexdigest()[:32]
+
+    def fingerprint(self, data: bytes) -> str:
+        """A keyed hash that tells whether pixels are the same and nothing else of them."""
+        return hmac.new(self._name_key, data, hashlib.sha256).hexdigest()
+
+    def write_instance(self, instance: StudyInstance) -> None:
+        """Durable once this returns. Raises StudySpaceError, StudyError."""
+        header = {"received_at": instance.received_at, "received_ns": instance.received_ns}
+        self.inbox.write(instance.item, header, instance.data, at=instance.received_at, durable=True)
+
+    def instance(self, item: str, folder: SealedFolder | None = None) -> StudyInstance:
+        """From the inbox, or from another folder of instances. Raises UnknownStudyError, StudyError."""
+        header, data = (folder or self.inbox).read(item)
+        return StudyInstance(item, data, header["received_at"], header["received_ns"])
+
+    def write_picture(self, picture: StudyPicture) -> None:
+        """For a task; made again from the inbox if a loss of power takes it. Raises StudySpaceError, StudyError."""
+        header = {name: getattr(picture, name) for name in StudyPicture.__dataclass_fields__ if name != "image"}
+        height, width = picture.image.shape
+        header |= {"height": height, "width": width}
+        self.pictures.write(picture.item, header, picture.image.tobytes(), at=picture.received_at, durable=False)
+
+    def picture(self, item: str) -> StudyPicture:
+        """One that waits or has been shown to a task; its image is read-only. Raises UnknownStudyError, StudyError."""
+        import numpy as np
+
+        try:
+            header, body = self.pictures.read(item)
+        except UnknownStudyError:
+            header, body = self.shown.read(item)
+        height, width = header.pop("height"), header.pop("width")
+        return StudyPicture(image=np.frombuffer(body, np.uint8).reshape(height, width), **header)
+
+    def picture_done(self, item: str) -> None:
+        """The event of its result is committed."""
+        self.pictures.move(item, self.shown)
+
+    def write_result(self, result: StudyResult) -> None:
+        """Durable once this returns; the answer to the sender follows. Raises StudySpaceError, StudyError."""
+        header = asdict(result) | {"heat_map": result.heat_map is not None}
+        self.results.write(result.item, header, result.heat_map or b"", at=result.made_at, durable=True)
+
+    def result(self, item: str) -> StudyResult:
+        """Raises UnknownStudyError, StudyError."""
+        header, body = self.results.read(item)
+        return StudyResult(**header | {"heat_map": body if header["heat_map"] else None, "findings": tuple(header["findings"])})
+
+    def fail(self, item: str, reason: str, detail: str) -> None:
+        """Nothing more can be done with an item: its instance is kept in failed/ with the reason. Raises StudyError."""
+        self._give_up(item, self.failed, reason, detail)
+
+    def bury(self, item: str, reason: str, detail: str) -> None:
+        """No destination takes its answer: its instance is kept in dead/ with the reason. Raises StudyError."""
+        self._give_up(item, self.dead, reason, detail)
+
+    def failures(self, folder: SealedFolder | None = None) -> list[StudyFailure]:
+        """Of failed/, or of dead/, the oldest first."""
+        where = folder or self.failed
+        found = []
+        for path in where.path.glob("*.json"):
+            with suppress(FileNotFoundError):
+                found.append(StudyFailure(**json.loads(path.read_text(encoding="utf-8"))))
+        return sorted(found, key=lambda failure: failure.failed_at)
+
+    def _give_up(self, item: str, folder: SealedFolder, reason: str, detail: str) -> None:
+        failure = StudyFailure(item, reason, detail, time.time())
+        part = folder.path / f".{item}.json.part"
+        try:
+            part.write_text(json.dumps(asdict(failure)), encoding="utf-8")
+            os.replace(part, folder.path / f"{item}.json")
+            self.inbox.move(item, folder)
+        except OSError as error:
+            raise StudyError(f"{folder.path}: the reason for {item} cannot be written: {error.strerror}") from error
+
+
+def _derived(key: bytes, use: bytes) -> bytes:
+    """A key of its own for each use (HKDF's expansion with one block, RFC 5869)."""
+    return hmac.new(key, b"almena studies " + use + b"\x01", hashlib.sha256).digest()
