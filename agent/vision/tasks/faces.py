@@ -10,9 +10,9 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ class FacesTask(Task):
     def update(self, frame: Frame, prediction: Prediction) -> list[Event]:
         """Tracks, decisions and events."""
         self._count(prediction)
-        self._guarded(self._kit.gallery.refresh)
+        self._guarded("read", self._kit.gallery.refresh)
         if frame.item is not None:
             return self._stills(frame, prediction)
         at = _clock(frame)
@@ -232,9 +232,9 @@ class FacesTask(Task):
         beside = (other for other in others if other is not person and other.seen_at == person.seen_at)
         apart = {other.cluster for other in beside if other.cluster}
         if before is None or person.placed is None:
-            cluster = self._guarded(clusters.assign, template, None, apart)
+            cluster = self._guarded("written", clusters.assign, template, None, apart)
         else:
-            cluster = self._guarded(clusters.follow, before, person.placed, template, None, apart)
+            cluster = self._guarded("written", clusters.follow, before, person.placed, template, None, apart)
         person.cluster, person.placed = cluster or before, template
         return person.cluster != before
 
@@ -243,7 +243,7 @@ class FacesTask(Task):
         person.assess(self._kit.gallery.candidates)
         self._place(person, self._people.values())
         if person.cluster:
-            self._guarded(self._kit.gallery.clusters.touch, person.cluster)
+            self._guarded("written", self._kit.gallery.clusters.touch, person.cluster)
 
     def _forget_tentative(self) -> None:
         for id_ in [id_ for id_, person in self._people.items() if person.track.state == "removed"]:
@@ -282,21 +282,20 @@ class FacesTask(Task):
         if prediction.embedded:
             self._times["embed"].append(prediction.embed_s)
 
-    def _guarded(self, action: Any, *arguments: Any) -> Any:
+    def _guarded(self, access: Literal["read", "written"], action: Callable[..., Any], *arguments: Any) -> Any:
         """A gallery that cannot be read or written is counted, and told for as long as that lasts; the stream goes on without it."""
-        kind = "read" if action == self._kit.gallery.refresh else "written"
         try:
             result = action(*arguments)
         except GalleryError as error:
-            if kind not in self._gallery_fails:
-                log.error("%s: the gallery cannot be %s: %s", self._stream, kind, error)
-            self._gallery_fails[kind] = f"the gallery cannot be {kind}: {error}"
+            if access not in self._gallery_fails:
+                log.error("%s: the gallery cannot be %s: %s", self._stream, access, error)
+            self._gallery_fails[access] = f"the gallery cannot be {access}: {error}"
             self._counts["gallery_errors"] += 1
             result = None
         else:
-            if result is not False and kind in self._gallery_fails:
-                del self._gallery_fails[kind]
-                log.info("%s: the gallery can be %s again", self._stream, kind)
+            if result is not False and access in self._gallery_fails:
+                del self._gallery_fails[access]
+                log.info("%s: the gallery can be %s again", self._stream, access)
         self.impaired = "; ".join(self._gallery_fails.values())
         return result
 
