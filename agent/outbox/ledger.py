@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from agent.datatypes import Event
-from agent.outbox import losses, ranges
+from agent.outbox import losses, ranges, tracks
 from agent.outbox.rows import DEAD, PENDING, SETTLED, LaneState, OutboxFullError, Rules, new_spool
 from agent.wire import WireError, blanked, encode_event, lane_topic
 
@@ -64,6 +64,7 @@ class Ledger:
                     new_keys[event.key] = seq
                 try:
                     rows.append(self._row(state, seq, event))
+                    tracks.follow(self._db, event, rows[-1][13])
                 except (WireError, TypeError, ValueError) as error:
                     logger.error("an event is not stored but declared as lost: %s", error)
                     unfit.setdefault(f"unfit: {error}", []).append(seq)
@@ -171,8 +172,9 @@ class Ledger:
             self.states[lane].history_bytes += new_size - size
         return 1
 
-    def erased(self) -> None:
-        """Something was taken out of rows: copies of their payloads are void."""
+    def erased(self, identity: str) -> None:
+        """It was taken out of rows: out of open tracks, too, and copies of payloads are void."""
+        tracks.blank(self._db, identity)
         self._db.execute("INSERT INTO erasures(erased_at) VALUES(?)", (self.wall,))
 
     def start_spool(self, lane: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.clock import Clock
 from agent.datatypes import Event
+from agent.outbox import tracks
 from agent.outbox.guard import FOLDER_MODE, restrict
 from agent.outbox.rows import LANES, OutboxError, Row, Rules
 from agent.outbox.store import Store
@@ -180,6 +181,10 @@ class Outbox:
         query = f"SELECT payload FROM rows WHERE {where} ORDER BY {order} LIMIT ?"
         rows = self._store(lane).read(lambda db: db.execute(query, values).fetchall())
         return [json.loads(payload) for (payload,) in rows]
+
+    def open_tracks(self) -> list[dict[str, Any]]:
+        """The envelope of the last event of every track (`data.track`) that has no `end` yet, whether its row is still here or not."""
+        return self._store("event").read(tracks.open_ones)
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """The books, by lane: spool, seq, produced, settled, lost (declared, or about to be), pending, dead, bytes (of pending rows),

@@ -25,7 +25,7 @@ from agent.outbox.rows import PENDING, LaneState
 logger = logging.getLogger(__name__)
 
 _TOGETHER = 64
-_COPIED = ("boots", "spools", "keys", "losses", "alarms", "erasures", "doubts")
+_COPIED = ("boots", "spools", "keys", "losses", "alarms", "erasures", "doubts", "open_tracks")
 _LANE, _SEQ, _STATE, _SIZE = 1, 3, 4, 12
 """Columns of a row."""
 

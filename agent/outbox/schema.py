@@ -13,7 +13,7 @@ from pathlib import Path
 BUSY_S = 10.0
 WRITE_BACK_MS = 300
 """How long one attempt to empty the log may keep writers waiting."""
-FORMAT = 3
+FORMAT = 4
 INDEX_ROOM = 128 * 1024
 LARGEST = 2**63 - 1
 """The largest number of a row."""
@@ -46,6 +46,9 @@ _ADDED = """
 CREATE TABLE IF NOT EXISTS erasures(n INTEGER PRIMARY KEY, erased_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS spools(n INTEGER PRIMARY KEY, lane TEXT NOT NULL, spool TEXT NOT NULL, first INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS doubts(n INTEGER PRIMARY KEY, spool TEXT UNIQUE NOT NULL);
+CREATE TABLE IF NOT EXISTS open_tracks(
+  n INTEGER PRIMARY KEY, stream TEXT NOT NULL, kind TEXT NOT NULL, track TEXT NOT NULL, payload BLOB NOT NULL,
+  UNIQUE(stream, kind, track));
 """
 
 

@@ -144,7 +144,7 @@ class Store:
             after = batch[-1]
         with self._typed(), self._inside():
             recovery.forget_aside(self.path)
-        self.write(lambda ledger: ledger.erased())
+        self.write(lambda ledger: ledger.erased(identity))
         for _ in range(WRITE_BACKS):
             with self._typed(), self._inside():
                 if schema.write_back(self._writer):

@@ -65,7 +65,7 @@ def test_nothing_is_written_into_a_file_that_was_replaced_at_the_gate(tmp_path: 
 def test_what_was_set_aside_is_saved_at_the_next_start(tmp_path: Path, done: str) -> None:
     path, copy = tmp_path / "outbox.db", tmp_path / "copy"
     with opened(tmp_path) as outbox:
-        outbox.append("event", [event(number, pad="x" * 1000) for number in range(1, 201)])
+        outbox.append("event", [event(number, pad="x" * 1000, track="t") for number in range(1, 201)])
         outbox.settle("event", outbox.stats()["event"]["spool"], upto=50)
         copy.mkdir()
         for suffix in ("", "-wal"):
@@ -92,6 +92,7 @@ def test_what_was_set_aside_is_saved_at_the_next_start(tmp_path: Path, done: str
         assert (books["produced"], books["settled"], books["lost"]) == (200, 50, 0)
         assert loss_records(outbox) == []
         assert len(outbox.history(limit=1000)) == 200
+        assert [one["id"].rpartition("/")[2] for one in outbox.open_tracks()] == ["200"]
     assert (tmp_path / "outbox.db.corrupt").exists()
     assert not (tmp_path / "outbox.db.unsaved").exists()
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -281,3 +282,25 @@ def test_interrupted_tracks_end_once_even_when_the_clock_was_stepped(tmp_path: P
         assert [one["data"]["ended_at"] for one in ends] == [1000.0, 1004.0]
         assert all(one["model"] == "model" for one in ends)
         assert end_interrupted(outbox) == 0
+
+
+def test_interrupted_tracks_end_also_when_nothing_is_left_of_them_in_the_history(tmp_path: Path) -> None:
+    person = {"decision": "known", "identity": "p-1", "name": "Zacharias"}
+    with Outbox.open(tmp_path, "dev", OutboxSettings(history_bytes=0)) as outbox:
+        outbox.append("event", [face("a", "new", 1000.0), face("b", "new", 1001.0), face("b", "update", 1002.0), face("c", "new", 1003.0)])
+        one = face("d", "new", 1004.0)
+        outbox.append("event", [replace(one, data={**one.data, **person}), face("c", "end", 1005.0)])
+        for row in outbox.pending("event", 10):
+            outbox.settle("event", row.spool, row.seq)
+        assert outbox.history() == []
+        outbox.erase("p-1")
+        assert end_interrupted(outbox) == 3
+        told = [one["data"] for one in outbox.history(after_seq=0)]
+        assert [(data["track"], data["ended_at"], data["reason"]) for data in told] == [
+            ("a", 1000.0, "interrupted"),
+            ("b", 1002.0, "interrupted"),
+            ("d", 1004.0, "interrupted"),
+        ]
+        assert (told[2]["decision"], told[2]["identity"], told[2]["name"]) == ("known", None, None)
+        assert end_interrupted(outbox) == 0
+    assert b"Zacharias" not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
