@@ -10,6 +10,8 @@ import signal
 import sys
 from typing import Any
 
+from agent import logs
+
 logger = logging.getLogger("agent.broker")
 
 MQTT_3_1_1 = 4
@@ -24,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=1883, help="TCP port on 127.0.0.1 (default: %(default)s)")
     options = parser.parse_args(arguments)
     os.umask(0o007)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.setup("broker")
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return asyncio.run(_serve(options.port))

@@ -1,4 +1,4 @@
-"""Logging of a process: readable lines, or JSON lines for a journal; secrets are masked in both."""
+"""Logging of a process: readable lines, or JSON lines for a journal; in both, secrets are masked and control characters escaped."""
 
 from __future__ import annotations
 
@@ -30,15 +30,24 @@ def mask(text: str) -> str:
     return _ASSIGNED.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
 
 
+def escaped(text: str) -> str:
+    """`text` with what does not print (control characters, line breaks, marks that turn the direction) as in a string of JSON."""
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
+
+
 class LineFormatter(logging.Formatter):
     """`00:22:21 WARNING vision sources.rtsp: …`, in local time."""
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s", "%H:%M:%S")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line, whatever the message holds."""
+        return escaped(mask(super().formatMessage(record)).rstrip("\n"))
+
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the trace of an exception below it."""
-        return mask(super().format(record))
+        """One line, and the trace of an exception indented below it, so that nothing in it looks like another line of the log."""
+        return "\n  ".join(escaped(line) for line in mask(super().format(record)).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -59,10 +68,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = mask(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False)
+        return escaped(json.dumps(line, ensure_ascii=False))
 
 
-def setup(process: str) -> None:
+def setup(process: str, level: int = logging.INFO) -> None:
     """Log to standard error from now on; `process` (vision, uplink …) is named in every line. ALMENA_LOG=json gives JSON lines.
 
     Errors that nobody caught, in any thread, go the same way, so that they are masked too.
@@ -73,7 +82,7 @@ def setup(process: str) -> None:
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(logging.INFO)
+    root.setLevel(level)
     logging.captureWarnings(True)
     for chatty in ("httpx", "httpcore", "transitions", "amqtt", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,9 +1,10 @@
-"""Logs are readable or JSON, and never hold a secret."""
+"""Logs are readable or JSON, never hold a secret, and nothing that is logged can make a line of its own."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -49,7 +50,8 @@ except OSError:
     log.exception("again")
 warnings.warn("password=hunter2")
 logging.getLogger("httpx").info("noise")
-def fail(): raise ValueError("rtsp://admin:hunter2@cam/2")
+log.warning("moved %s", "a.jpg\\n00:00:00 ERROR uplink all is lost\\x1b[2J\\x85\\u2028\\u202e")
+def fail(): raise ValueError("rtsp://admin:hunter2@cam/2\\n00:00:00 ERROR uplink all is lost")
 thread = threading.Thread(target=fail); thread.start(); thread.join()
 raise ValueError("rtsp://admin:hunter2@cam/3")
 """
@@ -68,15 +70,20 @@ def test_readable_lines() -> None:
     lines = _log(ALMENA_LOG="").splitlines()
     assert lines[0].endswith("WARNING vision agent.vision.sources.rtsp: lost rtsp://***@cam/1")
     assert lines[0][2] == ":"
-    assert "OSError: open rtsp://***@cam/1" in lines
-    assert "ValueError: rtsp://***@cam/3" in lines
+    assert "  OSError: open rtsp://***@cam/1" in lines
+    assert "  ValueError: rtsp://***@cam/3" in lines
+    (moved,) = (line for line in lines if "moved" in line)
+    assert moved.endswith(r"moved a.jpg\n00:00:00 ERROR uplink all is lost\u001b[2J\u0085\u2028\u202e")
+    ours = re.compile(r"\d\d:\d\d:\d\d (WARNING|ERROR  |CRITICAL) vision |  ")
+    assert [line for line in lines if not ours.match(line)] == []
 
 
 def test_json_lines() -> None:
     records = [json.loads(line) for line in _log(ALMENA_LOG="json").splitlines()]
     assert {record["process"] for record in records} == {"vision"}
-    assert [record["level"] for record in records] == ["warning", "error", "warning", "critical", "critical"]
+    assert [record["level"] for record in records] == ["warning", "error", "warning", "warning", "critical", "critical"]
     assert records[0]["message"] == "lost rtsp://***@cam/1"
     assert "OSError" in records[1]["exception"]
-    assert "rtsp://***@cam/2" in records[3]["exception"]
-    assert "rtsp://***@cam/3" in records[4]["exception"]
+    assert records[3]["message"] == "moved a.jpg\n00:00:00 ERROR uplink all is lost\x1b[2J\x85\u2028\u202e"
+    assert "rtsp://***@cam/2" in records[4]["exception"]
+    assert "rtsp://***@cam/3" in records[5]["exception"]
