@@ -22,7 +22,7 @@ from engines.files import replacing, sha256
 
 log = logging.getLogger(__name__)
 
-VERSION = "1"
+VERSION = "2"
 """Grows when what is made changes."""
 LONGEST_S = 1200.0
 ONE = (1.0,)

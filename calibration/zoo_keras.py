@@ -19,6 +19,10 @@ SEED = 20261
 PICTURES = 16
 SPREAD = 2.0
 """Of a class's logit over pictures: answers then differ from picture to picture, as a trained model's do."""
+BRANCH = 0.2
+"""What a residual branch adds, as a share of its own variation."""
+BRANCH_ENDS = ("_3_bn", "_project_bn")
+"""Names of the normalisations at the ends of the branches in keras.applications' ResNets, MobileNetV2 and EfficientNets."""
 
 
 def main(name: str, folder: str) -> None:
@@ -28,6 +32,7 @@ def main(name: str, folder: str) -> None:
     model = _grey_cnn(spec) if spec.keras == "" else _application(spec)
     pictures = _pictures(spec)
     if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        _quieten_residuals(model)
         _settle_statistics(model, pictures)
         _spread(model, pictures)
     else:
@@ -58,6 +63,15 @@ def _pictures(spec: Spec) -> Any:
         total += tf.image.resize(noise, (spec.side, spec.side), "bilinear").numpy() / cells**0.5
     bytes_ = np.clip(127 + 55 * total / total.std(), 0, 255)
     return tf.constant((bytes_ - np.array(spec.mean, np.float32)) / np.array(spec.scale, np.float32), tf.float32)
+
+
+def _quieten_residuals(model: Any) -> None:
+    """Let each residual branch add little to what it bypasses, as it does after training (Goyal et al., "Accurate, large minibatch SGD",
+    2017, start it at nothing). At full strength a random network is chaotic: rounding in the first layers is all that the last ones see.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.name.lower().endswith(BRANCH_ENDS):
+            layer.gamma.assign(BRANCH * layer.gamma)
 
 
 def _settle_statistics(model: Any, pictures: Any) -> None:
