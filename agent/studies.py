@@ -6,6 +6,8 @@ pictures/ 8-bit pictures that wait for a task                             ──
 shown/    pictures that the page may show, until they are too old
 results/  what a model said of a picture, durable before its event is committed; the answer to the PACS is made of inbox/ and results/
 failed/   instances that cannot be used, with the reason
+answers/  reports and captures that wait to be sent
+answered/ receipts: keyed hashes of the pixels that were answered
 dead/     instances whose answer no destination took, with the reason
 ```
 
@@ -223,7 +225,7 @@ class StudyFolders:
 
     def __init__(self, state_dir: Path, key_file: Path | None = None) -> None:
         root = state_dir / "studies"
-        names = ("inbox", "pictures", "shown", "results", "failed", "dead", "answered")
+        names = ("inbox", "pictures", "shown", "results", "failed", "dead", "answers", "answered")
         try:
             for name in names:
                 (root / name).mkdir(parents=True, exist_ok=True)
@@ -241,6 +243,7 @@ class StudyFolders:
         self.results = SealedFolder(root / "results", "result", vault)
         self.failed = SealedFolder(root / "failed", "instance", vault)
         self.dead = SealedFolder(root / "dead", "instance", vault)
+        self.answers = SealedFolder(root / "answers", "answer", vault)
         self.answered = SealedFolder(root / "answered", "receipt", vault)
 
     def item(self, sop_instance_uid: str) -> str:
@@ -300,6 +303,13 @@ class StudyFolders:
     def bury(self, item: str, reason: str, detail: str) -> None:
         """No destination takes its answer: its instance is kept in dead/ with the reason. Raises StudyError."""
         self._give_up(item, self.dead, reason, detail)
+
+    def reopen(self, item: str) -> None:
+        """It came again: what is dead waits in the inbox once more, and that it failed is forgotten."""
+        self.dead.move(item, self.inbox)
+        for folder in (self.failed, self.dead):
+            folder.remove(item)
+            (folder.path / f"{item}.json").unlink(missing_ok=True)
 
     def failures(self, folder: SealedFolder | None = None) -> list[StudyFailure]:
         """Of failed/, or of dead/, the oldest first."""
