@@ -146,8 +146,7 @@ def detector_differences(
     threshold = card.thresholds.score
     assert threshold is not None
     found = []
-    for canvas in canvases:
-        want, got = reference.infer({IMAGE: canvas[None]}), candidate.infer({IMAGE: canvas[None]})
+    for want, got in zip(one_by_one(reference, canvases), one_by_one(candidate, canvases), strict=True):
         expected = decoder.decode(want, threshold)
         missed = _compared(expected, decoder.decode(got, threshold / 2))
         there = decoder.decode(got, threshold)
@@ -155,9 +154,14 @@ def detector_differences(
         score = max(missed[0], made_up[0])
         if not len(expected):
             score = float(np.abs(decoder.scores(want) - decoder.scores(got)).max())
-        best = overlaps(expected.boxes, there.boxes).max(1) if len(expected) and len(there) else np.zeros(0)
-        found.append(Difference(score, min(missed[1], made_up[1]), len(expected), len(there), tuple(best[best > MATCHED].tolist())))
+        found.append(Difference(score, min(missed[1], made_up[1]), len(expected), len(there), shared(expected, there)))
     return found
+
+
+def shared(these: Detections, those: Detections) -> tuple[float, ...]:
+    """The IoU of each of these faces that is also among those."""
+    best = overlaps(these.boxes, those.boxes).max(1) if len(these) and len(those) else np.zeros(0)
+    return tuple(best[best > MATCHED].tolist())
 
 
 def _compared(these: Detections, those: Detections) -> tuple[float, float]:
@@ -235,6 +239,14 @@ def batches(engine: Engine, pictures: Sequence[Image]) -> Iterator[dict[str, Ten
     for start in range(0, len(pictures), size):
         rows = [pictures[(start + row) % len(pictures)] for row in range(size)]
         yield engine.infer({IMAGE: np.stack(rows)})
+
+
+def one_by_one(engine: Engine, pictures: Sequence[Image]) -> Iterator[dict[str, Tensor]]:
+    """The outputs for each of `pictures`, in batches of one."""
+    size = engine.inputs[0].shape[0] or 1
+    for start, outputs in enumerate(batches(engine, pictures)):
+        for row in range(min(size, len(pictures) - start * size)):
+            yield outputs if size == 1 else {name: tensor[row : row + 1] for name, tensor in outputs.items()}
 
 
 def _quarters(image: Image) -> tuple[Image, ...]:

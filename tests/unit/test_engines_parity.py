@@ -22,7 +22,7 @@ from engines.decoders.embedding import EmbeddingDecoder, EmbeddingParams
 from engines.errors import FetchError
 from engines.fetch import assets
 from engines.model import EngineOptions, FaceEmbedder, Workshop
-from engines.parity import detector_judge, embedder_judge, portraits
+from engines.parity import detector_judge, embedder_judge, one_by_one, portraits
 from engines.results import Detections
 
 pytestmark = pytest.mark.unit
@@ -56,6 +56,12 @@ class ListDecoder:
 
     def scores(self, outputs: TENSORS) -> np.ndarray[Any, Any]:
         return outputs["faces"][:, 4]
+
+
+def test_an_engine_for_several_pictures_is_asked_about_each() -> None:
+    engine = Scripted((BATCH, 8, 8, 3), lambda images: {"mean": images.mean((1, 2, 3), keepdims=True)})
+    pictures = [np.full((8, 8, 3), number, np.uint8) for number in range(BATCH + 2)]
+    assert [outputs["mean"].tolist() for outputs in one_by_one(engine, pictures)] == [[[[[number]]]] for number in range(BATCH + 2)]
 
 
 def put_portraits(directory: Path) -> None:
