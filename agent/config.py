@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
@@ -13,6 +13,9 @@ class Config(BaseModel):
     """Frozen settings in which an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    goes_with: ClassVar[str] = ""
+    """Of a source: the only type of task that takes its frames; of a task: the only type of source that it takes frames of."""
 
 
 def _beside_settings(path: Path, info: ValidationInfo) -> Path:

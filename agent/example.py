@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from agent.registry import SOURCES, TASKS, resolve
+from agent.config import Config
+from agent.registry import SOURCES, TASKS, config_of
 from agent.settings import DAY, MEBIBYTE, Settings
 
 HEAD = """\
@@ -27,7 +28,7 @@ A line that begins with a single # is a setting that is not set; take `# ` away 
 Relative paths count from the folder of this file. An unknown key is an error.
 Made by `python -m agent.example` from the settings models: do not edit this copy.\
 """
-FIRST = "v4l2"
+FIRST, FIRST_TASK = "v4l2", "faces"
 WIDTH = 110
 
 EXAMPLES: dict[str, Any] = {
@@ -77,9 +78,13 @@ def _stream(source: str, shown: tuple[type[BaseModel], ...]) -> list[str]:
     """An entry of `streams`. Sections in `shown` are left out: they stand further up in the file."""
     about = [f"## {_summary(_config(SOURCES, source))}"]
     lines = [f"- name: {source}", "  source:", *_indented(_plugin(SOURCES, source, shown), 4), "  tasks:"]
-    for name in TASKS:
-        first, *rest = _plugin(TASKS, name, ()) if not shown else [f"type: {name}"]
-        lines += [f"    - {first}", *_indented(rest, 6)]
+    own = _config(SOURCES, source).goes_with
+    first, *rest = [f"type: {FIRST_TASK}"] if shown and not own else _plugin(TASKS, own or FIRST_TASK, ())
+    lines += [f"    - {first}", *_indented(rest, 6)]
+    for name in TASKS if not shown else ():
+        if name != FIRST_TASK and not _config(TASKS, name).goes_with:
+            first, *rest = _plugin(TASKS, name, ())
+            lines += [f"    ## {_summary(_config(TASKS, name))}", *_indented(_commented([f"- {first}", *_indented(rest, 2)]), 4)]
     return list(_indented(about + lines, 2))
 
 
@@ -92,8 +97,8 @@ def _plugin(table: dict[str, str], name: str, shown: tuple[type[BaseModel], ...]
             yield from _field(key, field, _default(field), name)
 
 
-def _config(table: dict[str, str], name: str) -> type[BaseModel]:
-    kind: type[BaseModel] = resolve(table, name, "plug-in").Config
+def _config(table: dict[str, str], name: str) -> type[Config]:
+    kind: type[Config] = config_of(table, name, "plug-in")
     return kind
 
 

@@ -19,10 +19,12 @@ SOURCES = {
 
 TASKS = {
     "faces": "agent.vision.tasks.faces:FacesTask",
+    "classification": "agent.vision.tasks.classification:ClassificationTask",
 }
 
 CONFIGS = {
     "faces": "agent.vision.tasks.faces_config:FacesConfig",
+    "classification": "agent.vision.tasks.classification_config:ClassificationConfig",
 }
 """Settings that lie apart from their plug-in, because that takes long to import; those of the others are its `Config`."""
 

@@ -55,6 +55,16 @@ def _evidence(data: Data) -> str:
     return f", distance {data['distance']:.2f} of at most {data['threshold']:.2f}"
 
 
+def _classification(data: Data) -> str:
+    shown = f"shows {data['label']} (score {data['probabilities'][data['label']]:.2f})"
+    if data["type"] != "end":
+        return shown if data["type"] == "new" else f"still {shown}"
+    if data["reason"] is None:
+        return f"a photograph {shown}"
+    why = "" if data["reason"] in ("changed", "left") else f" ({data['reason']})"
+    return f"no longer {shown}, after {_duration(data['ended_at'] - data['started_at'])}{why}"
+
+
 def _stream(data: Data) -> str:
     text = STATES.get(data["state"], data["state"])
     code = f" [{data['code']}]" if data.get("code") else ""
@@ -73,4 +83,4 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-_WORDS: dict[str, Callable[[Data], str]] = {"face": _face, "stream": _stream}
+_WORDS: dict[str, Callable[[Data], str]] = {"face": _face, "classification": _classification, "stream": _stream}

@@ -53,6 +53,15 @@ class StreamSettings(Config):
     tasks: tuple[Any, ...] = Field((), description="What is done with each frame; `type` chooses the task.")
 
 
+    @model_validator(mode="after")
+    def _belong_together(self) -> StreamSettings:
+        for task in self.tasks:
+            for one, other in ((task, self.source), (self.source, task)):
+                needed = getattr(one, "goes_with", "")
+                if needed and needed != getattr(other, "type", needed):
+                    raise ValueError(f"{one.type} goes only with {needed}, not with {other.type}")
+        return self
+
 class EngineSettings(Config):
     """How models are run."""
 

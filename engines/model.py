@@ -163,12 +163,20 @@ class Classifier:
         self.engine, self.passport = workshop.open(self.card.input.sizes[0], judge, batch)
 
     def classify(self, images: Sequence[Image]) -> Classification:
-        """Probabilities for pictures, (H, W, 3) uint8 BGR of any size each. Raises EngineError."""
+        """Probabilities for pictures, (H, W, 3) uint8 BGR or (H, W) grey, of any size each. Raises EngineError."""
+        return self.read([self.fit(image) for image in images])
+
+    def fit(self, image: Image) -> Image:
+        """A picture as the engine takes it, (height, width, channels) uint8. Raises EngineError."""
+        return fed(image, self.card.input, self._width, self._height)
+
+    def read(self, fitted: Sequence[Image]) -> Classification:
+        """The same as `classify`, of pictures that `fit` made. Raises EngineError."""
         rows = [np.zeros((0, len(self.card.labels)), np.float32)]
-        for start in range(0, len(images), self.batch):
-            fitted = [fed(image, self.card.input, self._width, self._height) for image in images[start : start + self.batch]]
-            full = np.stack([*fitted, *fitted[-1:] * (self.batch - len(fitted))])
-            rows.append(self._decoder.decode(self.engine.infer({IMAGE: full}))[: len(fitted)])
+        for start in range(0, len(fitted), self.batch):
+            part = fitted[start : start + self.batch]
+            full = np.stack([*part, *part[-1:] * (self.batch - len(part))])
+            rows.append(self._decoder.decode(self.engine.infer({IMAGE: full}))[: len(part)])
         return Classification(np.concatenate(rows), self.card.labels)
 
     def close(self) -> None:

@@ -93,11 +93,13 @@ def cropped(image: Image, width: int, height: int) -> Image:
 
 
 def fed(image: Image, feed: ModelInput, width: int, height: int) -> Image:
-    """One picture, (H, W, 3) uint8 BGR, as a classifier's built engine takes it: (height, width, channels) uint8."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise EngineError(f"a picture must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    if feed.channels == 1:
+    """One picture, (H, W, 3) uint8 BGR or (H, W) grey, as a classifier's built engine takes it: (height, width, channels) uint8."""
+    if image.ndim < 2 or image.shape[2:] not in ((), (3,)) or image.dtype != np.uint8 or not image.size:
+        raise EngineError(f"a picture must be (H, W, 3) or (H, W) uint8, not {image.shape} {image.dtype}")
+    if feed.channels == 1 and image.ndim == 3:
         image = opencv().cvtColor(image, opencv().COLOR_BGR2GRAY)
+    elif feed.channels == 3 and image.ndim == 2:
+        image = opencv().cvtColor(image, opencv().COLOR_GRAY2BGR)
     if feed.resize == "letterbox":
         shaped = letterbox(image if image.ndim == 3 else image[:, :, None], width, height, feed.pad)[0]
     else:

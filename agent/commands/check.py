@@ -15,7 +15,7 @@ from engines.errors import EngineError
 
 app = typer.Typer(add_completion=False)
 
-PARTS = {"detector": "face-detection", "embedder": "face-embedding"}
+PARTS = {"detector": "face-detection", "embedder": "face-embedding", "model": "classification"}
 
 
 @app.command()
@@ -50,8 +50,13 @@ def check(
 
 def _unusable(settings: settings_module.Settings) -> list[str]:
     """What the settings name that cannot be used: model cards, certificates."""
-    tasks = [(stream, task) for stream in settings.streams for task in stream.tasks if task.type == "faces"]
-    parts = [(f"streams.{stream.name}.{part}", getattr(task, part), kind) for stream, task in tasks for part, kind in PARTS.items()]
+    tasks = [(stream, task) for stream in settings.streams for task in stream.tasks]
+    parts = [
+        (f"streams.{stream.name}.{part}", getattr(task, part), kind)
+        for stream, task in tasks
+        for part, kind in PARTS.items()
+        if hasattr(task, part)
+    ]
     served = [(f"serving.models.{model.name}", model.card, None) for model in settings.serving.models]
     problems = []
     for place, name, kind in (*parts, *served):

@@ -88,6 +88,21 @@ class FaceEvent(Payload):
     reason: Literal["left", "stream lost", "stopped", "interrupted"] | None
 
 
+class ClassificationEvent(Payload):
+    """A stage in the life of an answer: for as long as a classifier says the same of a stream. Of a photograph there is one `end`."""
+
+    type: Literal["new", "update", "end"]
+    episode: Annotated[str, Field(description="The same from `new` to `end`; of a photograph the start of its file's SHA-256.")]
+    label: str
+    positive: Annotated[bool | None, Field(description="Whether it is the card's positive class; null where the card names none.")]
+    probabilities: Annotated[dict[str, float], Field(description="By label, the mean over the frames of this answer.")]
+    threshold: Annotated[float | None, Field(description="The positive class's score from which it is the answer.")]
+    started_at: UnixTime
+    ended_at: UnixTime | None
+    frames: Annotated[int, Field(ge=1)]
+    reason: Literal["changed", "left", "stream lost", "stopped", "interrupted"] | None
+
+
 class StreamEvent(Payload):
     """A stream's state has changed."""
 
@@ -254,6 +269,7 @@ class HubState(Versioned):
 
 DATA: dict[str, type[Payload]] = {
     "face": FaceEvent,
+    "classification": ClassificationEvent,
     "stream": StreamEvent,
     "audit": Audit,
     "loss": Loss,

@@ -46,12 +46,13 @@ def test_as_it_is_it_holds_the_defaults(tmp_path: Path) -> None:
     default = Settings.model_validate({"state_dir": tmp_path / "almena-state", "streams": settings.streams})
     assert settings == default
     assert [stream.source.type for stream in settings.streams] == ["v4l2"]
-    assert {task.type for task in settings.streams[0].tasks} == set(TASKS)
+    assert [task.type for task in settings.streams[0].tasks] == ["faces"]
 
 
 def test_with_all_sections_it_is_valid_and_shows_every_source(tmp_path: Path) -> None:
     settings = _load(tmp_path, uncommented(example()))
     assert {stream.source.type for stream in settings.streams} == set(SOURCES)
+    assert {task.type for stream in settings.streams for task in stream.tasks} == set(TASKS)
     assert settings.mqtt == MqttSettings()
     assert settings.web.tls is not None
     assert settings.web.login is not None

@@ -44,6 +44,22 @@ def test_faces(data: dict[str, Any], words: str) -> None:
     assert _say("face", **{**FACE, **data}) == words
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "field: shows damaged (score 0.91)"),
+        ({"type": "update"}, "field: still shows damaged (score 0.91)"),
+        ({"type": "end", "ended_at": 112.0, "reason": "changed"}, "field: no longer shows damaged (score 0.91), after 12 s"),
+        ({"type": "end", "ended_at": 112.0, "reason": "stopped"}, "field: no longer shows damaged (score 0.91), after 12 s (stopped)"),
+        ({"type": "end", "ended_at": 100.0, "reason": None}, "field: a photograph shows damaged (score 0.91)"),
+    ],
+)
+def test_classifications(data: dict[str, Any], words: str) -> None:
+    scores = {"damaged": 0.912, "intact": 0.088}
+    usual = {"type": "new", "label": "damaged", "probabilities": scores, "started_at": 100.0, "ended_at": None, "reason": None}
+    assert _say("classification", "field", **{**usual, **data}) == words
+
+
 def test_streams() -> None:
     assert _say("stream", state="running", code="", detail="") == "door: is running"
     assert _say("stream", state="covered", code="STREAM_COVERED", detail="dark") == "door: shows a covered lens [STREAM_COVERED]: dark"

@@ -36,8 +36,21 @@ FACE: dict[str, Any] = {
     "frames": 7,
     "reason": "left",
 }
+CLASSIFICATION: dict[str, Any] = {
+    "type": "end",
+    "episode": "e1",
+    "label": "damaged",
+    "positive": True,
+    "probabilities": {"damaged": 0.91, "intact": 0.09},
+    "threshold": 0.5,
+    "started_at": 1.0,
+    "ended_at": 2.0,
+    "frames": 7,
+    "reason": "changed",
+}
 DATA: dict[str, dict[str, Any]] = {
     "face": FACE,
+    "classification": CLASSIFICATION,
     "stream": {"state": "failed", "code": "STREAM_TIMEOUT", "detail": "no frame for 10 s"},
     "audit": {"action": "identity.erase", "actor": "web", "outcome": "done", "detail": {}},
     "loss": {"lane": "event", "spool": SPOOL, "reason": "evicted", "count": 3, "ranges": [[1, 3]], "since": 1.0, "until": 2.0},

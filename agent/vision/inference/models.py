@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.settings import ServedModelSettings, Settings
+from agent.vision.classifier_kit import ClassifierKit
 from agent.vision.face_kit import FaceKit, engine_options
 from agent.vision.inference.batcher import Batcher, Sized
 from agent.vision.inference.signature import PROBABILITIES, InferenceError, Outputs, Signature
@@ -230,7 +231,21 @@ def _of_streams(settings: Settings) -> list[Served]:
             served = ServedModelSettings(name=card(name).name, card=name, batch=1, max_delay_ms=0)
             source = _of_kit(settings, task.detector, task.embedder, part)
             found.setdefault(served.name, Served(served, source, settings.serving.templates))
+    for name in (task.model for stream in settings.streams for task in stream.tasks if hasattr(task, "model")):
+        served = ServedModelSettings(name=card(name).name, card=name, batch=1, max_delay_ms=0)
+        found.setdefault(served.name, Served(served, _of_classifier(settings, name), settings.serving.templates))
     return list(found.values())
+
+
+def _of_classifier(settings: Settings, name: str) -> Callable[[ModelCard, ExitStack], Opened | None]:
+    def source(_found: ModelCard, held: ExitStack) -> Opened | None:
+        kit = ClassifierKit.opened(settings, name)
+        if kit is None:
+            return None
+        held.callback(kit.close)
+        return (Sized(kit.classifier.engine, 1, kit.classifier.passport.speed.per_second),), (kit.classifier.passport,)
+
+    return source
 
 
 def _of_kit(settings: Settings, detector: str, embedder: str, part: str) -> Callable[[ModelCard, ExitStack], Opened | None]:

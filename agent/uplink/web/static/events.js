@@ -132,6 +132,7 @@ function facts({ kind, data }) {
 export function sentence(event) {
   if (event.kind === "face") return face(event);
   if (event.kind === "stream") return stream(event);
+  if (event.kind === "classification") return classification(event);
   return { who: "", text: `${event.kind} at ${event.stream}: ${JSON.stringify(event.data)}`, kind: "other" };
 }
 
@@ -143,6 +144,13 @@ function face({ stream: place, data }) {
   const why = data.reason && data.reason !== "left" ? ` (${data.reason})` : "";
   const text = { new: `arrived at ${place}`, update: `${known} at ${place}`, end: `left ${place}${stay}${why}` }[data.type];
   return { who, text: text ?? data.type, kind: data.type === "end" ? `${kind}.gone` : kind };
+}
+
+function classification({ stream: place, data }) {
+  const score = `(score ${data.probabilities[data.label].toFixed(2)})`;
+  const why = data.reason && !["left", "changed"].includes(data.reason) ? ` (${data.reason})` : "";
+  const text = { new: "shows", update: "still shows", end: data.reason ? "no longer shows" : "has a photograph that shows" }[data.type];
+  return { who: place, text: `${text} ${data.label} ${score}${why}`, kind: data.type === "end" && data.reason ? "known.gone" : "known" };
 }
 
 const STREAM = {
