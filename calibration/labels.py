@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,10 @@ class Labelled(Protocol):
         """The metrics, the most telling one first, each 0..1: `eer` is better small, all others large."""
         ...
 
+    def half(self, second: bool) -> Labelled:
+        """One half of the set, as like the other as can be; `digest` and `marks` stay those of the whole. Raises LabelsError."""
+        ...
+
 
 @dataclass(slots=True)
 class Classes:
@@ -61,6 +65,11 @@ class Classes:
         """The share of right answers."""
         rows = np.concatenate([self.decoder.decode(rows) for rows in batches(engine, self.pictures)])[: len(self.pictures)]
         return {"accuracy": float(np.mean(rows.argmax(1) == self.truth))}
+
+    def half(self, second: bool) -> Classes:
+        """Every other picture of each class."""
+        places = _half(self.truth, second)
+        return replace(self, pictures=[self.pictures[place] for place in places], truth=self.truth[places])
 
 
 @dataclass(slots=True)
@@ -78,6 +87,11 @@ class Boxes:
         found = [self.decoder.decode(engine.infer({IMAGE: picture[None]}), LOWEST) for picture in self.pictures]
         return {"average_precision": average_precision([(one.boxes, one.scores) for one in found], self.truth)}
 
+    def half(self, second: bool) -> Boxes:
+        """Every other picture."""
+        places = _half(np.zeros(len(self.truth)), second)
+        return replace(self, pictures=[self.pictures[place] for place in places], truth=[self.truth[place] for place in places])
+
 
 @dataclass(slots=True)
 class Pairs:
@@ -93,14 +107,34 @@ class Pairs:
 
     def measure(self, engine: Engine) -> dict[str, float]:
         """Accuracy at the card's operating point, and the equal error rate."""
+        return self.figures(self.distances(engine))
+
+    def distances(self, engine: Engine) -> NDArray[np.float64]:
+        """By pair; infinite where a picture shows no face."""
         vectors = np.concatenate([self.decoder.decode(rows) for rows in batches(engine, self.pictures)])
         first, second = self.places.T
-        distances = np.linalg.norm(vectors[first] - vectors[second], axis=1).astype(np.float64)
+        distances: NDArray[np.float64] = np.linalg.norm(vectors[first] - vectors[second], axis=1).astype(np.float64)
         distances[(self.places < 0).any(1)] = np.inf
+        return distances
+
+    def figures(self, distances: NDArray[np.float64]) -> dict[str, float]:
+        """What `measure` says of those distances."""
         figures = {"accuracy": float(np.mean((distances <= self.threshold) == self.same))}
         if self.same.any() and not self.same.all():
             figures["eer"] = equal_error_rate(distances, self.same)
         return figures
+
+    def half(self, second: bool) -> Pairs:
+        """Every other pair of each kind, with the pictures of all."""
+        places = _half(self.same, second)
+        return replace(self, places=self.places[places], same=self.same[places])
+
+
+def _half(kinds: NDArray[Any], second: bool) -> NDArray[np.intp]:
+    """The places of every other one of each kind."""
+    if len(kinds) < 2:
+        raise LabelsError("the labelled set has one entry: by one half float nodes are chosen, by the other the verdict falls")
+    return np.argsort(kinds, kind="stable")[int(second) :: 2]
 
 
 def read_classes(card: ModelCard, decoder: ClassificationDecoder, folder: Path) -> Classes:
@@ -141,14 +175,20 @@ def read_boxes(card: ModelCard, decoder: DetectionDecoder, path: Path) -> Boxes:
     return Boxes(decoder, pictures, truth, _digest(pictures, [boxes.tolist() for boxes in truth]), marks)
 
 
-def read_labelled_pairs(card: ModelCard, decoder: EmbeddingDecoder, path: Path, chip: Callable[[Image], Image | None]) -> Pairs:
-    """The CSV of `almena eval faces`; files count from its folder. `chip`: the aligned largest face of a picture. Raises LabelsError."""
+def read_labelled_pairs(
+    card: ModelCard, decoder: EmbeddingDecoder, path: Path, chip: Callable[[Image], Image | None], root: Path | None = None
+) -> Pairs:
+    """The CSV of `almena eval faces`; files count from `root`, or from its folder. `chip`: the aligned largest face of a picture.
+
+    Raises LabelsError.
+    """
+    root = root or path.parent
     try:
-        pairs = read_pairs(path, path.parent)
+        pairs = read_pairs(path, root)
     except PairsError as error:
         raise LabelsError(str(error)) from error
     names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
-    faces = {name: chip(read_picture(path.parent / name)) for name in names}
+    faces = {name: chip(read_picture(root / name)) for name in names}
     seen = {name: place for place, name in enumerate(name for name in names if faces[name] is not None)}
     pictures = [face for name in seen if (face := faces[name]) is not None]
     if not pictures:

@@ -16,7 +16,7 @@ import typer
 import yaml
 
 from agent import settings as settings_module
-from agent.commands import bench_engine, bench_http, bench_matrix
+from agent.commands import bench_engine, bench_http, bench_matrix, bench_parity
 from agent.errors import AlmenaError
 from engines.card import card
 
@@ -36,6 +36,7 @@ def bench() -> None:
 app.command()(bench_engine.engine)
 app.command()(bench_matrix.matrix)
 app.command()(bench_http.http)
+app.command()(bench_parity.parity)
 
 
 @app.command()
@@ -113,16 +114,19 @@ class StreamBench:
     def _bare_engines(self) -> tuple[Any, Any]:
         from agent.vision.face_kit import engine_options
         from calibration.bare import BareEngine
+        from engines.store import Passport
         from engines.tuning import Choice
 
         options = engine_options(self._settings)
         parts = []
         batches = {"face-detection": (1,), "face-embedding": (1, 8)}
-        for task, passport in self._engines.items():
-            identity = passport["identity"]
-            like = Choice(backend=identity["backend"], unit=identity["unit"], precision=passport["precision"], policy=identity["policy"])
-            size = (identity["shape"][2], identity["shape"][1])
-            parts.append(BareEngine(card(passport["model"].partition("@")[0]), options, like, size, batches[task]))
+        for task, told in self._engines.items():
+            passport = Passport.model_validate({name: told[name] for name in Passport.model_fields})
+            identity = passport.identity
+            same = identity.model_dump(include={"backend", "unit", "policy"})
+            like = Choice.model_validate(same | {"precision": passport.ordered})
+            _, height, width = identity.shape
+            parts.append(BareEngine(card(identity.model.partition("@")[0]), options, like, (width, height), batches[task]))
         return parts[0], parts[1]
 
     def _pipeline(self) -> dict[str, Any]:

@@ -129,6 +129,8 @@ def _folder(folder: Path, tell: Callable[[str, int, int], None]) -> Iterator[Ima
     from agent.vision.sources.folder import SUFFIXES
 
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise AlmenaError(f"{folder}: no picture was found there or in its sub-folders ({', '.join(sorted(SUFFIXES))})")
     unreadable = 0
     for done, path in enumerate(files, 1):
         try:
@@ -139,7 +141,7 @@ def _folder(folder: Path, tell: Callable[[str, int, int], None]) -> Iterator[Ima
             continue
         tell("frames", done, len(files))
         yield picture
-    if files and unreadable == len(files):
+    if unreadable == len(files):
         raise AlmenaError(f"{folder}: none of its {len(files)} pictures can be read; the first: {files[0].name}")
 
 
@@ -161,12 +163,12 @@ def _source(place: str, settings: Settings) -> Any:
         kind, values = "video", {"path": place, "pace": "fast"}
     else:
         known = ", ".join(stream.name for stream in settings.streams) or "none"
-        raise SettingsError(f"--frames {place}: no folder, no file, no address, and no stream of the settings (there: {known})")
+        raise SettingsError(f"{place}: no folder, no file, no address, and no stream of the settings (there: {known})")
     plugin = resolve(SOURCES, kind, "source")
     try:
         return plugin(plugin.Config.model_validate(values), "calibration")
     except ValidationError as error:
-        raise SettingsError(f"--frames: {error.errors()[0]['msg']}") from error
+        raise SettingsError(f"{place}: {error.errors()[0]['msg']}") from error
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:

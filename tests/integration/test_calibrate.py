@@ -25,10 +25,10 @@ from engines.calibrated import find, place
 from engines.card import ModelCard, card
 from engines.errors import ModelFileError
 from engines.model import EngineOptions, load_classifier, load_embedder, recipe
-from engines.preprocess import Image
 from engines.tuning import Choice, fingerprint
 from tests.fakes.classifier import save_card, stripes
 from tests.fakes.rtsp_process import Server
+from tests.fakes.views import views
 
 BACKENDS = ("openvino", "onnxruntime")
 
@@ -51,19 +51,6 @@ def options(tmp_path: Path, models_dir: Path) -> EngineOptions:
     for name in ("astronaut.png", "grace_hopper.jpg"):
         (folder / name).symlink_to(models_dir / name)
     return EngineOptions(folder, tmp_path / "state" / "engines")
-
-
-def views(portraits: dict[str, Path], count: int) -> Iterator[Image]:
-    """The portraits turned, shrunk, darkened and shifted, in the shape of the detector's first input."""
-    random = np.random.default_rng(2)
-    images = [cv2.imread(str(path)) for path in portraits.values()]
-    for number in range(count):
-        image = images[number % 2]
-        height, width = image.shape[:2]
-        turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(random.uniform(-25, 25)), float(random.uniform(0.5, 0.7)))
-        turn[:, 2] += random.uniform(-30, 90), random.uniform(-130, -60)
-        seen = cv2.warpAffine(image, turn, (640, 384)).astype(np.float32) * random.uniform(0.5, 1.1)
-        yield np.clip(seen[:, ::-1] if number % 3 else seen, 0, 255).astype(np.uint8).copy()
 
 
 def run(*arguments: str, expect: int = 0) -> Any:
@@ -236,7 +223,11 @@ def test_the_embedder_keeps_its_decisions(models_dir: Path, tmp_path: Path, port
 
 @pytest.mark.parametrize(
     ("frames", "message"),
-    [("nowhere", "no folder, no file, no address"), ("torn", "none of its 1 pictures can be read"), ("empty", "no picture")],
+    [
+        ("nowhere", "no folder, no file, no address"),
+        ("torn", "none of its 1 pictures can be read"),
+        ("empty", "empty: no picture was found there"),
+    ],
 )
 def test_bad_frames_are_told(tmp_path: Path, options: EngineOptions, frames: str, message: str) -> None:
     save_card(tmp_path)
