@@ -11,7 +11,7 @@ from typing import Any
 from agent.checkup import Check
 
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
-OTHERS = ("cuda-python", "onnx", "nncf", "tf2onnx", "av", "picamera2", "jetson-stats")
+OTHERS = ("cuda-python", "onnx", "tf2onnx", "av", "picamera2", "jetson-stats")
 
 GSTREAMER_PROGRAMS = ("gst-launch-1.0", "gst-inspect-1.0")
 GSTREAMER_ELEMENTS = ("videoconvert", "y4menc")
