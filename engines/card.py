@@ -54,7 +54,14 @@ class LocalSource(_Part):
     path: str
 
 
-Source = Annotated[PackageSource | HttpsSource | LocalSource, Field(discriminator="kind")]
+class BundledSource(_Part):
+    """A file that lies beside the card in Almena's own catalogue."""
+
+    kind: Literal["bundled"]
+    file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+
+
+Source = Annotated[PackageSource | HttpsSource | LocalSource | BundledSource, Field(discriminator="kind")]
 
 
 class ModelInput(_Part):

