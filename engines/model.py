@@ -175,9 +175,11 @@ class Classifier:
         rows = [np.zeros((0, len(self.card.labels)), np.float32)]
         for start in range(0, len(fitted), self.batch):
             part = fitted[start : start + self.batch]
-            full = np.stack([*part, *part[-1:] * (self.batch - len(part))])
-            rows.append(self._decoder.decode(self.engine.infer({IMAGE: full}))[: len(part)])
-        return Classification(np.concatenate(rows), self.card.labels)
+            outputs = self.engine.infer({IMAGE: np.stack([*part, *part[-1:] * (self.batch - len(part))])})
+            rows.append(self._decoder.decode(outputs)[: len(part)])
+            if (seen := self._decoder.maps(outputs)) is not None:
+                maps.append(seen[: len(part)])
+        return Classification(np.concatenate(rows), self.card.labels, np.concatenate(maps) if maps else None)
 
     def close(self) -> None:
         """Free the engine."""

@@ -67,15 +67,23 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What a classifier said of N pictures. probabilities: (N, L) float32 in the order of `labels`."""
+    """What a classifier said of N pictures. probabilities: (N, L) float32 in the order of `labels`.
+
+    maps: (N, L, h, w) float32, where in the pictures each class was seen, None where the model does not say.
+    """
 
     probabilities: F32
     labels: tuple[str, ...]
+    maps: F32 | None = None
 
     def __post_init__(self) -> None:
         _require(
             self.probabilities.ndim == 2 and self.probabilities.shape[1] == len(self.labels),
             f"probabilities must be (N, {len(self.labels)}), not {self.probabilities.shape}",
+        )
+        _require(
+            self.maps is None or (self.maps.ndim == 4 and self.maps.shape[:2] == self.probabilities.shape),
+            f"maps must be {self.probabilities.shape} and two dimensions more, not {None if self.maps is None else self.maps.shape}",
         )
 
     def __len__(self) -> int:
