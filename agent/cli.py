@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from agent import __version__
+from agent import __version__, errors, logs
+from agent.errors import AlmenaError, UsageError
+from engines.errors import EngineError, UnknownNameError
 
 COMMANDS = {
     "demo": "agent.commands.demo:app",
@@ -44,6 +48,37 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """An error ends with a message on standard error and an exit code: 2 for what the caller got wrong, 1 for what failed.
+
+        Where --json is given, it is on standard output, too, as a line of JSON: {"error": …, "reasons": […]}.
+        """
+        given = options.get("args")
+        as_json = "--json" in (sys.argv[1:] if given is None else given)
+        try:
+            return super().main(*arguments, **options)
+        except (UsageError, UnknownNameError) as error:
+            _end(2, error, str(error), as_json)
+        except (AlmenaError, EngineError, OSError) as error:
+            _end(1, error, f"almena: {error}", as_json)
+        except SystemExit as ended:  # what the command line is read with has said the error already
+            cause: Any = ended.__context__
+            if as_json and (isinstance(cause, typer.Abort) or hasattr(cause, "format_message")):
+                _print(AlmenaError("aborted" if isinstance(cause, typer.Abort) else cause.format_message()))
+            raise
+
+
+def _end(code: int, error: Exception, message: str, as_json: bool) -> NoReturn:
+    """Say an error and leave."""
+    print(message, file=sys.stderr)
+    if as_json:
+        _print(error)
+    sys.exit(code)
+
+
+def _print(error: Exception) -> None:
+    print(json.dumps(errors.as_json(error), ensure_ascii=False))
+
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -61,18 +96,9 @@ def almena(version: bool = typer.Option(False, "--version", callback=_version, i
 
 def main() -> None:
     """The console script."""
-    from agent.errors import AlmenaError, SettingsError
-    from engines.errors import EngineError, UnknownNameError
-
     os.umask(0o007)  # state, pictures and reports are for the owner and the group
-    try:
-        app()
-    except (SettingsError, UnknownNameError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except (AlmenaError, EngineError, OSError) as error:
-        print(f"almena: {error}", file=sys.stderr)
-        sys.exit(1)
+    logs.setup("almena", logging.WARNING)
+    app()
 
 
 if __name__ == "__main__":

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class AlmenaError(Exception):
-    """The base of all errors that the agent raises on purpose."""
+    """The base of all errors that the agent raises on purpose. `reasons`, for scripts: each thing that is wrong."""
+
+    reasons: Sequence[Any] = ()
 
 
-class SettingsError(AlmenaError):
-    """The settings file is wrong. The message names file, path and line; the command exits with 2."""
+class UsageError(AlmenaError):
+    """What was asked for cannot be; the command exits with 2."""
+
+
+class SettingsError(UsageError):
+    """The settings file is wrong. The message has a line for each thing, with file, path and line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.reasons = message.splitlines()
 
 
 class UnknownError(AlmenaError):
@@ -37,3 +50,8 @@ class ItemError(AlmenaError):
         super().__init__(f"{item}: {reason}")
         self.item = item
         self.reason = reason
+
+
+def as_json(error: Exception) -> dict[str, Any]:
+    """What a script gets to see of an error."""
+    return {"error": str(error), "reasons": list(getattr(error, "reasons", ()))}

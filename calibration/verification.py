@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +31,11 @@ class Embedder(Protocol):
 
 
 class PairsError(Exception):
-    """The list of pairs, or a picture that it names, cannot be used. The message names file and line."""
+    """The list of pairs cannot be used, or a file that it names is not there. The message names file and line."""
+
+
+class PictureError(Exception):
+    """A file is no picture that can be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Pair:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """Figures over all pairs. A pair with a picture that shows no face counts as answered "No", at an infinite distance.
+
+    images_unreadable: those among images_without_face that cannot be decoded, with the reason.
 
     accuracy: at `threshold`; best_accuracy: at the best threshold in hindsight; eer: equal error rate. Intervals are at 95 %:
     Wilson's for the accuracies (Wilson 1927), percentile bootstrap over pairs (Efron 1979) for roc_auc and eer; None where they do
@@ -68,6 +74,7 @@ class Verification:
     wrong_rejects: int
     images: int
     images_without_face: tuple[str, ...]
+    images_unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def read_pairs(path: Path, root: Path) -> list[Pair]:
@@ -110,29 +117,47 @@ def verify(
 ) -> Verification:
     """Embed the largest face of each picture once and judge all pairs. `progress` gets pictures done and in all. Raises PairsError."""
     names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
-    templates: dict[str, NDArray[np.float32] | None] = {}
+    templates: dict[str, NDArray[np.float32] | None] = dict.fromkeys(names)
+    unreadable: dict[str, str] = {}
     for done, name in enumerate(names, 1):
-        templates[name] = template(root / name, detector, embedder)
+        try:
+            templates[name] = template(root / name, detector, embedder)
+        except PictureError as error:
+            unreadable[name] = str(error)
         progress(done, len(names))
     distances = np.array([_distance(templates[pair.first], templates[pair.second]) for pair in pairs])
     without = tuple(name for name in names if templates[name] is None)
-    return figures(distances, np.array([pair.same for pair in pairs]), threshold, len(names), without)
+    result = figures(distances, np.array([pair.same for pair in pairs]), threshold, len(names), without)
+    return replace(result, images_unreadable=unreadable)
 
 
 def template(path: Path, detector: Detector, embedder: Embedder) -> NDArray[np.float32] | None:
-    """Of the largest face; None if there is no face. Raises PairsError for a file that is no picture."""
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise PairsError(f"{path} is not a picture that can be read")
-    picture = np.asarray(image, np.uint8)
+    """Of the largest face; None if there is no face. Raises PictureError; PairsError for a file that cannot be read at all."""
+    picture = _picture(path)
     faces = find_faces(detector, picture)
     if not len(faces):
         return None
     chip = embedder.chip(picture, faces.landmarks[largest(faces)])
     vector: NDArray[np.float32] = embedder.embed(chip[None]).vectors[0]
     return vector
+
+
+def _picture(path: Path) -> Image:
+    import cv2
+
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise PairsError(f"{path} cannot be read: {error.strerror}") from error
+    if not len(data):
+        raise PictureError("the file is empty")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise PictureError("the file is damaged, or no picture of a known kind")
+    return np.asarray(image, np.uint8)
 
 
 def figures(

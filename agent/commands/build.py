@@ -16,7 +16,6 @@ from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from agent.commands.models import told
 from agent.commands.tune import is_bare, settings_of
 
 if TYPE_CHECKING:
@@ -59,14 +58,13 @@ def build(
     from agent.vision.face_kit import engine_options
 
     size = size_of(shape)
-    with told():
-        settings = settings_of(config)
-        asked = replace(engine_options(settings), policy=policy or settings.engines.policy)
-        if (backend, unit, precision) != ("auto", "auto", "auto"):
-            asked = replace(asked, backend=backend, unit=unit, precision=precision)
-        with steps(model) as (stage, show):
-            options = replace(asked, stage=stage, progress=show)
-            passports = built(the_card(model, size, options, write_card), options, batch)
+    settings = settings_of(config)
+    asked = replace(engine_options(settings), policy=policy or settings.engines.policy)
+    if (backend, unit, precision) != ("auto", "auto", "auto"):
+        asked = replace(asked, backend=backend, unit=unit, precision=precision)
+    with steps(model) as (stage, show):
+        options = replace(asked, stage=stage, progress=show)
+        passports = built(the_card(model, size, options, write_card), options, batch)
     if as_json:
         typer.echo(json.dumps([passport.model_dump(mode="json") for passport in passports], indent=2))
         return
@@ -112,22 +110,19 @@ def built(card: ModelCard, options: EngineOptions, batch: int | None) -> list[Pa
 
     Raises EngineError, also before anything is begun where memory or disk do not suffice.
     """
-    from engines.convert import route
     from engines.fetch import ensure
     from engines.files import size as bytes_of
     from engines.model import BATCH, Workshop, judge_of
-    from engines.room import require_disk, require_room
+    from engines.room import require_disk
 
     options.stage("fetch")
     if card.source.kind == "local" and (own := Path(card.source.path).expanduser()).exists():
         require_disk(card.name, bytes_of(own), options.models_dir)
-    fetched = ensure(card, options.models_dir, options.progress)
+    ensure(card, options.models_dir, options.progress)
     workshop = Workshop(card, options)
-    routes = tuple(name for name, _ in route(card, workshop.backend.formats))
     size = card.input.sizes[0]
     batches = (batch,) if batch else (1, BATCH) if card.task == "face-embedding" else (1,)
-    shape = max(batches), size[1], size[0], card.input.channels
-    require_room(card.name, bytes_of(fetched), routes, workshop.backend.name, shape, options.models_dir, options.engines_dir)
+    workshop.require_room(size, max(batches))
     passports = []
     for pictures in batches:
         engine, passport = workshop.open(size, judge_of(card, size, options.models_dir), pictures)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agent import settings as settings_module
+from agent.errors import UsageError
 from agent.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,15 +41,14 @@ def faces(
 
     Engines run at FP32: the figures are the models' own.
 
-    The pairs of a picture without a face count as answered "No". Exit code 2 for a bad list of pairs.
+    The pairs of a picture without a face, or that cannot be decoded, count as answered "No". Exit code 2 for a bad list of pairs.
     """
     from calibration.verification import PairsError
 
     try:
         result = _verify(pairs, root, settings_module.load(config) if config else _demo_settings(), detector, embedder)
     except PairsError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
+        raise UsageError(str(error)) from error
     print(json.dumps(_record(result, detector, embedder), indent=2) if as_json else _text(result))
 
 
@@ -97,6 +97,7 @@ def _text(result: Verification) -> str:
         f"ROC AUC        {_share(result.roc_auc, result.roc_auc_interval)}",
         f"EER            {_share(result.eer, result.eer_interval)}",
         f"no face        {', '.join(result.images_without_face) or 'in no picture'}",
+        *(f"no picture     {name}: {reason}" for name, reason in result.images_unreadable.items()),
         "Intervals at 95 %: Wilson's for accuracies, bootstrap over pairs for the others.",
     ]
     return "\n".join(lines)

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from agent import errors, wire
 from agent import settings as settings_module
-from agent import wire
 from agent.audit import Entry, audited
 from agent.errors import AlmenaError
 from agent.outbox import Outbox
 from agent.settings import Settings
 
 if TYPE_CHECKING:
-    from agent.vision.enrolment import Report
+    from agent.vision.enrolment import Refusal, Report
     from agent.vision.face_kit import FaceKit
     from agent.vision.gallery import Gallery
 
@@ -83,7 +83,7 @@ def import_folder(
             try:
                 results.append(_enrolled(_enrol(kit, settings, person.name, files, consent, expires), files))
             except (AlmenaError, OSError) as error:
-                results.append({"name": person.name, "error": str(error)})
+                results.append({"name": person.name} | errors.as_json(error))
     failed = [result for result in results if "error" in result]
     if as_json:
         _print_json(results)
@@ -162,7 +162,7 @@ def erase(
                 raise
             identity = shown = name
         if not yes:
-            typer.confirm(f"Erase {shown} for ever?", abort=True)
+            typer.confirm(f"Erase {shown} for ever?", abort=True, err=True)
         with _outbox(settings) as outbox, audited(outbox, "cli", wire.IDENTITY_ERASE, id=identity) as entry:
             receipt, events = erase_everywhere(gallery, outbox, identity)
             entry.detail["receipt"] = receipt.id
@@ -244,8 +244,14 @@ def _gallery(settings: Settings) -> Iterator[Gallery]:
 
 def _enrol(kit: FaceKit, settings: Settings, name: str, files: Sequence[Path], consent: str, expires: datetime | None) -> Report:
     """A new person, or more pictures of one who is known. Raises AlmenaError, OSError."""
+    from agent.vision.enrolment import EnrolmentError
+
     with _audited(settings, "identity add") as entry:
-        report = _enrolment(kit, name, [path.read_bytes() for path in files], consent, _seconds(expires))
+        try:
+            report = _enrolment(kit, name, [path.read_bytes() for path in files], consent, _seconds(expires))
+        except EnrolmentError as error:
+            error.reasons = _refused(error.refused, files)
+            raise
         entry.detail["id"] = report.identity.id
     return report
 
@@ -265,8 +271,12 @@ def _enrolment(kit: FaceKit, name: str, images: Sequence[bytes], consent: str, e
 
 
 def _enrolled(report: Report, files: Sequence[Path]) -> dict[str, Any]:
-    refused = [{"file": str(files[one.index]), "reason": one.reason, "message": one.message} for one in report.refused]
+    refused = _refused(report.refused, files)
     return asdict(report.identity) | {"accepted": report.accepted, "refused": refused, "warnings": list(report.warnings)}
+
+
+def _refused(refused: Sequence[Refusal], files: Sequence[Path]) -> list[dict[str, str]]:
+    return [{"file": str(files[one.index]), "reason": one.reason, "message": one.message} for one in refused]
 
 
 def _tell(report: Report, files: Sequence[Path]) -> None:

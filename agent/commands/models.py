@@ -15,10 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from agent.commands.tune import settings_of
-from agent.errors import SettingsError
+from agent.errors import UsageError
 from engines import fetch as fetching
 from engines.card import ModelCard, card, names
-from engines.errors import EngineError, UnknownNameError
 from engines.registry import unknown
 from engines.store import EngineStore, Passport
 from engines.tuning import kept
@@ -47,19 +46,6 @@ def progress_bars() -> Iterator[fetching.Progress]:
         yield show
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """Errors as one message and an exit code: 2 for what the caller got wrong, 1 for what failed."""
-    try:
-        yield
-    except (SettingsError, UnknownNameError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
-    except EngineError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-
-
 def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
     return {
         "name": entry.name,
@@ -75,9 +61,8 @@ def _row(entry: ModelCard, directory: Path) -> dict[str, Any]:
 @app.command("list")
 def list_models(config: Config = None, as_json: AsJson = False) -> None:
     """List the model cards."""
-    with told():
-        directory = settings_of(config).models_dir
-        rows = [_row(card(name), directory) for name in names()]
+    directory = settings_of(config).models_dir
+    rows = [_row(card(name), directory) for name in names()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -90,8 +75,7 @@ def list_models(config: Config = None, as_json: AsJson = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A model card's name.")], as_json: AsJson = False) -> None:
     """Show a card: source, hash, inputs, thresholds, licence, training data."""
-    with told():
-        content = card(name).model_dump(mode="json")
+    content = card(name).model_dump(mode="json")
     typer.echo(json.dumps(content, indent=2) if as_json else yaml.safe_dump(content, sort_keys=False, width=120).rstrip())
 
 
@@ -105,19 +89,17 @@ def fetch(
     """Obtain model files; those that are there are checked against their hashes."""
     chosen = [*(wanted or ()), *(DEFAULTS if all_default else ())]
     if not chosen:
-        typer.echo("name at least one model, or give --all-default", err=True)
-        raise typer.Exit(2)
+        raise UsageError("name at least one model, or give --all-default")
     known = [*names(), *fetching.assets()]
     done = {}
-    with told():
-        directory = settings_of(config).models_dir
-        for name in chosen:
-            if name not in known:
-                raise unknown(name, known, "model or asset")
-        with progress_bars() as progress:
-            for name in dict.fromkeys(chosen):
-                obtain = fetching.ensure_asset if name in fetching.assets() else _ensure_model
-                done[name] = str(obtain(name, directory, progress))
+    directory = settings_of(config).models_dir
+    for name in chosen:
+        if name not in known:
+            raise unknown(name, known, "model or asset")
+    with progress_bars() as progress:
+        for name in dict.fromkeys(chosen):
+            obtain = fetching.ensure_asset if name in fetching.assets() else _ensure_model
+            done[name] = str(obtain(name, directory, progress))
     typer.echo(json.dumps(done, indent=2) if as_json else "\n".join(f"{name}: {path}" for name, path in done.items()))
 
 
@@ -128,9 +110,8 @@ def _ensure_model(name: str, directory: Path, progress: fetching.Progress) -> Pa
 @app.command()
 def passports(config: Config = None, as_json: AsJson = False) -> None:
     """List built engines: precision, parity with FP32, speed, memory; and which of them a tuning chose."""
-    with told():
-        directory = settings_of(config).engines_dir
-        found = [(passport, _tuned_for(passport, directory)) for passport in EngineStore(directory).passports()]
+    directory = settings_of(config).engines_dir
+    found = [(passport, _tuned_for(passport, directory)) for passport in EngineStore(directory).passports()]
     if as_json:
         typer.echo(json.dumps([{**passport.model_dump(mode="json"), "tuned_for": goals} for passport, goals in found], indent=2))
         return

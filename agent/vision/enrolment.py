@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -70,12 +70,13 @@ class Report:
 
 
 class EnrolmentError(AlmenaError):
-    """No picture could be taken; `refused` says why for each."""
+    """No picture could be taken; `refused` (and for scripts `reasons`) says why for each."""
 
     def __init__(self, refused: Sequence[Refusal]) -> None:
         reasons = "; ".join(f"picture {one.index + 1}: {one.message}" for one in refused)
         super().__init__(f"no picture could be used: {reasons or 'none was given'}")
         self.refused = tuple(refused)
+        self.reasons = [asdict(one) for one in refused]
 
 
 class _Unfit(Exception):

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from agent.commands.build import app
+from agent.cli import app
 from tests.fakes import small_disk as disk
 from tests.fakes.cards import write_card
 from tests.waiting import wait_until
@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build(settings: Path) -> Callable[..., Any]:
-    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments), "-c", str(settings), "--precision", "fp32"])
+    return lambda *arguments: CliRunner().invoke(app, ["build", *map(str, arguments), "-c", str(settings), "--precision", "fp32"])
 
 
 def test_a_bare_file_is_built_and_what_was_assumed_is_told(build: Callable[..., Any], small_models: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_too_little_disk_is_refused_with_figures(tmp_path: Path, full: str, smal
     state = tmp_path / "state" if full == "models" else small_disk
     (tmp_path / "almena.yaml").write_text(f"state_dir: {state}\n{folders}")
     path = classifier(tmp_path / "means.onnx", megabytes=6 if full == "models" else 2)
-    result = CliRunner().invoke(app, [str(path), "--shape", "8x8", "--precision", "fp32", "-c", str(tmp_path / "almena.yaml")])
+    result = CliRunner().invoke(app, ["build", str(path), "--shape", "8x8", "--precision", "fp32", "-c", str(tmp_path / "almena.yaml")])
     assert result.exit_code == 1
     assert "needs 6 MB more, and 4 MB are free" in " ".join(result.stderr.split())
     assert [path.name for path in small_disk.rglob("*") if path.is_file()] == [disk.BALLAST]

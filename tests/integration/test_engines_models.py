@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agent.commands.models import app
+from agent.cli import app
 from engines.base import EngineError
 from engines.card import card
 from engines.convert import converted
@@ -232,22 +232,22 @@ def test_the_command_fetches_lists_and_shows(tmp_path: Path, cache_dir: Path, mo
     settings = tmp_path / "almena.yaml"
     settings.write_text(f"state_dir: {tmp_path}\nengines:\n  models_dir: {models_dir}\n")
     runner = CliRunner()
-    fetched = runner.invoke(app, ["fetch", "centerface", "astronaut", "--json", "-c", str(settings)])
+    fetched = runner.invoke(app, ["models", "fetch", "centerface", "astronaut", "--json", "-c", str(settings)])
     assert fetched.exit_code == 0
     assert json.loads(fetched.stdout) == {"centerface": str(models_dir / "centerface.onnx"), "astronaut": str(models_dir / "astronaut.png")}
-    listed = runner.invoke(app, ["list", "--json", "-c", str(settings)])
+    listed = runner.invoke(app, ["models", "list", "--json", "-c", str(settings)])
     assert {row["name"]: row["fetched"] for row in json.loads(listed.stdout)}["centerface"]
-    assert json.loads(runner.invoke(app, ["show", "sface", "--json"]).stdout)["sha256"] == card("sface").sha256
-    assert json.loads(runner.invoke(app, ["passports", "--json", "-c", str(settings)]).stdout) == []
+    assert json.loads(runner.invoke(app, ["models", "show", "sface", "--json"]).stdout)["sha256"] == card("sface").sha256
+    assert json.loads(runner.invoke(app, ["models", "passports", "--json", "-c", str(settings)]).stdout) == []
     load_detector("centerface", EngineOptions(models_dir, tmp_path / "engines")).close()
-    (passport,) = json.loads(runner.invoke(app, ["passports", "--json", "-c", str(settings)]).stdout)
+    (passport,) = json.loads(runner.invoke(app, ["models", "passports", "--json", "-c", str(settings)]).stdout)
     assert passport["identity"]["model"] == card("centerface").model_id
-    assert runner.invoke(app, ["list", "-c", str(settings)]).exit_code == 0
-    assert runner.invoke(app, ["passports", "-c", str(settings)]).exit_code == 0
+    assert runner.invoke(app, ["models", "list", "-c", str(settings)]).exit_code == 0
+    assert runner.invoke(app, ["models", "passports", "-c", str(settings)]).exit_code == 0
 
 
 @pytest.mark.parametrize("arguments", [["fetch"], ["fetch", "centreface"], ["show", "centreface"]])
 def test_the_command_tells_wrong_names_with_code_2(arguments: list[str]) -> None:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app, ["models", *arguments])
     assert result.exit_code == 2
     assert "centerface" in result.output or "--all-default" in result.output

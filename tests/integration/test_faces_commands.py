@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from agent.commands import evaluate, identity
+from agent.cli import app
 from agent.datatypes import Image
 from agent.outbox import Outbox
 from agent.settings import Settings, load
@@ -56,7 +56,7 @@ def png(image: Image) -> bytes:
 
 
 def run(config: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(identity.app, [*arguments, "--config", str(config)])
+    return CliRunner().invoke(app, ["identity", *arguments, "--config", str(config)])
 
 
 def answer(result: Result) -> Any:
@@ -127,8 +127,8 @@ def test_an_identity_from_enrolment_to_erasure(config: Path, settings: Settings,
     assert answer(run(config, "show", "Grace Hopper", "--json"))["consent"] == "in writing"
     more = answer(run(config, "add", "Grace Hopper", str(portraits["grace-hopper"]), "--json"))
     assert (more["id"], more["pictures"]) == (added["id"], 2)
-    refused = run(config, "erase", "Grace Hopper")
-    assert refused.exit_code == 1
+    refused = run(config, "erase", "Grace Hopper", "--json")
+    assert (refused.exit_code, json.loads(refused.stdout)) == (1, {"error": "aborted", "reasons": []})
     with closing(Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox)) as outbox:
         receipt = answer(run(config, "erase", "Grace Hopper", "--yes", "--json"))
         audit = [envelope["data"] for envelope in outbox.history(lane="audit", after_seq=0)]
@@ -155,6 +155,12 @@ def test_a_folder_per_person(config: Path, tmp_path: Path, portraits: dict[str, 
     assert again.exit_code == 1
     assert [row.get("accepted") for row in json.loads(again.stdout)] == [1, 1, None, None]
     assert "no picture" in json.loads(again.stdout)[2]["error"]
+    alone = run(config, "add", "Nobody", str(tmp_path / "people" / "Grace" / "notes.txt"), "--json")
+    assert alone.exit_code == 1
+    told = json.loads(alone.stdout)
+    assert "no picture could be used" in told["error"]
+    [reason] = told["reasons"]
+    assert (Path(reason["file"]).name, reason["reason"]) == ("notes.txt", "not-a-picture")
     assert "Is a directory" in json.loads(again.stdout)[3]["error"]
 
 
@@ -172,16 +178,18 @@ def test_eval_faces(config: Path, tmp_path: Path, portraits: dict[str, Path], ho
         cv2.imwrite(str(tmp_path / name), image)
     (tmp_path / "hopper.jpg").write_bytes(portraits["grace-hopper"].read_bytes())
     (tmp_path / "collins.png").write_bytes(portraits["astronaut"].read_bytes())
-    rows = ["hopper.jpg,mirror.png,Yes", "hopper.jpg,collins.png,No", "mirror.png,collins.png,No", "grey.png,hopper.jpg,Yes"]
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    rows = ["hopper.jpg,mirror.png,Yes", "hopper.jpg,collins.png,No", "torn.png,collins.png,No", "grey.png,hopper.jpg,Yes"]
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("file_x,file_y,Decision\n" + "\n".join(rows) + "\n")
-    arguments = ["faces", "--pairs", str(pairs), "--root", str(tmp_path), "--config", str(config), "--json"]
-    result = answer(CliRunner().invoke(evaluate.app, arguments))
+    arguments = ["eval", "faces", "--pairs", str(pairs), "--root", str(tmp_path), "--config", str(config), "--json"]
+    result = answer(CliRunner().invoke(app, arguments))
     assert (result["pairs"], result["accuracy"], result["best_accuracy"]) == (4, 0.75, 0.75)
-    assert result["images_without_face"] == ["grey.png"]
+    assert result["images_without_face"] == ["grey.png", "torn.png"]
+    assert result["images_unreadable"] == {"torn.png": "the file is damaged, or no picture of a known kind"}
     assert (result["wrong_accepts"], result["wrong_rejects"]) == (0, 1)
     assert {"roc_auc", "eer", "accuracy_interval", "roc_auc_interval", "eer_interval"} <= result.keys()
     pairs.write_text("file_x,file_y,Decision\nhopper.jpg,gone.png,No\n")
-    broken = CliRunner().invoke(evaluate.app, arguments)
+    broken = CliRunner().invoke(app, arguments)
     assert broken.exit_code == 2
     assert "pairs.csv:2: there is no file" in broken.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from agent import cli, demo
+from agent import cli, demo, logs
 from agent.commands import run
 from agent.errors import AlmenaError
 from agent.sole import sole_agent
@@ -46,6 +46,7 @@ def almena(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(logs, "setup", lambda *_: None)  # it is for a whole process
     mask = os.umask(0o022)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -120,6 +121,17 @@ def test_what_is_wrong_is_said_on_standard_error(arguments: str, almena: Callabl
     assert (code, out) == (wanted, "")
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [one for one in WRONG if one.split()[0] not in FOREGROUND])
+def test_scripts_get_what_is_wrong_as_json(arguments: str, almena: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "right.yaml").write_text("device: {name: cam}\nstate_dir: state\n")
+    code, out, _ = almena(*arguments.split(), "--json")
+    wanted, message = WRONG[arguments]
+    told = json.loads(out)
+    assert code == wanted
+    assert message in (told["problems"][0] if arguments == "check" else told["error"])
+    assert "reasons" in told or arguments == "check"
 
 
 HOLD = """

@@ -120,8 +120,19 @@ def test_the_largest_face_counts_and_a_faceless_picture_stays_in_the_count(tmp_p
     assert seen[-1] == (4, 4)
 
 
-def test_a_file_that_is_no_picture_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"nothing")
-    (tmp_path / "pairs.csv").write_text("file_x,file_y,Decision\na.png,a.png,Yes\n")
-    with pytest.raises(PairsError, match=r"a\.png is not a picture"):
-        verify(read_pairs(tmp_path / "pairs.csv", tmp_path), tmp_path, BrightFaces(), BrightFaces(), 0.6)
+def test_a_file_that_is_no_picture_is_told_and_counts_as_one_without_a_face(tmp_path: Path) -> None:
+    bright = bytes(cv2.imencode(".png", np.full((80, 80, 3), 200, np.uint8))[1].tobytes())
+    for name, data in (("a.png", bright), ("empty.png", b""), ("text.png", b"nothing"), ("torn.png", bright[:60])):
+        (tmp_path / name).write_bytes(data)
+    rows = ["a.png,a.png,Yes", "a.png,empty.png,Yes", "text.png,a.png,No", "torn.png,torn.png,Yes"]
+    (tmp_path / "pairs.csv").write_text("file_x,file_y,Decision\n" + "\n".join(rows) + "\n")
+    pairs = read_pairs(tmp_path / "pairs.csv", tmp_path)
+    result = verify(pairs, tmp_path, BrightFaces(), BrightFaces(), 0.6)
+    assert (result.pairs, result.images, result.accuracy, result.wrong_rejects) == (4, 4, 0.5, 2)
+    assert result.images_without_face == ("empty.png", "text.png", "torn.png")
+    assert list(result.images_unreadable) == ["empty.png", "text.png", "torn.png"]
+    assert result.images_unreadable["empty.png"] == "the file is empty"
+    assert "damaged" in result.images_unreadable["text.png"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(PairsError, match=r"a\.png cannot be read: No such file"):
+        verify(pairs, tmp_path, BrightFaces(), BrightFaces(), 0.6)
