@@ -19,6 +19,8 @@ class Config(BaseModel):
 
 
 def _beside_settings(path: Path, info: ValidationInfo) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path cannot have the character NUL in it")
     base: Path = (info.context or {}).get("base", Path.cwd())
     return base / path.expanduser()
 

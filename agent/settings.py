@@ -8,12 +8,12 @@ import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agent.config import AnyPath, CardName, Config, ExistingFile, Folder
 from agent.errors import SettingsError
 from agent.registry import SOURCES, TASKS, UnknownPluginError, config_of
+from agent.yaml_file import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 MEBIBYTE = 1024 * 1024
@@ -305,22 +305,8 @@ class Settings(Config):
 
 def load(path: Path) -> Settings:
     """Read and check a settings file. Raises SettingsError with one line for each thing that is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
-        repeated = _repeated_keys(root)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    except ValueError as error:
-        raise SettingsError(f"{path}: a value that is neither text nor a date: {error}; put it in quotes") from error
-    except RecursionError as error:
-        raise SettingsError(f"{path}: an anchor refers to itself; write the section out instead") from error
+    file = YamlFile(path)
+    raw = file.raw
     problems: list[tuple[tuple[Any, ...], str]] = []
     if raw is None:
         raw = {}
@@ -332,9 +318,9 @@ def load(path: Path) -> Settings:
         settings = Settings.model_validate(raw, context=context)
     except ValidationError as error:
         problems += [(detail["loc"], _plain(detail)) for detail in error.errors()]
-    problems += [(place, "given twice") for place in repeated]
+    problems += [(place, "given twice") for place in file.repeated]
     if problems or settings is None:
-        raise SettingsError("\n".join(f"{path}:{_line(root, place)}: {_dotted(place)}{message}" for place, message in problems))
+        raise SettingsError("\n".join(f"{path}:{file.line(place)}: {_dotted(place)}{message}" for place, message in problems))
     return settings
 
 
@@ -380,30 +366,3 @@ def _plain(detail: Any) -> str:
 def _dotted(place: tuple[Any, ...]) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     return f"{text}: " if text else ""
-
-
-def _line(root: yaml.Node | None, place: tuple[Any, ...]) -> int:
-    """The line of the innermost part of `place` that the file has."""
-    node, line = root, 1
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == part]
-            if not found:
-                break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
-
-
-def _repeated_keys(node: yaml.Node | None, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    if isinstance(node, yaml.SequenceNode):
-        return [found for number, item in enumerate(node.value) for found in _repeated_keys(item, (*place, number))]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    keys = [key.value for key, _ in node.value]
-    twice = [(*place, key) for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    return twice + [found for key, value in node.value for found in _repeated_keys(value, (*place, key.value))]

@@ -28,6 +28,10 @@ mqtt:
 """
 
 
+LAUGHS = "a: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{n}: &a{n + 1} [{','.join([f'*a{n}'] * 10)}]\n" for n in range(12))
+"""Ten to the thirteenth, written in a few lines."""
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     (tmp_path / "pictures").mkdir()
@@ -83,7 +87,12 @@ def test_an_empty_file_is_all_defaults(path: Path) -> None:
         ("device: {name: Door}\n", ["1: device.name: must match pattern"]),
         ("state_dir: almena.yaml/state\n", ["1: state_dir: "]),
         ("web:\n  host: 0.0.0.0\n", ["1: web: 0.0.0.0 can be reached from the network: set web.tls and web.login"]),
-        ("a: &a [*a]\n", [" an anchor refers to itself"]),
+        ("a: &a [*a]\n", ["1: a: unknown key"]),
+        ("a: 1\nb: " + "[" * 3000 + "]" * 3000, [" nested too deeply"]),
+        (LAUGHS, ["1: a: unknown key", "2: b0: unknown key"]),
+        ("web:\n  port: " + "9" * 5000 + "\n", ["2: cannot be taken for a value of the kind int"]),
+        ("web: {}\ndevice: \0\n", ["2: not valid YAML: a character that must not be there, '\\x00'"]),
+        ('web: {}\nstate_dir: "a\\0b"\n', ["2: state_dir: a path cannot have the character NUL"]),
         ("? [1, 2]\n: 3\n", ["1: "]),
         ("1: 3\n", ["1: "]),
     ],
@@ -110,8 +119,8 @@ def test_files_that_cannot_be_read(path: Path) -> None:
         settings.load(path)
     with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
         settings.load(path.parent)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match="cannot be read"):
+    path.write_bytes(b"web: {}\n\xff\xfe\x00")
+    with pytest.raises(SettingsError, match=r"almena\.yaml:2: cannot be read: byte 0xff is not UTF-8"):
         settings.load(path)
 
 
@@ -119,5 +128,6 @@ def test_files_that_cannot_be_read(path: Path) -> None:
 def test_commands_say_it_and_start_nothing(path: Path, command: str) -> None:
     path.write_text(GOOD + "surplus: 1\n")
     result = CliRunner().invoke(app, [command, "--config", str(path)])
-    assert isinstance(result.exception, SettingsError)
+    assert result.exit_code == 2
+    assert f"{path}:12: surplus: unknown key" in result.stderr
     assert not (path.parent / "state").exists()
