@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from calibration.power import PowerMeter
-from calibration.scenarios import Latency, offline, runner, single_stream, warm
+from calibration.scenarios import Latency, offline, runner, side_by_side, single_stream, warm
 from calibration.trials import Trials, possible
 from engines.base import EngineError
 from engines.calibrated import Accuracy, find_sound
@@ -27,6 +27,8 @@ from engines.tuning import Choice, Goal
 GOALS: tuple[Goal, ...] = ("latency", "throughput")
 BY_HAND = ("openvino", "onnxruntime")
 """Backends among which the tuned engine must find the best."""
+TURNS = 10
+"""Of a tuned engine and the best by hand."""
 Told = Callable[[str, float], None]
 
 
@@ -87,6 +89,7 @@ class Matrix:
             try:
                 self._measure(card, trials, cells, index)
                 rows += [self._row(card, trials, cell) for cell in cells if not cell.why]
+                tuned += self._against_the_best(card, trials, cells)
             finally:
                 trials.close()
             missing += [{"model": card.name, "backend": one.backend, "precision": one.precision, "why": why} for one, why in lacking]
@@ -95,7 +98,6 @@ class Matrix:
                 for cell in cells
                 if cell.why
             ]
-            tuned += _against_the_best(card, cells)
         energy = self._meter.source or f"not available: {self._meter.missing}"
         host = {"threads": os.cpu_count(), "backends": self._devices({row["backend"]: row["unit"] for row in rows})}
         return {"rows": rows, "missing": missing, "tuned": tuned, "energy": energy, "host": host}
@@ -163,6 +165,50 @@ class Matrix:
                 cell.rates.append(done.per_second)
                 cell.joules += [used.joules / done.samples for used in energy]
 
+    def _against_the_best(self, card: ModelCard, trials: Trials, cells: list[_Cell]) -> list[dict[str, Any]]:
+        """Each tuned engine as a share of the best choice by hand at the same batch: 1 is as good. Where the tuner chose that very one,
+        there is nothing to measure; else both are loaded and take turns: a share for each round, and the median.
+        """
+        found = []
+        for cell in cells:
+            hand = [
+                other
+                for other in cells
+                if other.by_hand and not other.why and other.choice.batch == cell.choice.batch and other.choice.backend in BY_HAND
+            ]
+            for goal in cell.tuned if hand and not cell.why else ():
+                best = min(hand, key=lambda other: median(other.costs(goal)))
+                self._told(f"{card.name}: tuned for {goal} against {best.choice.backend} {best.precision}", 1.0)
+                shares = self._in_turns(trials, goal, best.choices[goal], cell.choices[goal]) if best is not cell else []
+                found.append(
+                    {
+                        "model": card.name,
+                        "goal": goal,
+                        "batch": cell.choice.batch,
+                        "ratio": median(shares) if shares else 1.0,
+                        "ratios": shares,
+                        "tuned": str(cell.choices[goal].model_copy(update={"precision": cell.precision})),
+                        "best_by_hand": f"{best.choice.backend} {best.precision}",
+                    }
+                )
+        return found
+
+    def _in_turns(self, trials: Trials, goal: Goal, best: Choice, tuned: Choice) -> list[float]:
+        with trials.open(best) as one, trials.open(tuned) as other:
+            runners = runner(one), runner(other)
+            for what in runners:
+                warm(what)
+            shares = []
+            for number in range(TURNS):
+                order = runners if number % 2 == 0 else runners[::-1]
+                if goal == "latency":
+                    costs = [latency.p50_ms for latency in side_by_side(*order, self._plan.seconds)]
+                else:
+                    costs = [1 / offline(what, self._plan.seconds).per_second for what in order]
+                first, second = costs if number % 2 == 0 else costs[::-1]
+                shares.append(first / second)
+        return shares
+
     def _row(self, card: ModelCard, trials: Trials, cell: _Cell) -> dict[str, Any]:
         choice, made = cell.choice, trials.made(cell.choice)
         accuracy, metric = self._accuracy(card, choice, made.parity)
@@ -210,34 +256,6 @@ class Matrix:
         flavour = resolve(BACKENDS, choice.backend, "backend")().flavour_on(choice.unit)
         found = find_sound(card, recipe(card), self._options.engines_dir, flavour)
         return found[1].accuracy.get(choice.backend, ()) if found else ()
-
-
-def _against_the_best(card: ModelCard, cells: list[_Cell]) -> list[dict[str, Any]]:
-    """Each tuned engine as a share of the best choice by hand at the same batch, round by round, the median: 1 is as good. Where the tuner
-    chose that very one, there is nothing to measure: the share is 1, without rounds.
-    """
-    found = []
-    for cell in cells:
-        hand = [
-            other
-            for other in cells
-            if other.by_hand and not other.why and other.choice.batch == cell.choice.batch and other.choice.backend in BY_HAND
-        ]
-        for goal in cell.tuned if hand and not cell.why else ():
-            best = min(hand, key=lambda other: median(other.costs(goal)))
-            shares = [theirs / mine for theirs, mine in zip(best.costs(goal), cell.costs(goal), strict=True)] if best is not cell else []
-            found.append(
-                {
-                    "model": card.name,
-                    "goal": goal,
-                    "batch": cell.choice.batch,
-                    "ratio": median(shares) if shares else 1.0,
-                    "ratios": shares,
-                    "tuned": str(cell.choices[goal].model_copy(update={"precision": cell.precision})),
-                    "best_by_hand": f"{best.choice.backend} {best.precision}",
-                }
-            )
-    return found
 
 
 def _median(values: Sequence[float]) -> float | None:

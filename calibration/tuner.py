@@ -34,7 +34,7 @@ FIRST_SHARE, WAYS_SHARE = 0.45, 0.75
 """Of the budget, for the first comparison and for the further ways; what is left is for the final."""
 FINALISTS = 4
 ROUNDS = 3
-ALIKE = 0.01
+ALIKE = 0.02
 """Candidates this close to the best count as equally good; then the more accurate precision wins."""
 SLOWED = 0.15
 BATCHES = (4, 16)
