@@ -22,7 +22,10 @@ def _beside_settings(path: Path, info: ValidationInfo) -> Path:
     if "\0" in str(path):
         raise ValueError("a path cannot have the character NUL in it")
     base: Path = (info.context or {}).get("base", Path.cwd())
-    return base / path.expanduser()
+    try:
+        return base / path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no user {path.parts[0]} here; a folder of that name is ./{path.parts[0]}") from error
 
 
 def _existing(path: Path) -> Path:

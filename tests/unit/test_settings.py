@@ -93,6 +93,7 @@ def test_an_empty_file_is_all_defaults(path: Path) -> None:
         ("web:\n  port: " + "9" * 5000 + "\n", ["2: cannot be taken for a value of the kind int"]),
         ("web: {}\ndevice: \0\n", ["2: not valid YAML: a character that must not be there, '\\x00'"]),
         ('web: {}\nstate_dir: "a\\0b"\n', ["2: state_dir: a path cannot have the character NUL"]),
+        ("state_dir: ~nobody-here/x\n", ["1: state_dir: there is no user ~nobody-here"]),
         ("? [1, 2]\n: 3\n", ["1: "]),
         ("1: 3\n", ["1: "]),
     ],
