@@ -118,13 +118,11 @@ class Matrix:
             for choice in wanted
         ]
         for goal, choice in tunings.items():
-            for batch in batches:
-                found = choice.model_copy(update={"batch": batch})
-                same = [cell for cell in cells if cell.by_hand and cell.choices[goal] == found]
-                if not same:
-                    cells.append(_Cell({goal: found}, by_hand=False, tuned=[goal]))
-                for cell in same:
-                    cell.tuned.append(goal)
+            same = [cell for cell in cells if cell.by_hand and cell.choices[goal] == choice]
+            if not same:
+                cells.append(_Cell({goal: choice}, by_hand=False, tuned=[goal]))
+            for cell in same:
+                cell.tuned.append(goal)
         return cells, [(one.choice, one.why) for one in lacking]
 
     def _tunings(self, card: ModelCard) -> dict[Goal, Choice]:
@@ -166,8 +164,8 @@ class Matrix:
                 cell.joules += [used.joules / done.samples for used in energy]
 
     def _against_the_best(self, card: ModelCard, trials: Trials, cells: list[_Cell]) -> list[dict[str, Any]]:
-        """Each tuned engine as a share of the best choice by hand at the same batch: 1 is as good. Where the tuner chose that very one,
-        there is nothing to measure; else both are loaded and take turns: a share for each round, and the median.
+        """Each tuned engine as a share of the best choice by hand at the batch that it was tuned for: 1 is as good. Where the tuner
+        chose that very one, there is nothing to measure; else both are loaded and take turns: a share for each round, and the median.
         """
         found = []
         for cell in cells:
