@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.errors import CalibrationError, SamplesError
-from calibration.gate import Gate, Verdict
+from calibration.gate import Gate, Verdict, strict
 from calibration.labels import Labelled, read_boxes, read_classes, read_labelled_pairs
 from calibration.noise import decibels, measure_of, outputs, raw_noise
 from calibration.quantise import Quantiser
-from calibration.samples import Samples, gather, normalised
+from calibration.samples import MEANINGFUL, Samples, gather, normalised
+from calibration.search import RejectedError, Search
 from calibration.sensitivity import quantised_nodes, sensitivities
 from calibration.stills import find_faces, largest
 from calibration.turns import Turns, in_turns
@@ -27,13 +29,14 @@ from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, Flavour, Ranges, place, save
 from engines.card import ModelCard
-from engines.convert import converted
+from engines.convert import converted, outstanding
 from engines.fetch import ensure, ensure_asset
-from engines.files import scratch, sha256
+from engines.files import scratch, sha256, size
 from engines.model import EngineOptions, FaceDetector, judge_of, load_detector, recipe
 from engines.parity import Judge, batches, portraits
 from engines.preprocess import Image, aligned
 from engines.registry import DECODERS, resolve
+from engines.room import require_room
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,31 +45,36 @@ log = logging.getLogger(__name__)
 
 KINDS: tuple[Ranges, ...] = ("minmax", "percentile", "entropy")
 MEASURED = 12
-"""Held-out samples on which ranges are compared."""
+"""Samples on which ranges are compared."""
 ONE_BY_ONE = 6
 """Of those, on how many nodes are measured."""
-NAMED = 5
-"""Nodes that a rejection names."""
+NODES_SHARE = 0.4
+"""Of the budget, for the nodes one by one; the rest is for the search."""
 Tell = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done, and the whole."""
-
-
-class RejectedError(CalibrationError):
-    """No mix of INT8 and float passed the gate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """`flavours`: empty for those that the backends here are fast with. `ranges`: None for those with the least noise.
 
-    `budget_s`: how long nodes are measured one by one. `detector`: finds the faces for an embedder.
+    `budget_s`: how long, for each flavour, it is looked for what has to stay in float. `detector`: finds the faces for an embedder.
     """
 
     flavours: tuple[Flavour, ...] = ()
     ranges: Ranges | None = None
     samples: int = 96
-    budget_s: float = 120.0
+    budget_s: float = 300.0
     detector: str = "centerface"
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """`choosing`: for the wholly quantised model; `strict`: for those with nodes left in float; `verdict`: by what nothing is chosen by."""
+
+    choosing: Gate
+    strict: Gate
+    verdict: Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,8 @@ class Outcome:
     speed: dict[str, Turns]
     tried: tuple[tuple[int, str], ...]
     """Nodes left in float and why that was refused, before what is kept."""
+    cut_short: str
+    """What the budget left no time for; empty where it sufficed."""
 
 
 class Calibrator:
@@ -90,7 +100,7 @@ class Calibrator:
         try:
             self.folder = self._stack.enter_context(scratch(options.engines_dir / "calibration"))
             self.folder.mkdir()
-            self.model = converted(card, ensure(card, options.models_dir, options.progress))[0]
+            fetched = ensure(card, options.models_dir, options.progress)
             kind = resolve(DECODERS, card.decoder.name, "decoder")
             width, height = card.input.sizes[0]
             params = kind.Params(**card.decoder.params)
@@ -101,7 +111,14 @@ class Calibrator:
                 raise CalibrationError(
                     f"{card.name}: no runtime that computes in 8 bits is installed; `almena doctor` says what to install"
                 )
+            kept, routes = outstanding(card, fetched, ("onnx",))
+            for name in self.backends:
+                shape = 1, height, width, card.input.channels
+                require_room(card.name, size(kept), routes, name, shape, options.models_dir, options.engines_dir)
+            self.model = converted(card, fetched)[0]
             self.references = {name: self._engine(backend, self.model, "fp32") for name, backend in self.backends.items()}
+            if less := {engine.precision for engine in self.references.values()} - {"fp32"}:
+                raise CalibrationError(f"{card.name}: its file is {less.pop()} already, there is nothing to calibrate: it runs as it is")
         except BaseException:
             self._stack.close()
             raise
@@ -123,15 +140,25 @@ class Calibrator:
         """
         labelled = self._labelled(labels) if labels is not None else None
         samples = self._samples(frames, labelled)
+        if labelled is None and len(samples) < MEANINGFUL:
+            log.warning(
+                "%s: the verdict is by %d pictures; only from %d samples on it does not hang on a single one",
+                self.card.name, len(samples.verdict), MEANINGFUL,
+            )  # fmt: skip
         quantiser = Quantiser(self.model, self.card.name)
         feeds = [normalised(picture, self.card.input) for picture in samples.ranges]
         quantiser.observe(feeds, lambda done, total: self.tell("ranges", done, total))
-        held_out = [normalised(picture, self.card.input) for picture in samples.held_out]
-        gate = Gate(self.card, self.decoder, samples.held_out, labelled, self._portraits())
+        portraits = self._portraits()
+        first, second = (labelled.half(half) if labelled is not None else None for half in (False, True))
+        gates = Gates(
+            Gate(self.card, self.decoder, samples.choices, first, portraits),
+            Gate(strict(self.card), self.decoder, samples.choices, first, portraits),
+            Gate(self.card, self.decoder, samples.verdict, second, portraits),
+        )
         flavours = self.wishes.flavours or tuple(
             dict.fromkeys(backend.flavour_on(backend.units()[0]) for backend in self.backends.values())
         )
-        return [self._flavour(flavour, quantiser, samples, held_out, gate) for flavour in flavours]
+        return [self._flavour(flavour, quantiser, samples, gates) for flavour in flavours]
 
     def _samples(self, frames: Iterable[Image], labelled: Labelled | None) -> Samples:
         card, reference = self.card, next(iter(self.references.values()))
@@ -147,7 +174,7 @@ class Calibrator:
 
             return gather(card, frames, self.wishes.samples, faces=faces, avoid=avoid)
         samples = gather(card, frames, self.wishes.samples, avoid=avoid)
-        said = np.concatenate([self.decoder.decode(rows) for rows in batches(reference, samples.held_out)])
+        said = np.concatenate([self.decoder.decode(rows) for rows in batches(reference, (*samples.choices, *samples.verdict))])
         if np.ptp(said, axis=0).max() < 1e-6:
             raise SamplesError(f"{card.name}: the FP32 model says the same of all pictures; are they of another kind than it is for?")
         return samples
@@ -186,22 +213,48 @@ class Calibrator:
             return None
         return judge_of(self.card, self.card.input.sizes[0], self.options.models_dir)
 
-    def _flavour(self, flavour: Flavour, quantiser: Quantiser, samples: Samples, held_out: Sequence[Any], gate: Gate) -> Outcome:
-        some, measure = held_out[:MEASURED], measure_of(self.card)
+    def _flavour(self, flavour: Flavour, quantiser: Quantiser, samples: Samples, gates: Gates) -> Outcome:
+        began, budget_s, measure = time.monotonic(), self.wishes.budget_s, measure_of(self.card)
+        some = [normalised(picture, self.card.input) for picture in samples.choices[:MEASURED]]
         reference = outputs(quantiser.model, some)
         kinds = (self.wishes.ranges,) if self.wishes.ranges else KINDS
         noise = {kind: measure(reference, outputs(quantiser.quantised(flavour, kind), some)) for kind in kinds}
         ranges = min(noise, key=lambda kind: noise[kind])
         table = sensitivities(
-            quantiser.model, quantiser.quantised(flavour, ranges), some[:ONE_BY_ONE], measure, self.wishes.budget_s,
+            quantiser.model, quantiser.quantised(flavour, ranges), some[:ONE_BY_ONE], measure, NODES_SHARE * budget_s,
             lambda done, total: self.tell(f"{flavour}: nodes one by one", done, total),
         )  # fmt: skip
         unmeasured = [node.name for node in quantised_nodes(quantiser.quantised(flavour, ranges)) if node.name not in table]
-        search = _Search(self, quantiser, flavour, ranges, [*table, *unmeasured], gate)
-        float_nodes, file, verdicts = search.run()
+        search = Search(
+            quantiser, flavour, ranges, [*table, *unmeasured],
+            lambda file, strictly: self.judged(file, gates.strict if strictly else gates.choosing),
+            self.folder, budget_s - (time.monotonic() - began), lambda done, total: self.tell(f"{flavour}: gate", done, total),
+        )  # fmt: skip
+        float_nodes, file = search.run()
+        verdicts = self._held_back(file, gates.verdict, len(float_nodes))
+        calibration = self._record(quantiser, flavour, ranges, samples, float_nodes, table, verdicts, file)
+        save(calibration, file, place(self.card, self.options.engines_dir, flavour))
+        return Outcome(calibration, verdicts, self._speed(file, list(verdicts)), tuple(search.tried), search.cut_short)
+
+    def _held_back(self, file: Path, gate: Gate, count: int) -> dict[str, Verdict]:
+        """The verdict on what nothing was chosen by. Raises RejectedError."""
+        verdicts = self.judged(file, gate)
+        if why := "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict.why):
+            raise RejectedError(
+                f"{self.card.name}: INT8 with {count} nodes in float passes on the pictures by which they were chosen, and is refused on"
+                f" those that were held back from every choice: {why}. Calibrate with more, and more typical, pictures: with"
+                f" {MEANINGFUL} samples or more a single one decides nothing."
+            )
+        return verdicts
+
+    def _record(
+        self, quantiser: Quantiser, flavour: Flavour, ranges: Ranges, samples: Samples, float_nodes: Sequence[str],
+        table: dict[str, float], verdicts: dict[str, Verdict], file: Path,
+    ) -> Calibration:  # fmt: skip
+        some = [normalised(picture, self.card.input) for picture in samples.verdict[:MEASURED]]
         made = quantiser.quantised(flavour, ranges, float_nodes)
-        target = place(self.card, self.options.engines_dir, flavour)
-        calibration = Calibration(
+        noise = raw_noise(outputs(quantiser.model, some), outputs(made, some))
+        return Calibration(
             model=self.card.model_id,
             recipe=recipe(self.card),
             flavour=flavour,
@@ -210,14 +263,13 @@ class Calibrator:
             frames_sha256=samples.digest,
             float_nodes=tuple(float_nodes),
             sensitivity=table,
-            sqnr_db=decibels(raw_noise(reference, outputs(made, some))),
+            sqnr_db=decibels(noise),
             accuracy={name: verdict.accuracy for name, verdict in verdicts.items() if verdict.accuracy},
+            parity={name: verdict.parity for name, verdict in verdicts.items()},
             made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            file=target.name,
+            file=place(self.card, self.options.engines_dir, flavour).name,
             file_sha256=sha256(file),
         )
-        save(calibration, file, target)
-        return Outcome(calibration, verdicts, self._speed(file, list(verdicts)), tuple(search.tried))
 
     def _speed(self, file: Path, names: Sequence[str]) -> dict[str, Turns]:
         speed = {}
@@ -234,6 +286,8 @@ class Calibrator:
         for name, backend in self.backends.items():
             try:
                 with self._engine(backend, file, "int8") as candidate:
+                    if candidate.precision != "int8":
+                        raise EngineError(f"it computes the INT8 model in {candidate.precision}")
                     verdicts[name] = gate.judge(self.references[name], candidate)
             except EngineError as error:
                 log.warning("%s is left out of the gate: %s", name, error)
@@ -262,69 +316,3 @@ class Calibrator:
         if precision == "fp32":
             self._stack.callback(engine.close)
         return engine
-
-
-_Found = tuple[list[str], Path, dict[str, Verdict]]
-"""The nodes in float, the QDQ file, and the verdicts by backend."""
-
-
-class _Search:
-    """For the fewest nodes in float with which the gate lets the model through: 0, 1, 2, 4 …, then between.
-
-    Of each number, first the most sensitive nodes are tried, then those next to the model's input and outputs: noise that many nodes make
-    together is not seen where each is measured alone, and it is made at the ends, where values are few or stand for positions.
-    """
-
-    def __init__(
-        self, calibrator: Calibrator, quantiser: Quantiser, flavour: Flavour, ranges: Ranges, nodes: list[str], gate: Gate
-    ) -> None:
-        self._calibrator, self._quantiser, self._flavour, self._ranges = calibrator, quantiser, flavour, ranges
-        self._gate = gate
-        placed = [name for name in quantiser.nodes if name in set(nodes)]
-        outermost = sorted(nodes, key=lambda name: min(placed.index(name), len(placed) - 1 - placed.index(name)))
-        self._orders = nodes, outermost
-        self.tried: list[tuple[int, str]] = []
-
-    def run(self) -> _Found:
-        """Raises RejectedError."""
-        nodes = self._orders[0]
-        most = len(nodes) * 2 // 3
-        counts = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), *([most] if most else [])]
-        failed = -1
-        for count in counts:
-            for order in self._orders[: 1 if count == 0 else None]:
-                found = self._try(order[:count])
-                if found is not None:
-                    return self._between(order, failed, found)
-            failed = count
-        named = ", ".join(nodes[:NAMED])
-        raise RejectedError(
-            f"{self._calibrator.card.name}: INT8 ({self._flavour}) is refused: {self.tried[0][1]}; with {failed} of"
-            f" {len(nodes)} nodes in float still: {self.tried[-1][1]}. The most sensitive nodes are {named}."
-            " Calibrate with more, and more typical, pictures, or leave the model in float."
-        )
-
-    def _between(self, order: list[str], failed: int, best: _Found) -> _Found:
-        while len(best[0]) - failed > 1:
-            count = (failed + len(best[0])) // 2
-            found = self._try(order[:count])
-            if found is None:
-                failed = count
-            else:
-                best = found
-        return best
-
-    def _try(self, float_nodes: list[str]) -> _Found | None:
-        import onnx
-
-        calibrator, count = self._calibrator, len(float_nodes)
-        calibrator.tell(f"{self._flavour}: gate", count, max(1, len(self._orders[0])))
-        file = calibrator.folder / f"{self._flavour}-{count}.onnx"
-        onnx.save(self._quantiser.quantised(self._flavour, self._ranges, float_nodes), str(file))
-        verdicts = calibrator.judged(file, self._gate)
-        why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict.why)
-        if not why:
-            return float_nodes, file, verdicts
-        log.info("%s with %d nodes in float is refused: %s", self._flavour, count, why)
-        self.tried.append((count, why))
-        return None

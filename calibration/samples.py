@@ -14,10 +14,12 @@ from engines.card import ModelCard, ModelInput
 from engines.preprocess import Image, fed, letterbox, opencv
 from engines.results import F32
 
-LEAST = 9
-"""Samples without which nothing can be said: six for the ranges and three held out."""
-HELD_OUT = 3
-"""Of so many samples one is held out of the ranges."""
+LEAST = 12
+"""Samples without which nothing can be said: six for the ranges, three for choices and three for the verdict."""
+MEANINGFUL = 80
+"""Samples from which on the verdict is by twenty: with fewer, the worst one alone may decide."""
+PARTS = 4
+"""Of so many samples two are for the ranges, one for choices and one for the verdict."""
 ALIKE = 4
 """Of 64 bits, how many may differ between pictures that count as the same."""
 SIDE = 8
@@ -27,16 +29,18 @@ SIDE = 8
 class Samples:
     """Pictures as built engines take them, (H, W, C) uint8 each.
 
-    `held_out` are never used for ranges. `seen`: how many frames they were chosen from; `digest`: SHA-256 of all.
+    `choices`: by which kinds of ranges and float nodes are chosen; `verdict`: by which nothing is chosen.
+    `seen`: how many frames they were chosen from; `digest`: SHA-256 of all.
     """
 
     ranges: tuple[Image, ...]
-    held_out: tuple[Image, ...]
+    choices: tuple[Image, ...]
+    verdict: tuple[Image, ...]
     seen: int
     digest: str
 
     def __len__(self) -> int:
-        return len(self.ranges) + len(self.held_out)
+        return len(self.ranges) + len(self.choices) + len(self.verdict)
 
 
 def gather(
@@ -74,15 +78,17 @@ def gather(
     if faces is not None:
         with_face = [faces(picture) for picture in chosen]
         groups = [[picture for picture, has in zip(chosen, with_face, strict=True) if has == kind] for kind in (True, False)]
-        if len(groups[0]) < HELD_OUT:
+        if len(groups[0]) < PARTS:
             raise SamplesError(
-                f"{card.name}: the FP32 model finds a face in {len(groups[0])} of {len(chosen)} pictures; at least {HELD_OUT} must have"
+                f"{card.name}: the FP32 model finds a face in {len(groups[0])} of {len(chosen)} pictures; at least {PARTS} must have"
                 f" one. {_advice(card)}"
             )
-    held_out = tuple(picture for group in groups for picture in group[HELD_OUT - 1 :: HELD_OUT])
-    ranges = tuple(picture for group in groups for place, picture in enumerate(group) if place % HELD_OUT != HELD_OUT - 1)
-    digest = hashlib.sha256(b"".join(hashlib.sha256(picture.tobytes()).digest() for picture in (*ranges, *held_out))).hexdigest()
-    return Samples(ranges, held_out, seen, digest)
+    ranges, choices, verdict = (
+        tuple(picture for group in groups for place, picture in enumerate(group) if place % PARTS in places)
+        for places in ((0, 2), (1,), (3,))
+    )
+    digest = hashlib.sha256(b"".join(hashlib.sha256(picture.tobytes()).digest() for picture in (*ranges, *choices, *verdict))).hexdigest()
+    return Samples(ranges, choices, verdict, seen, digest)
 
 
 def choose(pictures: Iterable[tuple[int, Image]], count: int, avoid: Collection[int] = ()) -> list[Image]:

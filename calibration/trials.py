@@ -67,7 +67,9 @@ class Trials:
         self._shops: dict[Choice, Workshop] = {}
 
     def prepare(self, choice: Choice) -> None:
-        """Fetch and convert the model file of a choice. Raises EngineError where there is none, as at int8 without a calibration."""
+        """Fetch and convert the model file of a choice. Raises EngineError where there is none, as at int8 without a calibration, and
+        where memory or disk do not suffice.
+        """
         self._shop(choice).order(self.size, choice.batch)(choice.precision)
 
     def open(self, choice: Choice) -> Engine:
@@ -94,7 +96,9 @@ class Trials:
 
     def _shop(self, choice: Choice) -> Workshop:
         if choice not in self._shops:
-            self._shops[choice] = Workshop(self.card, self._options, choice)
+            shop = Workshop(self.card, self._options, choice)
+            shop.require_room(self.size, choice.batch)
+            self._shops[choice] = shop
         return self._shops[choice]
 
     def _file(self, choice: Choice) -> Path:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engines.card import ModelCard
 from engines.errors import ModelFileError
 from engines.files import replacing, sha256
+from engines.parity import Parity
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Calibration(BaseModel):
     sensitivity: by node, the output noise when that node alone is quantised, over the noise when all are; largest first.
     float_nodes: nodes that were left in float so that the gate passes.
     sqnr_db: signal to quantisation noise of the outputs on samples that the ranges were not taken from.
-    accuracy: by backend, the labelled set's metrics, the main one first; empty where there was no such set.
+    accuracy: by backend, the metrics of the labelled set's half that nothing was chosen by, the main one first; empty without such a set.
+    parity: by backend, how far the outputs are from FP32's for samples that nothing was chosen by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +58,7 @@ class Calibration(BaseModel):
     sensitivity: dict[str, float]
     sqnr_db: float
     accuracy: dict[str, tuple[Accuracy, ...]] = {}
+    parity: dict[str, Parity] = {}
     made_at: str
     file: str
     file_sha256: str

@@ -18,17 +18,19 @@ from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, find_sound
 from engines.calibrated import find as find_calibration
 from engines.card import Format, ModelCard, card_for
-from engines.convert import converted
+from engines.convert import converted, outstanding
 from engines.decoders.base import DetectionDecoder
 from engines.decoders.classification import ClassificationDecoder
 from engines.decoders.embedding import EmbeddingDecoder
 from engines.fetch import Progress, ensure, ensure_asset, quiet
+from engines.files import size as bytes_of
 from engines.fit import decoder_params, fitting, require_fit
 from engines.kept import Shelf
-from engines.parity import Judge, classifier_judge, detector_judge, embedder_judge, fetched, portraits
+from engines.parity import Judge, against_fp32, classifier_judge, detector_judge, embedder_judge, fetched, portraits
 from engines.preprocess import Image, Letterbox, aligned, best_size, fed
 from engines.registry import DECODERS, resolve
 from engines.results import F32, Classification, Detections, Embeddings
+from engines.room import require_room
 from engines.stages import Stage, unsaid
 from engines.store import EngineStore, Identity, Passport
 from engines.tuning import Choice, Goal, fingerprint
@@ -172,10 +174,10 @@ class Classifier:
 
     def read(self, fitted: Sequence[Image]) -> Classification:
         """The same as `classify`, of pictures that `fit` made. Raises EngineError."""
-        rows = [np.zeros((0, len(self.card.labels)), np.float32)]
+        rows, maps = [np.zeros((0, len(self.card.labels)), np.float32)], []
         for start in range(0, len(fitted), self.batch):
             part = fitted[start : start + self.batch]
-            outputs = self.engine.infer({IMAGE: np.stack([*part, *part[-1:] * (self.batch - len(part))])})
+            outputs = self.engine.infer({IMAGE: np.stack([*part, *[part[-1]] * (self.batch - len(part))])})
             rows.append(self._decoder.decode(outputs)[: len(part)])
             if (seen := self._decoder.maps(outputs)) is not None:
                 maps.append(seen[: len(part)])
@@ -203,7 +205,7 @@ class Workshop:
         self._fetched = ensure(card, options.models_dir, options.progress)
         self.choice = choice or self._chosen(card.input.sizes[0])
         self.backend = choose_backend(card, self.choice.backend)
-        if self.tuned and self.choice.precision not in self.backend.precisions(self.choice.unit):  # the file's own, which runs as it is
+        if self.tuned and self.choice.precision not in self._precisions():  # the file's own, which runs as it is
             self.choice = self.choice.model_copy(update={"precision": "fp32"})
         self.store = EngineStore(options.engines_dir, options.stage)
 
@@ -227,6 +229,13 @@ class Workshop:
             log.warning("%s, %dx%d, batch %d runs at fp32 instead of %s: %s", self.card.name, *size, batch, self.choice.precision, error)
             reference = Workshop(self.card, self.options, self.choice.model_copy(update={"precision": "fp32"}))
             return reference.open(size, judge, batch)
+
+    def require_room(self, size: tuple[int, int], batch: int) -> None:
+        """Raise EngineError where what is still to be converted and built for that input does not fit into memory and disk here."""
+        model, routes = outstanding(self.card, self._fetched, self.backend.formats)
+        shape = batch, size[1], size[0], self.card.input.channels
+        options = self.options
+        require_room(self.card.name, bytes_of(model), routes, self.backend.name, shape, options.models_dir, options.engines_dir)
 
     def _chosen(self, size: tuple[int, int]) -> Choice:
         """Of settings and tuning; a tuning that no longer fits this device is told and left aside."""
@@ -352,8 +361,8 @@ def judge_of(card: ModelCard, size: tuple[int, int], models_dir: Path) -> Judge:
     kind = resolve(DECODERS, card.decoder.name, "decoder")
     params = kind.Params(**card.decoder.params)
     if card.task == "face-detection":
-        return detector_judge(card, kind(params, size[1], size[0]), models_dir)
-    return (embedder_judge if card.task == "face-embedding" else classifier_judge)(card, kind(params), models_dir)
+        return against_fp32(detector_judge(card, kind(params, size[1], size[0]), models_dir))
+    return against_fp32((embedder_judge if card.task == "face-embedding" else classifier_judge)(card, kind(params), models_dir))
 
 
 def load_detector(name: str, options: EngineOptions, threshold: float | None = None) -> FaceDetector:

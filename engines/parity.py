@@ -60,6 +60,18 @@ Judge = Callable[[Engine, Engine], Parity]
 """Called with the FP32 engine and the candidate."""
 
 
+def against_fp32(judge: Judge) -> Judge:
+    """The same judge; where the reference is not FP32, because the model's file is less itself, whatever is made of it is refused."""
+
+    def judged(reference: Engine, candidate: Engine) -> Parity:
+        if reference.precision == "fp32":
+            return judge(reference, candidate)
+        why = f"the file itself is {reference.precision} and runs as it is (`fp32` or `auto`), nothing else can be made of it"
+        return Parity(pictures="none", count=0, why=why)
+
+    return judged
+
+
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """`images` with the five landmarks of the face in each."""

@@ -50,9 +50,11 @@ def calibrate(
     ranges: Annotated[
         Literal["auto", "minmax", "entropy", "percentile"], typer.Option(help="auto takes those that give the least noise.")
     ] = "auto",
-    samples: Annotated[int, typer.Option(min=9, max=2000, help="Pictures that are chosen at most; a third of them is held out.")] = 96,
+    samples: Annotated[
+        int, typer.Option(min=12, max=2000, help="Pictures that are chosen at most; a quarter is for the verdict, which needs 80.")
+    ] = 96,
     watch: Annotated[str, typer.Option(help="How long a camera is watched: 60s, 5m.")] = "60s",
-    budget: Annotated[str, typer.Option(help="How long nodes are measured one by one: 60s, 5m.")] = "120s",
+    budget: Annotated[str, typer.Option(help="For what has to stay in float, for each flavour: 60s, 10m.")] = "5m",
     detector: Annotated[str, typer.Option(help="The card that finds the faces for an embedder.")] = "centerface",
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default: almena.yaml if there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -174,6 +176,7 @@ def _source(place: str, settings: Settings) -> Any:
 def _record(outcome: Outcome) -> dict[str, Any]:
     return {
         **outcome.calibration.model_dump(mode="json"),
+        "cut_short": outcome.cut_short,
         "refused": [{"float_nodes": count, "why": why} for count, why in outcome.tried],
         "backends": {
             name: {
@@ -191,7 +194,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
 def _print(outcome: Outcome) -> None:
     made, console = outcome.calibration, wide_console()
     console.print(
-        f"{made.model} in INT8, {made.flavour}: {made.ranges} ranges of {made.frames} samples (a third of them held out);"
+        f"{made.model} in INT8, {made.flavour}: {made.ranges} ranges of {made.frames} samples (a quarter held back for the verdict);"
         f" {made.sqnr_db:.1f} dB over the quantisation noise"
     )
     table = Table("backend", "against FP32", "FP32 per second", "INT8 per second", "times", box=None)
@@ -203,6 +206,8 @@ def _print(outcome: Outcome) -> None:
     console.print(table)
     for count, why in outcome.tried:
         console.print(f"refused with {count} nodes in float: {why}", style="dim")
+    if outcome.cut_short:
+        console.print(f"note: {outcome.cut_short}", style="yellow")
     total = len(made.sensitivity)
     console.print(f"in float: {', '.join(made.float_nodes) or 'nothing'} (of {total} nodes measured)")
     first = ", ".join(f"{node} {share:.1%}" for node, share in list(made.sensitivity.items())[:SHOWN])

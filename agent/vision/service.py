@@ -115,6 +115,7 @@ class Vision:
         self._lock = threading.Lock()
         self.restart_needed: tuple[str, ...] = ()
         self.settings = settings_module.load(path)
+        self._cards = _card_files(self.settings)
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
         self.faces = FaceControl(self.settings, self.outbox)
         self.serving = Serving(self.settings)
@@ -142,7 +143,7 @@ class Vision:
         self.outbox.close()
 
     def reload(self) -> bool:
-        """Read the settings again; streams start anew when something that concerns them changed.
+        """Read the settings again; streams start anew when something that concerns them changed, be it in a card file that they name.
 
         Changed sections that take a restart of the agent are named in `restart_needed`. Raises SettingsError, and then nothing changes.
         """
@@ -151,8 +152,10 @@ class Vision:
             in_force = {name: getattr(self.settings, name) for name in AT_START_ONLY}
             self.restart_needed = tuple(name for name in AT_START_ONLY if getattr(settings, name) != in_force[name])
             settings = settings.model_copy(update=in_force)
-            if settings == self.settings:
+            cards = _card_files(settings)
+            if settings == self.settings and cards == self._cards:
                 return False
+            self._cards = cards
             self.serving.close()
             self._stop_streams()
             self._housekeeping.stop()
@@ -228,3 +231,11 @@ class Vision:
     def _stop_streams(self) -> None:
         for stream in self._streams.values():
             stream.stop()
+
+
+def _card_files(settings: Settings) -> dict[str, bytes | None]:
+    """What the card files hold that tasks and serving name; None of one that cannot be read."""
+    named = [value for stream in settings.streams for task in stream.tasks for value in task.model_dump().values()]
+    named += [model.card for model in settings.serving.models]
+    files = sorted({name for name in named if isinstance(name, str) and name.endswith((".yaml", ".yml"))})
+    return {name: Path(name).read_bytes() if Path(name).is_file() else None for name in files}

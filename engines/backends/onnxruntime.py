@@ -93,10 +93,11 @@ class OnnxRuntimeBackend(Backend):
             content = in_halves(content, "fp16", NORMALISED)
         target.write_bytes(content)
         with tempfile.TemporaryDirectory(prefix="almena-onnxruntime-") as folder:
-            optimised = Path(folder) / "optimised.onnx" if build.unit == "cpu" and build.precision == "int8" else None
+            optimised = Path(folder) / "optimised.onnx" if build.unit == "cpu" and _holds_integers(content) else None
             self._session(build, target, build.model.name, optimised)
-            if optimised is not None and not _computes_integers(optimised):
-                target.write_bytes(_with_precision(content, "fp32"))
+            if build.unit != "tensorrt":
+                computed = "int8" if optimised is not None and _computes_integers(optimised) else _float(content, build.unit)
+                target.write_bytes(_with_precision(content, computed))
 
     def load(self, build: Build, built: Path) -> Engine:
         """Open a session. Raises EngineError where the runtime fell back to another provider."""
@@ -126,9 +127,11 @@ class OnnxRuntimeBackend(Backend):
         return session
 
     def options(self, build: Build, path: Path) -> dict[str, str]:
-        """Of the unit's execution provider. TensorRT keeps what it builds in a folder for this runtime, TensorRT, device and file."""
+        """Of the unit's execution provider. TF32, which CUDA takes for fp32 unless told, is off. TensorRT keeps what it builds in a folder
+        for this runtime, TensorRT, device and file.
+        """
         if build.unit != "tensorrt":
-            return {}
+            return {"use_tf32": "0"} if build.unit == "cuda" else {}
         key = "|".join((self.version(), self.device(build.unit), sha256(path), build.precision))
         folder = str(path.parent / "onnxruntime-tensorrt" / hashlib.sha256(key.encode()).hexdigest()[:16])
         options = {
@@ -160,7 +163,7 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, build: Build, session: ort.InferenceSession, parallel: int) -> None:
         self.name = build.name
-        self.precision = session.get_modelmeta().custom_metadata_map.get(_PRECISION, build.precision)
+        self.precision = _precision(build, session)
         self.parallel = parallel
         self.inputs = tuple(_spec(build, value) for value in session.get_inputs())
         self.outputs = tuple(_spec(build, value) for value in session.get_outputs())
@@ -180,6 +183,33 @@ class OnnxRuntimeEngine(Engine):
     def close(self) -> None:
         """Let the session go; calls under way end first."""
         self._session = None
+
+
+def _precision(build: Build, session: ort.InferenceSession) -> str:
+    """What the session computes in: on the CPU and by CUDA as `build` noted it in the file, for these compute in its types.
+
+    TensorRT's provider tells no more than what it is allowed; it may choose fp32 kernels all the same.
+    """
+    if build.unit != "tensorrt":
+        return str(session.get_modelmeta().custom_metadata_map.get(_PRECISION, "unknown"))
+    allowed = session.get_provider_options()[_PROVIDERS["tensorrt"]]
+    return next((name for name in ("int8", "fp16", "bf16") if allowed.get(f"trt_{name}_enable") == "1"), "fp32")
+
+
+def _holds_integers(content: bytes) -> bool:
+    """Whether anything is quantised in a model."""
+    import onnx
+
+    kinds = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    return any(kind.startswith(("DequantizeLinear", *_INTEGERS)) for kind in kinds)
+
+
+def _float(content: bytes, unit: str) -> str:
+    """What a model that is not quantised is computed in: on the CPU, which casts all other floats, fp32; by CUDA its weights' type."""
+    import onnx
+
+    halves = onnx.TensorProto.FLOAT16 in {weight.data_type for weight in onnx.load_from_string(content).graph.initializer}
+    return "fp16" if unit == "cuda" and halves else "fp32"
 
 
 def _computes_integers(optimised: Path) -> bool:

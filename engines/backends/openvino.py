@@ -19,6 +19,8 @@ from engines.errors import ModelFileError, said
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+_WEIGHTED = ("convolution", "deconvolution", "fullyconnected", "matmul", "gemm")
+"""Types of layers as the plug-ins call them, in small letters and without underscores."""
 
 
 class OpenVinoBackend(Backend):
@@ -128,7 +130,7 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, build: Build, compiled: Any) -> None:
         self.name = build.name
-        self.precision = "int8" if build.precision == "int8" and _quantised(compiled) else precision(compiled)
+        self.precision = "int8" if build.precision in ("int8", "fp32") and _quantised(compiled) else precision(compiled)
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + (build.policy == "throughput")
         self.inputs = tuple(_spec(port, port.get_any_name()) for port in compiled.inputs)
         names = build.output_names([_names(port) for port in compiled.outputs])
@@ -208,14 +210,12 @@ def precision(compiled: Any) -> str:
 
 
 def _quantised(compiled: Any) -> bool:
-    """Whether the device runs any node of the compiled model in 8-bit integers."""
-    nodes = compiled.get_runtime_model().get_ops()
-    kinds = {
-        node.rt_info["runtimePrecision"].astype(str)
-        for node in nodes
-        if "runtimePrecision" in node.rt_info and node.get_type_name() != "Parameter"
-    }
-    return bool(kinds & {"i8", "u8"})
+    """Whether the device multiplies by any weights in 8-bit integers. A model may be so without being asked: its file may be INT8."""
+    for node in compiled.get_runtime_model().get_ops():
+        kind = node.rt_info["layerType"].astype(str) if "layerType" in node.rt_info else ""
+        if kind.lower().replace("_", "") in _WEIGHTED and node.rt_info["runtimePrecision"].astype(str) in ("i8", "u8"):
+            return True
+    return False
 
 
 def _names(port: Any) -> list[str]:

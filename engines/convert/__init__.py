@@ -63,10 +63,25 @@ def _route(card: ModelCard, wanted: Format) -> tuple[tuple[str, Format], ...] | 
     return known.get(wanted)
 
 
+def outstanding(card: ModelCard, fetched: Path, formats: Sequence[Format]) -> tuple[Path, tuple[str, ...]]:
+    """How far the conversions of `route` are kept from before, `fetched` where none is, and the names of those to come."""
+    path, steps = fetched, route(card, formats)
+    for done, (name, produced) in enumerate(steps):
+        kept = _target(card, path, name, produced)
+        if not kept.exists():
+            return path, tuple(name for name, _ in steps[done:])
+        path = kept
+    return path, ()
+
+
+def _target(card: ModelCard, source: Path, name: str, produced: Format) -> Path:
+    """Where a conversion is kept."""
+    folder = source.parent if source.parent.name == "converted" else source.parent / "converted"
+    return folder / f"{card.name}-{card.sha256[:12]}-{name}{SUFFIXES[produced]}"
+
+
 def _step(card: ModelCard, source: Path, name: str, produced: Format, stage: Stage) -> Path:
-    target = source.parent / "converted" / f"{card.name}-{card.sha256[:12]}-{name}{SUFFIXES[produced]}"
-    if source.parent.name == "converted":
-        target = source.with_name(target.name)
+    target = _target(card, source, name, produced)
     digest = target.with_name(f"{target.name}.sha256")
     if target.exists() and digest.exists() and digest.read_text(encoding="ascii", errors="replace") == sha256(target):
         return target

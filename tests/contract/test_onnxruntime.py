@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends import onnxruntime as backend_module
-from engines.backends.base import IMAGE
+from engines.backends.base import IMAGE, Backend
 from engines.backends.cuda import Gpu
-from engines.backends.onnxruntime import OnnxRuntimeBackend
+from engines.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
+from engines.backends.openvino import OpenVinoBackend
 from engines.base import EngineError
 from engines.card import card
 from engines.model import EngineOptions, Workshop
@@ -43,13 +44,34 @@ def qdq(path: Path, whole: bool = True) -> Path:
     return save(path, nodes, weights, {"maps": 4}, ["N", 3, "H", "W"])
 
 
+@pytest.mark.parametrize("asked", ["int8", "fp32"])
 @pytest.mark.parametrize("whole", [True, False])
-def test_int8_is_read_back_from_the_graph(tmp_path: Path, whole: bool) -> None:
+def test_int8_is_read_back_from_the_graph(tmp_path: Path, whole: bool, asked: str) -> None:
     backend = OnnxRuntimeBackend()
-    with opened(backend, order(qdq(tmp_path / "qdq.onnx", whole), backend, precision="int8"), tmp_path) as engine:
+    with opened(backend, order(qdq(tmp_path / "qdq.onnx", whole), backend, precision=asked), tmp_path) as engine:
         assert engine.precision == ("int8" if whole else "fp32")
         exact = convolved(normalised(picture()))
         np.testing.assert_allclose(engine.infer({IMAGE: picture()})["maps"], exact.clip(-128, 127) if whole else exact, atol=12.0)
+
+
+@pytest.mark.parametrize(("allowed", "precision"), [(("int8", "fp16"), "int8"), (("fp16",), "fp16"), (("bf16",), "bf16"), ((), "fp32")])
+def test_what_the_tensorrt_provider_is_allowed_is_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: tuple[str, ...], precision: str
+) -> None:
+    """What was wished does not count. The session is the CPU's, and tells the options that a session of the provider would."""
+    model = small(tmp_path / "small.onnx")
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    in_force = {"TensorrtExecutionProvider": {f"trt_{name}_enable": "1" for name in allowed}}
+    monkeypatch.setattr(session, "get_provider_options", lambda: in_force)
+    build = order(model, OnnxRuntimeBackend(), unit="tensorrt", precision="int8")
+    assert OnnxRuntimeEngine(build, session, 1).precision == precision
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntimeBackend, OpenVinoBackend])
+def test_a_float_file_is_not_int8_because_it_was_asked_for(tmp_path: Path, backend: type[Backend]) -> None:
+    order_ = order(small(tmp_path / "small.onnx"), backend(), precision="int8")
+    with opened(backend(), order_, tmp_path) as engine:
+        assert engine.precision == "fp32"
 
 
 def test_a_free_batch(tmp_path: Path) -> None:
@@ -92,7 +114,7 @@ def test_what_tensorrt_is_given(with_gpu: OnnxRuntimeBackend, tmp_path: Path) ->
     other = with_gpu.options(order(model, with_gpu, unit="tensorrt", precision="fp16"), model)
     assert other["trt_engine_cache_path"] != given["trt_engine_cache_path"]
     assert "trt_profile_min_shapes" not in other
-    assert with_gpu.options(order(model, with_gpu, unit="cuda"), model) == {}
+    assert with_gpu.options(order(model, with_gpu, unit="cuda"), model) == {"use_tf32": "0"}
 
 
 def test_devices_and_flavours(with_gpu: OnnxRuntimeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +139,7 @@ def test_cuda_computes_in_the_types_of_the_file(with_gpu: OnnxRuntimeBackend, tm
     with_gpu.build(order(small(tmp_path / "small.onnx"), with_gpu, unit="cuda", precision="fp16"), tmp_path / "built.onnx")
     built = onnx.load(str(tmp_path / "built.onnx"))
     assert TensorProto.FLOAT16 in {weight.data_type for weight in built.graph.initializer}
+    assert [prop.value for prop in built.metadata_props if prop.key == "almena_precision"] == ["fp16"]
     session = ort.InferenceSession(built.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(["maps"], {IMAGE: picture()})[0], convolved(normalised(picture(), FEED)), atol=0.1)
 

@@ -17,8 +17,9 @@ from agent.checkup.calibrations import calibrations
 from agent.checkup.service import service_checks
 from agent.commands.calibrate import app
 from agent.settings import Settings
-from calibration.calibrator import Calibrator, RejectedError, Wishes
+from calibration.calibrator import Calibrator, Wishes
 from calibration.errors import LabelsError, SamplesError
+from calibration.search import RejectedError
 from calibration.turns import in_turns
 from engines.base import EngineError
 from engines.calibrated import find, place
@@ -78,9 +79,10 @@ def test_a_classifier_runs_at_int8_after_the_command(tmp_path: Path, classifier:
     assert [made["flavour"] for made in told["calibrations"]] == ["u8s8", "s8s8"]
     made = told["calibrations"][0]
     assert set(made["backends"]) == set(made["accuracy"]) == set(BACKENDS)
-    assert [(one["metric"], one["count"]) for metrics in made["accuracy"].values() for one in metrics[:1]] == [("accuracy", 12)] * len(
+    assert [(one["metric"], one["count"]) for metrics in made["accuracy"].values() for one in metrics[:1]] == [("accuracy", 6)] * len(
         BACKENDS
     )
+    assert {figures["count"] for figures in made["parity"].values()} == {6}
     assert all(figures["per_second"]["ratio"] > 0 for figures in made["backends"].values())
     assert set(made["sensitivity"]) == {"first", "second", "pool", "last"}
     assert not [path for path in (tmp_path / "state").rglob("*") if path.suffix in (".png", ".jpg")]
@@ -157,7 +159,7 @@ def test_frames_are_taken_from_videos_and_cameras(tmp_path: Path, options: Engin
         "-c", str(settings),
     )  # fmt: skip
     (made,) = told["calibrations"]
-    assert 9 <= made["frames"] <= 20
+    assert 12 <= made["frames"] <= 20
     assert place(card(str(card_file)), options.engines_dir, "u8s8").is_file()
 
 
@@ -208,8 +210,8 @@ def test_radiographs_are_no_faces(models_dir: Path, tmp_path: Path) -> None:
 
 def test_the_embedder_keeps_its_decisions(models_dir: Path, tmp_path: Path, portraits: dict[str, Path]) -> None:
     options = EngineOptions(models_dir, tmp_path / "engines")
-    with Calibrator(card("dlib-resnet"), options, Wishes(flavours=("u8s8",), samples=18, budget_s=3.0)) as calibrator:
-        (outcome,) = calibrator.run(views(portraits, 24))
+    with Calibrator(card("dlib-resnet"), options, Wishes(flavours=("u8s8",), samples=24, budget_s=8.0)) as calibrator:
+        (outcome,) = calibrator.run(views(portraits, 32))
     assert outcome.calibration.sqnr_db > 20
     assert set(outcome.verdicts) == set(BACKENDS)
     for backend in BACKENDS:

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -19,17 +20,25 @@ from agent.commands import bench as command
 from agent.commands import build, tune
 from agent.commands.tune import settings_of
 from agent.vision.face_kit import FaceKit
+from calibration.calibrator import Calibrator, Wishes
+from calibration.errors import CalibrationError
 from calibration.loadgen import loadgen
+from calibration.quantise import Quantiser
+from calibration.samples import normalised
 from calibration.scenarios import Runner
 from calibration.tuner import Tuned, Tuner
 from calibration.zoo import SPECS, cards_of, ensure_zoo
 from engines.backends.trtexec import Figures
 from engines.base import EngineError
+from engines.calibrated import Flavour
 from engines.card import card
 from engines.errors import MissingRuntimeError
-from engines.model import BATCH, Classifier, EngineOptions, Workshop, load_embedder
+from engines.files import sha256
+from engines.model import BATCH, Classifier, EngineOptions, Workshop, load_classifier, load_embedder
+from engines.preprocess import fed
 from engines.tuning import Goal
 from tests.fakes.cards import write_card
+from tests.fakes.classifier import save_card, stripes
 from tests.waiting import wait_until
 
 RUNTIMES = ("openvino", "onnxruntime")
@@ -194,6 +203,47 @@ def test_a_file_that_is_itself_int8_is_never_said_to_be_fp32(small_models: Path,
     [row] = json.loads(told(command.app, "matrix", *asked))["rows"]
     assert (row["precision"], row["accuracy"], row["accuracy_is"]) == ("int8", None, note)
     assert f"against FP32 {note}" in " ".join(told(build.app, str(card_file), "--backend", "litert").split())
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+def test_a_file_of_quantised_nodes_is_int8_whatever_is_asked_for(tmp_path: Path, models_dir: Path, backend: str) -> None:
+    """Its input and output are float; nothing but its nodes tells."""
+    plain = save_card(tmp_path)
+    quantiser = Quantiser(tmp_path / "two-classes.onnx", plain.name)
+    quantiser.observe([normalised(fed(picture, plain.input, 32, 32), plain.input) for picture in stripes(9)])
+    flavour: Flavour = "u8s8" if platform.machine() in ("x86_64", "AMD64") else "s8s8"
+    onnx.save(quantiser.quantised(flavour, "minmax"), str(tmp_path / "quantised.onnx"))
+    path = tmp_path / "quantised.yaml"
+    told = (tmp_path / "two-classes.yaml").read_text().replace(plain.sha256, sha256(tmp_path / "quantised.onnx"))
+    path.write_text(told.replace("path: two-classes.onnx", "path: quantised.onnx"))
+    options = EngineOptions(models_dir, tmp_path / "engines", backend)
+    for asked in ("auto", "fp32"):
+        for _ in range(2):
+            opened = load_classifier(str(path), replace(options, precision=asked))
+            passport = opened.passport
+            assert (opened.engine.precision, passport.precision, passport.ordered) == ("int8", "int8", "fp32")
+            assert passport.parity is not None
+            assert passport.parity.note == "the file itself is int8; it was not compared with an FP32 model"
+            opened.close()
+    found = Tuner(card(str(path)), options, "latency", 1.0, backends=[backend]).run()
+    assert found.tuning.choice.precision == "int8"
+    assert {row.precision for row in found.rows if row.cost is not None} == {"int8"}
+    tuned = load_classifier(str(path), replace(options, backend="auto", policy="latency"))
+    assert (tuned.engine.precision, tuned.passport.identity.precision) == ("int8", "fp32")
+    tuned.close()
+    with pytest.raises(CalibrationError, match="its file is int8 already"):
+        Calibrator(card(str(path)), options, Wishes())
+
+
+def test_what_does_not_fit_into_memory_is_not_tried(tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.room.available_memory", lambda: 120_000_000)
+    options = EngineOptions(models_dir, tmp_path / "engines")
+    model = save_card(tmp_path)
+    rows = {row.choice.backend: row for row in Tuner(model, options, "latency", 1.0, backends=RUNTIMES).run().rows}
+    assert "takes about 150 MB of memory, and 120 MB are free here" in rows["openvino"].why
+    assert (rows["openvino"].outcome, rows["onnxruntime"].outcome) == ("not tried", "chosen")
+    with pytest.raises(EngineError, match="two-classes: converting and building it takes about 150 MB"):
+        Calibrator(model, options, Wishes())
 
 
 def test_a_model_of_the_bench_answers_differently_to_different_pictures(zoo: Path, tmp_path: Path) -> None:

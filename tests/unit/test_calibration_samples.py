@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from calibration.errors import SamplesError
-from calibration.samples import HELD_OUT, LEAST, choose, fingerprint, gather, normalised
+from calibration.samples import LEAST, choose, fingerprint, gather, normalised
 from engines.card import ModelInput, card
 from engines.preprocess import Image
 from tests.fakes.classifier import save_card, stripes
@@ -45,18 +45,18 @@ def test_a_long_recording_does_not_fill_the_memory(tmp_path: Path) -> None:
             yield np.kron(random.integers(0, 256, (9, 9, 1), np.uint8), np.ones((40, 40, 3), np.uint8))
 
     tracemalloc.start()
-    samples = gather(card("centerface"), frames(), 10, faces=lambda picture: True)
+    samples = gather(card("centerface"), frames(), 12, faces=lambda picture: True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (samples.seen, len(samples)) == (150, 10)
+    assert (samples.seen, len(samples)) == (150, 12)
     assert peak < 40 * 640 * 384 * 3
 
 
 def test_samples_are_split_and_never_overlap(tmp_path: Path) -> None:
     samples = gather(save_card(tmp_path), stripes(30), 18)
-    assert (len(samples.ranges), len(samples.held_out)) == (12, 6)
-    shown = {picture.tobytes() for picture in samples.ranges}
-    assert not any(picture.tobytes() in shown for picture in samples.held_out)
+    parts = samples.ranges, samples.choices, samples.verdict
+    assert [len(part) for part in parts] == [9, 5, 4]
+    assert len({picture.tobytes() for part in parts for picture in part}) == len(samples) == 18
     assert samples.ranges[0].shape == (32, 32, 1)
     again, other = gather(save_card(tmp_path), stripes(30), 18), gather(save_card(tmp_path), stripes(30, seed=1), 18)
     assert samples.digest == again.digest != other.digest
@@ -67,15 +67,15 @@ def test_labelled_pictures_are_left_out(tmp_path: Path) -> None:
     labelled = gather(model, pictures[:12], 12)
     samples = gather(model, pictures, 30, avoid=[fingerprint(picture) for picture in pictures[:12]])
     assert len(samples) == 18
-    taken = {picture.tobytes() for picture in (*samples.ranges, *samples.held_out)}
-    assert not taken & {picture.tobytes() for picture in (*labelled.ranges, *labelled.held_out)}
+    taken = {picture.tobytes() for picture in (*samples.ranges, *samples.choices, *samples.verdict)}
+    assert not taken & {picture.tobytes() for picture in (*labelled.ranges, *labelled.choices, *labelled.verdict)}
 
 
-def test_both_parts_have_pictures_with_faces() -> None:
+def test_all_parts_have_pictures_with_faces() -> None:
     told = iter(range(99))
     samples = gather(card("centerface"), stripes(30), 30, faces=lambda picture: next(told) < 9)
     assert len(samples) == 30
-    assert len(samples.held_out) == 9 // HELD_OUT + 21 // HELD_OUT
+    assert [len(part) for part in (samples.ranges, samples.choices, samples.verdict)] == [5 + 11, 2 + 5, 2 + 5]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ class TestCamera(Camera):
 
 class TaskConfig(Config):
     type: Literal["test-task"]
+    card: str = "none"
 
 
 class TestTask(Counting):
@@ -83,8 +84,9 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path / "almena.yaml")
 
 
-def write(path: Path, tasks_per_stream: int = 1, pace: float = 1.0, text: str = "") -> Path:
-    stream = {"name": "cam", "source": {"type": "test-camera", "pace": pace}, "tasks": [{"type": "test-task"}] * tasks_per_stream}
+def write(path: Path, tasks_per_stream: int = 1, pace: float = 1.0, text: str = "", card: str = "none") -> Path:
+    task = {"type": "test-task", "card": card}
+    stream = {"name": "cam", "source": {"type": "test-camera", "pace": pace}, "tasks": [task] * tasks_per_stream}
     path.write_text(yaml.safe_dump({"state_dir": "state", "streams": [stream]}) + text)
     return path
 
@@ -221,6 +223,19 @@ def test_reload(path: Path, started: Callable[[], Vision]) -> None:
     assert [camera.config.pace for camera in cameras] == [1.0, 2.0]
     assert tasks[0].closed == 1
     assert told(vision.outbox.history(after_seq=0), "end") == [{"reason": "stopped"}]
+
+
+def test_an_edited_card_is_taken_at_a_reload(path: Path, started: Callable[[], Vision]) -> None:
+    card = path.with_name("parts.yaml")
+    card.write_text("thresholds: {score: 0.5}\n")
+    write(path, card=str(card))
+    vision = started()
+    runs(vision)
+    assert vision.reload() is False
+    card.write_text("thresholds: {score: 0.6}\n")
+    assert vision.reload() is True
+    assert vision.reload() is False
+    assert len(cameras) == 2
 
 
 def test_a_full_disk_at_the_start_does_not_keep_streams_from_running(

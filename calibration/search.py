@@ -1,0 +1,119 @@
+"""Which nodes of a quantised model have to stay in float."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from calibration.errors import CalibrationError
+from calibration.gate import Verdict
+from calibration.quantise import Quantiser
+from calibration.ranges import Progress
+from calibration.sensitivity import WEIGHTED, quantised_nodes
+from engines.calibrated import Flavour, Ranges
+
+log = logging.getLogger(__name__)
+
+NAMED = 5
+"""Nodes that a rejection names."""
+
+Judged = Callable[[Path, bool], dict[str, Verdict]]
+"""By backend, what the gate says of a QDQ file; strictly where the second argument says so."""
+
+
+class RejectedError(CalibrationError):
+    """No mix of INT8 and float passed the gate."""
+
+
+class Search:
+    """For the fewest nodes in float with which the gate lets the model through: 0, 1, 2, 4 …, then between.
+
+    Of each number, first the most sensitive nodes are tried, then those next to the model's input and outputs: noise that many nodes make
+    together is not seen where each is measured alone, and it is made at the ends, where values are few or stand for positions. What is
+    chosen is judged strictly. When the budget is over, the largest number is tried and what passed is taken; `cut_short` says so.
+    """
+
+    def __init__(
+        self,
+        quantiser: Quantiser,
+        flavour: Flavour,
+        ranges: Ranges,
+        nodes: list[str],
+        judged: Judged,
+        folder: Path,
+        budget_s: float,
+        progress: Progress = lambda done, total: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`nodes`: the most sensitive first. `folder`: for the files."""
+        self._quantiser, self._flavour, self._ranges = quantiser, flavour, ranges
+        self._judged, self._folder, self._progress = judged, folder, progress
+        self._clock, self._budget_s, self._ends = clock, budget_s, clock() + budget_s
+        placed = [name for name in quantiser.nodes if name in set(nodes)]
+        outermost = sorted(nodes, key=lambda name: min(placed.index(name), len(placed) - 1 - placed.index(name)))
+        self._orders = nodes, outermost
+        self.tried: list[tuple[int, str]] = []
+        """Nodes left in float, and why that was refused."""
+        self.cut_short = ""
+
+    def run(self) -> tuple[list[str], Path]:
+        """The nodes in float, and the QDQ file. Raises RejectedError."""
+        nodes = self._orders[0]
+        most = len(nodes) * 2 // 3
+        counts = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), *([most] if most else [])]
+        failed = -1
+        for count in counts:
+            if count not in (0, most) and self._over():
+                continue
+            for order in self._orders[: 1 if count == 0 else None]:
+                if self._passes(order[:count]):
+                    return self._between(order, failed, count)
+            failed = count
+        named = ", ".join(nodes[:NAMED])
+        last = f"; with {failed} of {len(nodes)} nodes in float still: {self.tried[-1][1]}" if failed else ""
+        raise RejectedError(
+            f"{self._quantiser.name}: INT8 ({self._flavour}) is refused: {self.tried[0][1]}{last}. The most sensitive nodes are {named}."
+            " Calibrate with more, and more typical, pictures, or leave the model in float."
+        )
+
+    def _between(self, order: list[str], failed: int, best: int) -> tuple[list[str], Path]:
+        while best - failed > 1:
+            if self._over():
+                self.cut_short = (
+                    f"the budget of {self._budget_s:g} s was over: {best} of {len(order)} nodes stay in float, where between"
+                    f" {failed + 1} and {best - 1} may do; a longer --budget finds out"
+                )
+                log.warning("%s: %s", self._quantiser.name, self.cut_short)
+                break
+            count = (failed + best) // 2
+            if self._passes(order[:count]):
+                best = count
+            else:
+                failed = count
+        return order[:best], self._file(best)
+
+    def _over(self) -> bool:
+        return self._clock() > self._ends
+
+    def _file(self, count: int) -> Path:
+        return self._folder / f"{self._flavour}-{count}.onnx"
+
+    def _passes(self, float_nodes: list[str]) -> bool:
+        """Whether the gate lets it through with these in float; the file is kept then."""
+        import onnx
+
+        count = len(float_nodes)
+        self._progress(count, max(1, len(self._orders[0])))
+        model = self._quantiser.quantised(self._flavour, self._ranges, float_nodes)
+        if any(node.op_type in WEIGHTED for node in quantised_nodes(model)):
+            onnx.save(model, str(self._file(count)))
+            verdicts = self._judged(self._file(count), count > 0)
+            why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict.why)
+        else:
+            why = "no weight would be in 8 bits, so it were no INT8 model"
+        if why:
+            log.info("%s with %d nodes in float is refused: %s", self._flavour, count, why)
+            self.tried.append((count, why))
+        return not why
