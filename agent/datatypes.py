@@ -21,6 +21,7 @@ class Frame:
     `captured_at` is Unix time in seconds (UTC), `mono_ns` the monotonic clock in nanoseconds at the same moment,
     `media_s` seconds from the start of a recorded medium (None for live ones).
     `item` names the unit of a finite source that is marked done once its events are committed (a file's key).
+    `about` is what else its source knows of it, for the task that goes with that source.
     """
 
     image: Image
@@ -30,6 +31,7 @@ class Frame:
     mono_ns: int
     media_s: float | None = None
     item: str | None = None
+    about: object = None
 
 
 @dataclass(frozen=True, slots=True)

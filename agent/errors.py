@@ -52,6 +52,10 @@ class ItemError(AlmenaError):
         self.reason = reason
 
 
+class NotNowError(AlmenaError):
+    """A task cannot finish an item of a finite source now, through no fault of the item: the disk is full. It is tried again."""
+
+
 def as_json(error: Exception) -> dict[str, Any]:
     """What a script gets to see of an error."""
     return {"error": str(error), "reasons": list(getattr(error, "reasons", ()))}

@@ -15,16 +15,19 @@ SOURCES = {
     "video": "agent.vision.sources.video:VideoSource",
     "folder": "agent.vision.sources.folder:FolderSource",
     "mjpeg": "agent.vision.sources.mjpeg:MjpegSource",
+    "dicom": "agent.vision.sources.dicom:DicomSource",
 }
 
 TASKS = {
     "faces": "agent.vision.tasks.faces:FacesTask",
     "classification": "agent.vision.tasks.classification:ClassificationTask",
+    "study": "agent.vision.tasks.study:StudyTask",
 }
 
 CONFIGS = {
     "faces": "agent.vision.tasks.faces_config:FacesConfig",
     "classification": "agent.vision.tasks.classification_config:ClassificationConfig",
+    "study": "agent.vision.tasks.study_config:StudyConfig",
 }
 """Settings that lie apart from their plug-in, because that takes long to import; those of the others are its `Config`."""
 

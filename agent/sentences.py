@@ -65,6 +65,14 @@ def _classification(data: Data) -> str:
     return f"no longer {shown}, after {_duration(data['ended_at'] - data['started_at'])}{why}"
 
 
+def _study(data: Data) -> str:
+    name = f"radiograph {data['item'][:8]}"
+    if data["decision"] is None:
+        return f"{name}: no answer: {data['reason']}"
+    score = data["scores"][data["positive"]]
+    return f"{name}: the model answers {data['decision']}, unverified ({data['positive']} {score:.2f}, from {data['threshold']:.2f} on)"
+
+
 def _stream(data: Data) -> str:
     text = STATES.get(data["state"], data["state"])
     code = f" [{data['code']}]" if data.get("code") else ""
@@ -83,4 +91,4 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-_WORDS: dict[str, Callable[[Data], str]] = {"face": _face, "classification": _classification, "stream": _stream}
+_WORDS: dict[str, Callable[[Data], str]] = {"face": _face, "classification": _classification, "study": _study, "stream": _stream}

@@ -55,6 +55,9 @@ class StreamSettings(Config):
 
     @model_validator(mode="after")
     def _belong_together(self) -> StreamSettings:
+        alone = [task.type for task in self.tasks if getattr(task, "goes_with", "")]
+        if alone and len(self.tasks) > 1:
+            raise ValueError(f"{alone[0]} stands alone in its stream")
         for task in self.tasks:
             for one, other in ((task, self.source), (self.source, task)):
                 needed = getattr(one, "goes_with", "")
@@ -241,6 +244,15 @@ class GallerySettings(Config):
 
     key_file: AnyPath | None = Field(
         None,
+    @model_validator(mode="after")
+    def _radiographs_have_one_way(self) -> Settings:
+        takers = [stream.name for stream in self.streams if getattr(stream.source, "type", "") == "dicom"]
+        if len(takers) > 1:
+            raise ValueError(f"only one stream can take radiographs, and there are {', '.join(takers)}")
+        if takers and self.dicom is None:
+            raise ValueError(f"the stream {takers[0]} takes radiographs, and there is no section `dicom` by which they arrive; add it")
+        return self
+
         description="The key, 0600; default: <state_dir>/gallery/key, made at first. $CREDENTIALS_DIRECTORY/gallery.key goes first.",
     )
     clusters: ClusterSettings = ClusterSettings()

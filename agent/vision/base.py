@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from agent.config import Config
 from agent.datatypes import Annotation, Event, Frame
+from agent.settings import Settings
 
 
 class Source(ABC):
@@ -22,6 +23,9 @@ class Source(ABC):
     @abstractmethod
     def finite(self) -> bool:
         """True: no frame may be lost, and the pipeline pushes back. False: live, only the newest frame counts."""
+
+    def prepare(self, settings: Settings) -> None:
+        """Called before the first `open`: for a source that shares folders of the agent with another process."""
 
     @property
     def expected_per_second(self) -> float | None:
@@ -70,7 +74,7 @@ class Task(ABC):
 
     @abstractmethod
     def update(self, frame: Frame, prediction: Any) -> list[Event]:
-        """Carry tracks and counters on by one frame. Called in frame order by one thread."""
+        """Carry tracks and counters on by one frame. Called in frame order by one thread. NotNowError: called again after a while."""
 
     def missed(self, frame: Frame) -> list[Event]:
         """A live frame that could not be processed: end what was not seen for too long. Called in frame order by the thread of `update`."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from agent.datatypes import Annotation, Event, Frame, StreamHealth
-from agent.errors import AlmenaError
+from agent.errors import AlmenaError, NotNowError
 from agent.outbox import Outbox, OutboxError
 from agent.vision.base import Source, Task
 from agent.vision.running_source import RunningSource
@@ -210,7 +210,7 @@ class Pipeline:
 
     def _finish(self, frame: Frame, predictions: list[Any]) -> None:
         with self.times.stage("update"):
-            events = [event for task, prediction in zip(self.tasks, predictions, strict=True) for event in task.update(frame, prediction)]
+            events = [event for task, made in zip(self.tasks, predictions, strict=True) for event in self._updated(task, frame, made)]
         with self.times.stage("publish"):
             self._commit(frame, events)
         self._viewer.offer(frame, tuple(annotation for task in self.tasks for annotation in task.annotations))
@@ -222,6 +222,17 @@ class Pipeline:
         if impaired != self._impaired:
             self._impaired = impaired
             self._report("running", "TASK_IMPAIRED" if impaired else "", impaired or "nothing is impaired any more")
+
+    def _updated(self, task: Task, frame: Frame, prediction: Any) -> list[Event]:
+        """An item waits for as long as the task cannot finish it."""
+        while True:
+            try:
+                return task.update(frame, prediction)
+            except NotNowError as error:
+                self._tell_failure(error, f"{frame.item} waits until it can be finished")
+            self._on_progress()
+            if self._stopping.wait(RETRY_S):
+                raise _StoppedError("stopped")
 
     def _commit(self, frame: Frame, events: list[Event]) -> None:
         """Append; an item of a finite source is done only once that has worked, so it is tried until it does."""

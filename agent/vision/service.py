@@ -85,6 +85,7 @@ class Stream:
     def _run(self) -> None:
         with ExitStack() as loaded:
             source = resolve(SOURCES, self.config.source.type, "source")(self.config.source, self.config.name)
+            source.prepare(self._settings)
             tasks: list[Task] = []
             for config in self.config.tasks:
                 tasks.append(resolve(TASKS, config.type, "task")(config, self.config.name, self._settings))

@@ -103,6 +103,28 @@ class ClassificationEvent(Payload):
     reason: Literal["changed", "left", "stream lost", "stopped", "interrupted"] | None
 
 
+class StudyEvent(Payload):
+    """What a model said of one radiograph, or why it said nothing. Nothing in it leads to the patient."""
+
+    item: Annotated[str, Field(description="HMAC-SHA256 of the SOP Instance UID with a key of the device.", pattern="^[0-9a-f]{32}$")]
+    modality: Annotated[str, Field(description="By the tags: CR, DX …; empty where they do not say.")]
+    view: Annotated[str, Field(description="By the tags: PA, AP …; empty where they do not say.")]
+    decision: Annotated[str | None, Field(description="The label that the model answers; null where it abstained.")]
+    positive: Annotated[str, Field(description="The positive class.")]
+    threshold: Annotated[float, Field(description="Its score from which it is the answer.")]
+    scores: Annotated[dict[str, float], Field(description="By label, 0 to 1; empty where the model was not asked.")]
+    abstained: Annotated[
+        Literal["tags", "pixels", "unlike", "margin"] | None,
+        Field(description="No frontal chest radiograph by its tags, or by its pixels; unlike the training data; scores too close."),
+    ]
+    reason: Annotated[str | None, Field(description="Why it abstained, in a sentence.")]
+    heat_map: Annotated[bool, Field(description="Whether there is one.")]
+    timings: Annotated[
+        dict[str, float],
+        Field(description="Seconds: queue, decode (codec: the part of it in codecs), preprocess, infer, explain, publish (its result)."),
+    ]
+
+
 class StreamEvent(Payload):
     """A stream's state has changed."""
 
@@ -270,6 +292,7 @@ class HubState(Versioned):
 DATA: dict[str, type[Payload]] = {
     "face": FaceEvent,
     "classification": ClassificationEvent,
+    "study": StudyEvent,
     "stream": StreamEvent,
     "audit": Audit,
     "loss": Loss,

@@ -75,7 +75,7 @@ TOPICS: dict[str, Topic] = {
         Topic("hub-state", f"almena/1/{HUB}/state", ("hub-state",), retained=True),
         Topic("status", f"{_DEVICE}/status", ("birth", "will"), retained=True),
         Topic("telemetry", f"{_DEVICE}/up/telemetry", ("telemetry",)),
-        Topic("event", f"{_DEVICE}/up/event/{{stream}}/{{kind}}", ("event", "face", "classification", "stream")),
+        Topic("event", f"{_DEVICE}/up/event/{{stream}}/{{kind}}", ("event", "face", "classification", "study", "stream")),
         Topic("live", f"{_DEVICE}/up/live/{{stream}}", ("live",), qos=0),
         Topic("reported", f"{_DEVICE}/up/reported", ("reported",), retained=True),
         Topic("reply", f"{_DEVICE}/up/reply/{{id}}", ("reply",)),

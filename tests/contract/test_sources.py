@@ -13,6 +13,7 @@ import pytest
 from agent.config import Config
 from agent.errors import SourceError
 from agent.registry import SOURCES, resolve
+from agent.settings import Settings
 from agent.vision.base import Source
 
 PATHLESS = "nothing-here"
@@ -27,6 +28,7 @@ def nonsense(name: str, folder: Path) -> dict[str, Any]:
         "rtsp": {"url": f"rtsp://127.0.0.1:1/{PATHLESS}", "timeout_s": 2},
         "video": {"path": str(folder / "broken.mp4")},
         "folder": {"path": str(folder / PATHLESS)},
+        "dicom": {},
         "mjpeg": {"url": f"http://127.0.0.1:1/{PATHLESS}", "timeout_s": 2},
     }[name]
 
@@ -41,6 +43,8 @@ def source(name: str, tmp_path: Path) -> Source:
     kind = resolve(SOURCES, name, "source")
     one = kind(kind.Config.model_validate(nonsense(name, tmp_path)), "test")
     assert isinstance(one, Source)
+    (tmp_path / "studies").write_text("no folder")
+    one.prepare(Settings(state_dir=tmp_path))
     return one
 
 

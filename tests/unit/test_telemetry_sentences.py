@@ -60,6 +60,13 @@ def test_classifications(data: dict[str, Any], words: str) -> None:
     assert _say("classification", "field", **{**usual, **data}) == words
 
 
+def test_studies() -> None:
+    done = {"item": 32 * "a", "decision": "covid", "positive": "covid", "threshold": 0.41, "scores": {"covid": 0.934}, "reason": None}
+    assert _say("study", "xray", **done) == "xray: radiograph aaaaaaaa: the model answers covid, unverified (covid 0.93, from 0.41 on)"
+    none = {**done, "decision": None, "scores": {}, "reason": "the view LL is not frontal"}
+    assert _say("study", "xray", **none) == "xray: radiograph aaaaaaaa: no answer: the view LL is not frontal"
+
+
 def test_streams() -> None:
     assert _say("stream", state="running", code="", detail="") == "door: is running"
     assert _say("stream", state="covered", code="STREAM_COVERED", detail="dark") == "door: shows a covered lens [STREAM_COVERED]: dark"

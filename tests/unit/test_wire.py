@@ -48,9 +48,23 @@ CLASSIFICATION: dict[str, Any] = {
     "frames": 7,
     "reason": "changed",
 }
+STUDY: dict[str, Any] = {
+    "item": 2 * SPOOL,
+    "modality": "DX",
+    "view": "PA",
+    "decision": "covid",
+    "positive": "covid",
+    "threshold": 0.41,
+    "scores": {"covid": 0.9, "normal": 0.04, "pneumonia": 0.06},
+    "abstained": None,
+    "reason": None,
+    "heat_map": True,
+    "timings": {"queue": 0.002, "infer": 0.004},
+}
 DATA: dict[str, dict[str, Any]] = {
     "face": FACE,
     "classification": CLASSIFICATION,
+    "study": STUDY,
     "stream": {"state": "failed", "code": "STREAM_TIMEOUT", "detail": "no frame for 10 s"},
     "audit": {"action": "identity.erase", "actor": "web", "outcome": "done", "detail": {}},
     "loss": {"lane": "event", "spool": SPOOL, "reason": "evicted", "count": 3, "ranges": [[1, 3]], "since": 1.0, "until": 2.0},
