@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agent.config import AnyPath, CardName, Config, ExistingFile, Folder
+from agent.dicom_settings import DicomSettings
 from agent.errors import SettingsError
 from agent.registry import SOURCES, TASKS, UnknownPluginError, config_of
+from agent.tls_settings import TlsSettings
 from agent.yaml_file import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -52,7 +53,6 @@ class StreamSettings(Config):
     source: Any = Field(description="Where frames come from; `type` chooses the source.")
     tasks: tuple[Any, ...] = Field((), description="What is done with each frame; `type` chooses the task.")
 
-
     @model_validator(mode="after")
     def _belong_together(self) -> StreamSettings:
         alone = [task.type for task in self.tasks if getattr(task, "goes_with", "")]
@@ -64,6 +64,7 @@ class StreamSettings(Config):
                 if needed and needed != getattr(other, "type", needed):
                     raise ValueError(f"{one.type} goes only with {needed}, not with {other.type}")
         return self
+
 
 class EngineSettings(Config):
     """How models are run."""
@@ -132,27 +133,6 @@ class OutboxSettings(Config):
     audit: LaneSettings = LaneSettings(max_bytes=32 * MEBIBYTE, max_age_s=365 * DAY)
     history_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Settled rows are kept as local history up to this size …")
     history_age_s: float = Field(30 * DAY, ge=0, description="… and this age.")
-
-
-class TlsSettings(Config):
-    """TLS towards the broker."""
-
-    ca_file: ExistingFile | None = Field(None, description="CA certificates in PEM; default: the system's.")
-    cert_file: ExistingFile | None = Field(None, description="Client certificate in PEM.")
-    key_file: ExistingFile | None = Field(None, description="Its private key in PEM.")
-
-    @model_validator(mode="after")
-    def _pair(self) -> TlsSettings:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file go together")
-        return self
-
-    def context(self) -> ssl.SSLContext:
-        """What a connection is made with. Raises OSError, of which ssl.SSLError is a kind, where a file cannot be used."""
-        context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
-        if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
-        return context
 
 
 class MqttSettings(Config):
@@ -244,15 +224,6 @@ class GallerySettings(Config):
 
     key_file: AnyPath | None = Field(
         None,
-    @model_validator(mode="after")
-    def _radiographs_have_one_way(self) -> Settings:
-        takers = [stream.name for stream in self.streams if getattr(stream.source, "type", "") == "dicom"]
-        if len(takers) > 1:
-            raise ValueError(f"only one stream can take radiographs, and there are {', '.join(takers)}")
-        if takers and self.dicom is None:
-            raise ValueError(f"the stream {takers[0]} takes radiographs, and there is no section `dicom` by which they arrive; add it")
-        return self
-
         description="The key, 0600; default: <state_dir>/gallery/key, made at first. $CREDENTIALS_DIRECTORY/gallery.key goes first.",
     )
     clusters: ClusterSettings = ClusterSettings()
@@ -267,10 +238,20 @@ class Settings(Config):
     engines: EngineSettings = EngineSettings()
     serving: ServingSettings = ServingSettings()
     gallery: GallerySettings = GallerySettings()
+    dicom: DicomSettings | None = None
     outbox: OutboxSettings = OutboxSettings()
     mqtt: MqttSettings | None = None
     web: WebSettings = WebSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _radiographs_have_one_way(self) -> Settings:
+        takers = [stream.name for stream in self.streams if getattr(stream.source, "type", "") == "dicom"]
+        if len(takers) > 1:
+            raise ValueError(f"only one stream can take radiographs, and there are {', '.join(takers)}")
+        if takers and self.dicom is None:
+            raise ValueError(f"the stream {takers[0]} takes radiographs, and there is no section `dicom` by which they arrive; add it")
+        return self
 
     @field_validator("streams")
     @classmethod

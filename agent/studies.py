@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 ITEM = re.compile(r"[0-9a-f]{32}")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LEFT_OVER_S = 3600.0
-"""A part of a file that is older than this was left by a process that died."""
 
 
 class StudyError(AlmenaError):
@@ -203,13 +201,6 @@ class SealedFolder:
     def remove(self, item: str) -> None:
         """Nothing if it is not there."""
         self._of(item).unlink(missing_ok=True)
-
-    def sweep(self, now: float) -> None:
-        """Remove parts of files that processes left when they were killed."""
-        for part in self.path.glob(".*.part"):
-            with suppress(FileNotFoundError):
-                if now - part.stat().st_ctime > LEFT_OVER_S:
-                    part.unlink()
 
     def _of(self, item: str) -> Path:
         if not ITEM.fullmatch(item):

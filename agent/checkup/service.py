@@ -17,6 +17,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent import settings as settings_module
 from agent.checkup import Check
 from agent.checkup.calibrations import calibrations
+from agent.checkup.dicom import dicom_checks
 from agent.checkup.libraries import gstreamer
 from agent.checkup.tunings import tunings
 from agent.errors import SettingsError
@@ -42,7 +43,8 @@ def service_checks(settings: Settings) -> list[Check]:
     """All of them."""
     pipelines = any(stream.source.type == "gstreamer" for stream in settings.streams)
     own = [*models(settings), *calibrations(settings), *tunings(settings), gstreamer(pipelines)]
-    return [*own, broker(settings.mqtt, settings.device.name), web(settings)]
+    dicom = [*dicom_checks(settings.dicom, settings.state_dir)] if settings.dicom else []
+    return [*own, broker(settings.mqtt, settings.device.name), web(settings), *dicom]
 
 
 def models(settings: Settings) -> list[Check]:

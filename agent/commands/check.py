@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from agent import settings as settings_module
+from agent.dicom_settings import DicomServerTls, DicomSettings
 from agent.errors import SettingsError
+from agent.tls_settings import TlsSettings
 from engines.card import card, card_for
 from engines.errors import EngineError
 
@@ -46,6 +48,17 @@ def check(
         else "no broker, results stay on the device"
     )
     print(f"  events: {where}")
+    if settings.dicom:
+        print(f"  dicom: {_dicom(settings.dicom)}")
+
+
+def _dicom(dicom: DicomSettings) -> str:
+    receiver, web, folder, destination = dicom.receiver, dicom.web, dicom.folder, dicom.destination
+    ways = [f"{receiver.ae_title} at {receiver.host}:{receiver.port}"] if receiver.enabled else []
+    ways += [f"STOW-RS at {web.host}:{web.port}"] if web else []
+    ways += [f"the folder {folder.path}"] if folder else []
+    to = (destination.url or f"{destination.ae_title} at {destination.host}:{destination.port}") if destination else "nobody"
+    return f"from {', '.join(ways) or 'nobody'}; answers to {to}"
 
 
 def _unusable(settings: settings_module.Settings) -> list[str]:
@@ -64,9 +77,23 @@ def _unusable(settings: settings_module.Settings) -> list[str]:
             card_for(name, kind) if kind else card(name)
         except EngineError as error:
             problems.append(f"{place}: {error}")
-    if settings.mqtt and settings.mqtt.tls:
+    for place, tls in _tls(settings):
         try:
-            settings.mqtt.tls.context()
+            tls.context()
         except OSError as error:
-            problems.append(f"mqtt.tls: certificates or key cannot be used: {error}")
+            problems.append(f"{place}: certificates or key cannot be used: {error}")
+    sources = [stream.name for stream in settings.streams if stream.source.type == "dicom"]
+    if sources and settings.dicom is None:
+        problems.append(f"streams.{sources[0]}: nothing receives radiographs for it: add a section `dicom`")
     return problems
+
+
+def _tls(settings: settings_module.Settings) -> list[tuple[str, TlsSettings | DicomServerTls]]:
+    dicom = settings.dicom
+    found = {
+        "mqtt.tls": settings.mqtt and settings.mqtt.tls,
+        "dicom.receiver.tls": dicom and dicom.receiver.tls,
+        "dicom.web.tls": dicom and dicom.web and dicom.web.tls,
+        "dicom.destination.tls": dicom and dicom.destination and dicom.destination.tls,
+    }
+    return [(place, tls) for place, tls in found.items() if tls]

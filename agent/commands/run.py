@@ -27,7 +27,7 @@ def run(
     config: Annotated[Path, typer.Option("--config", "-c", help="The settings file.")] = Path("almena.yaml"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print events.")] = False,
 ) -> None:
-    """Run vision and uplink, start either again when it ends, and print events as they happen. Ctrl-C ends it."""
+    """Run the agent's processes, start each again when it ends, and print events as they happen. Ctrl-C ends it."""
     settings = settings_module.load(config)
     with sole_agent(settings.state_dir):
         run_agent(settings, config, quiet=quiet)
@@ -46,6 +46,8 @@ def run_agent(settings: Settings, config: Path, *, quiet: bool) -> None:
 def children(settings: Settings, config: Path) -> list[Child]:
     """The agent's processes in the order of their start: sinks first, sources last."""
     found = [Child("uplink", ["agent.uplink", str(config)]), Child("vision", ["agent.vision", str(config)])]
+    if settings.dicom:
+        found.append(Child("dicom", ["agent.dicom", str(config)]))
     if settings.mqtt and settings.mqtt.embedded_broker:
         found.insert(0, Child("broker", ["agent.broker", "--port", str(settings.mqtt.port)]))
     return found

@@ -27,7 +27,7 @@ from engines.base import EngineError
 log = logging.getLogger(__name__)
 
 RETRY_S = (2.0, 5.0, 15.0, 60.0)
-AT_START_ONLY = ("device", "state_dir", "outbox", "mqtt", "web", "telemetry")
+AT_START_ONLY = ("device", "state_dir", "dicom", "outbox", "mqtt", "web", "telemetry")
 """Sections of the settings that both processes read only when they start."""
 
 

@@ -16,7 +16,7 @@ from agent.settings import MqttSettings, Settings, load
 pytestmark = pytest.mark.unit
 
 COMMITTED = Path(__file__).parents[2] / "almena.example.yaml"
-FILES = ("clip.mp4", "ca.pem", "device.pem", "device.key", "mqtt.password")
+FILES = ("clip.mp4", "dicom.token", "ca.pem", "device.pem", "device.key", "mqtt.password")
 
 
 def uncommented(text: str) -> str:

@@ -1,0 +1,50 @@
+"""What the DICOM process counts, written to a file that the others read."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+
+class Counters:
+    """Counts since the process started. Several threads use it; nothing in it is of a patient."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+
+    def count(self, what: str) -> None:
+        """One more of `what`."""
+        with self._lock:
+            self._counts[what] += 1
+
+    def accepted(self, duplicate: bool) -> None:
+        """An instance that was acknowledged."""
+        self.count("duplicates" if duplicate else "accepted")
+
+    def refused(self, reason: str) -> None:
+        """An instance, or a caller, that was not taken."""
+        with self._lock:
+            self._refused[reason] += 1
+
+    def failed(self, reason: str) -> None:
+        """An accepted instance that came to nothing."""
+        with self._lock:
+            self._failed[reason] += 1
+
+    def figures(self) -> dict[str, Any]:
+        """All of them."""
+        with self._lock:
+            return {**self._counts, "refused": dict(self._refused), "failed": dict(self._failed)}
+
+    def write(self, path: Path, **more: Any) -> None:
+        """To a file that appears as a whole. Raises OSError."""
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(self.figures() | more), encoding="utf-8")
+        os.replace(part, path)

@@ -1,0 +1,102 @@
+"""A watched folder of .dcm files. It is scanned instead of watched by inotify, which network shares do not have."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from agent.dicom.counters import Counters
+from agent.dicom.intake import Intake, RefusedError
+from agent.dicom_settings import DicomFolderSettings
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".dcm", ".dicom")
+LATER = ("no-space", "storage")
+"""Refusals that are not the file's fault: it stays and is tried again."""
+
+
+class WatchedFolder:
+    """Takes what is complete, the oldest first; what is refused is moved to failed/ with the reason beside it."""
+
+    def __init__(self, settings: DicomFolderSettings, max_bytes: int, intake: Intake, counters: Counters) -> None:
+        self._settings = settings
+        self._max_bytes = max_bytes
+        self._intake = intake
+        self._counters = counters
+        self.trouble = ""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dicom-folder")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the file in hand."""
+        self._stopping.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """One round. Raises OSError if the folder cannot be read."""
+        complete = []
+        with os.scandir(self._settings.path) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    if time.time() - status.st_mtime >= self._settings.settle_s:
+                        complete.append((status.st_mtime_ns, Path(entry.path), status.st_size))
+        for _, path, size in sorted(complete):
+            if self._stopping.is_set():
+                return
+            self._take(path, size)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.look()
+                self.trouble = ""
+            except OSError as error:
+                trouble = f"{self._settings.path} cannot be used: {error.strerror}"
+                if trouble != self.trouble:
+                    log.error("%s", trouble)
+                self.trouble = trouble
+            self._stopping.wait(self._settings.period_s)
+
+    def _take(self, path: Path, size: int) -> None:
+        if size > self._max_bytes:
+            self._counters.refused("too-large")
+            self._refuse(path, "too-large: it is larger than dicom.max_instance_bytes")
+            return
+        try:
+            self._intake.accept(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except RefusedError as error:
+            if error.reason in LATER:
+                raise OSError(0, str(error)) from error
+            self._refuse(path, f"{error.reason}: {error}")
+            return
+        if self._settings.after == "delete":
+            path.unlink(missing_ok=True)
+        else:
+            _moved(path, "done")
+
+    def _refuse(self, path: Path, why: str) -> None:
+        log.warning("a file of %s was refused: %s", self._settings.path, why)
+        target = _moved(path, "failed")
+        target.with_name(target.name + ".reason.txt").write_text(why + "\n", encoding="utf-8")
+
+
+def _moved(path: Path, to: str) -> Path:
+    """Into a sub-folder, beside a file of the same name that is there."""
+    folder = path.parent / to
+    folder.mkdir(exist_ok=True)
+    target, number = folder / path.name, 1
+    while target.exists():
+        target, number = folder / f"{path.stem}-{number}{path.suffix}", number + 1
+    os.replace(path, target)
+    return target

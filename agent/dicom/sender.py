@@ -1,0 +1,170 @@
+"""Answers on their way to the PACS: kept until it has them, oldest first, tried again with a growing pause."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+
+from agent.dicom.counters import Counters
+from agent.dicom.destinations import Connection, RejectedError, UnreachableError, connected
+from agent.dicom.reading import UnusableError, pixels_of
+from agent.dicom.workshop import Workshop
+from agent.dicom_settings import DicomDestinationSettings
+from agent.studies import StudyError, StudyFolders, UnknownStudyError
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+SCAN_SHARE = 20
+"""The pause between two looks is at least this many times as long as a look took."""
+PER_CONNECTION = 100
+REJECTIONS = 3
+"""An answer that was rejected so often is put into dead/."""
+
+
+class Sender:
+    """Watches results/, has answers built, and sends them. Without a destination an item is at its end once it has a result."""
+
+    def __init__(
+        self, settings: DicomDestinationSettings | None, ae_title: str, folders: StudyFolders, workshop: Workshop, counters: Counters
+    ) -> None:
+        self._settings = settings
+        self._ae_title = ae_title
+        self._folders = folders
+        self._workshop = workshop
+        self._counters = counters
+        self._asked: set[str] = set()
+        self._rejections: Counter[str] = Counter()
+        self._again: dict[str, float] = {}
+        """From when on (monotonic) a rejected answer is tried again."""
+        self._pause_s = 0.0
+        self._not_before = 0.0
+        self.trouble = ""
+        """Why the destination takes nothing at present."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dicom-sender")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the object in hand."""
+        self._stopping.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """One round: what has a result is built, what is built is sent."""
+        folders = self._folders
+        waiting = set(folders.inbox.items())
+        ready = [item for item in folders.results.items() if item in waiting]
+        if self._settings is None:
+            for item in ready:
+                self._finish(item)
+            return
+        now = time.monotonic()
+        built = [item for item in folders.answers.items() if item in waiting and now >= self._again.get(item, 0.0)]
+        self._asked &= set(ready)
+        for item in ready:
+            if item not in self._asked:
+                self._asked.add(item)
+                if not folders.answers.holds(item):
+                    self._workshop.build(item)
+        if built and now >= self._not_before:
+            self._send(built[:PER_CONNECTION])
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                self.look()
+            except StudyError as error:
+                log.error("%s", error)
+            except Exception as error:  # the supervisor of sending: nothing is lost, it is tried again
+                log.exception("answers cannot be sent: %s", type(error).__name__)
+            self._stopping.wait(max(LOOK_S, SCAN_SHARE * (time.monotonic() - started)) if not self._stopping.is_set() else 0)
+
+    def _send(self, items: list[str]) -> None:
+        assert self._settings
+        try:
+            with connected(self._settings, self._ae_title) as connection:
+                for item in items:
+                    if self._stopping.is_set():
+                        return
+                    self._answer(item, connection)
+        except UnreachableError as error:
+            self._unreachable(str(error), items)
+            return
+        self._recovered()
+
+    def _answer(self, item: str, connection: Connection) -> None:
+        header, body = self._folders.answers.read(item)
+        start = 0
+        try:
+            for size in header["sizes"]:
+                connection.send(body[start : start + size])
+                start += size
+        except RejectedError as error:
+            self._rejected(item, str(error))
+            return
+        self._counters.count("answered")
+        self._recovered()
+        self._finish(item)
+
+    def _finish(self, item: str) -> None:
+        """Leave a receipt in place of the instance."""
+        folders = self._folders
+        try:
+            pixels = folders.fingerprint(pixels_of(folders.instance(item).data))
+        except UnknownStudyError:
+            return
+        except UnusableError:
+            pixels = ""
+        folders.answered.write(item, {"pixels": pixels}, b"", at=time.time(), durable=True)
+        folders.inbox.remove(item)
+        folders.answers.remove(item)
+        self._forget(item)
+
+    def _rejected(self, item: str, reason: str) -> None:
+        assert self._settings
+        self._rejections[item] += 1
+        self._counters.count("rejected")
+        log.error("%s: the destination did not take its answer (%d of %d): %s", item, self._rejections[item], REJECTIONS, reason)
+        if self._rejections[item] >= REJECTIONS:
+            self._bury(item, "rejected", reason)
+        else:
+            self._again[item] = time.monotonic() + self._settings.first_retry_s
+
+    def _unreachable(self, reason: str, items: list[str]) -> None:
+        """Wait longer each time; what is too old to wait is put into dead/."""
+        assert self._settings
+        if reason != self.trouble:
+            log.error("answers wait: %s", reason)
+        self.trouble = reason
+        self._counters.count("unreachable")
+        self._pause_s = min(self._pause_s * 2 or self._settings.first_retry_s, self._settings.longest_retry_s)
+        self._not_before = time.monotonic() + self._pause_s
+        for item in items:
+            try:
+                made_at = self._folders.results.written_at(item)
+            except UnknownStudyError:
+                continue
+            if time.time() - made_at > 3600 * self._settings.give_up_h:
+                self._bury(item, "unreachable", reason)
+
+    def _bury(self, item: str, reason: str, detail: str) -> None:
+        self._counters.count("dead")
+        self._folders.bury(item, reason, detail)
+        self._folders.answers.remove(item)
+        self._forget(item)
+
+    def _forget(self, item: str) -> None:
+        self._rejections.pop(item, None)
+        self._again.pop(item, None)
+
+    def _recovered(self) -> None:
+        if self.trouble:
+            log.info("the destination takes answers again")
+        self.trouble, self._pause_s, self._not_before = "", 0.0, 0.0
