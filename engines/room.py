@@ -44,6 +44,8 @@ Keras to SavedModel 969 MB (VGG-16, 554 MB: 3330 MB), TFLite to ONNX 5040 MB, Sa
 EfficientNet-B0 (1850 MB) and VGG-16 (20.1 GB, of which TensorFlow's own freezing takes 8.4 GB); building for OpenVINO 423 MB,
 ONNX Runtime 567 MB, LiteRT 266 MB, TensorFlow 1194 MB. Those of dlib, ONNX, OpenVINO IR and TensorRT are guesses."""
 
+LEAST = BUILDING["litert"]
+"""For a backend of which nothing is known here, because others registered it."""
 DISK_TIMES = 3
 """A built engine, the one that is being written, and the FP32 one that it is compared with."""
 
@@ -64,7 +66,7 @@ def require_room(
         wanted, size = max(wanted, _bytes(CONVERTING[route], size)), int(size * CONVERTING[route].grows)
         kept += size
     fed = prod(shape) * INPUT_BYTES
-    wanted = max(wanted, _bytes(BUILDING[backend], size) + fed)
+    wanted = max(wanted, _bytes(BUILDING.get(backend, LEAST), size) + fed)
     free = available_memory()
     if wanted > free:
         raise EngineError(

@@ -17,6 +17,7 @@ from agent.commands.tune import cards, seconds, settings_of, wide_console
 
 if TYPE_CHECKING:
     from calibration.agreement import OnClip, OnPairs
+    from engines.card import ModelCard
 
 
 def parity(
@@ -46,29 +47,40 @@ def parity(
     Examples: `almena bench parity centerface --source clip.mp4`, `almena bench parity dlib-resnet --pairs pairs.csv --root photographs`
     """
     from agent.vision.face_kit import engine_options
-    from calibration.agreement import backends, on_clip, on_pairs
+    from calibration.agreement import on_clip, on_pairs
 
     options = engine_options(settings := settings_of(config))
     (card,) = cards([model], options)
-    wanted = {"face-detection": ("--source", source), "face-embedding": ("--pairs", pairs)}
-    if card.task not in wanted:
-        raise typer.BadParameter(f"{model} is for {card.task}: `almena calibrate --labels` and `almena bench matrix` compare its accuracy")
-    name, given = wanted[card.task]
-    if given is None:
-        raise typer.BadParameter(f"{model} is for {card.task} and needs {name}", param_hint=name)
-    names = [backend] if backend else backends(card, precision)
-    found: list[OnClip] | list[OnPairs]
+    names = _names(card, backend, precision, {"face-detection": ("--source", source), "face-embedding": ("--pairs", pairs)})
+    found: list[OnClip] | list[OnPairs] = []
     if source is not None and card.task == "face-detection":
         with told(card.name) as tell, closing(pictures(source, settings, seconds(watch), tell)) as frames:
             found = on_clip(card, options, names, precision, islice(frames, 0, None, every))
-    else:
-        assert pairs is not None
+    elif pairs is not None:
         found = on_pairs(card, options, names, precision, pairs, root or pairs.parent, detector)
-    rows = [asdict(one) | {"within": not one.why} for one in found]
+    _tell(card.model_id, [asdict(one) | {"within": not one.why} for one in found], as_json)
+
+
+def _names(card: ModelCard, backend: str | None, precision: str, needed: dict[str, tuple[str, Any]]) -> list[str]:
+    """Of the backends to compare. `needed`: by task the option that it takes, and what was given."""
+    from calibration.agreement import backends
+
+    if card.task not in needed:
+        raise typer.BadParameter(
+            f"{card.name} is for {card.task}: `almena calibrate --labels` and `almena bench matrix` compare its accuracy"
+        )
+    option, given = needed[card.task]
+    if given is None:
+        raise typer.BadParameter(f"{card.name} is for {card.task} and needs {option}", param_hint=option)
+    return [backend] if backend else backends(card, precision)
+
+
+def _tell(model: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print, and end with 1 unless all is within what is allowed."""
     if as_json:
-        print(json.dumps({"model": card.model_id, "rows": rows}, indent=2))
+        print(json.dumps({"model": model, "rows": rows}, indent=2))
     else:
-        _print([_row(row) for row in rows], card.model_id)
+        _print([_row(row) for row in rows], model)
     if not all(row["within"] for row in rows):
         raise typer.Exit(1)
 

@@ -50,9 +50,7 @@ def calibrate(
     ranges: Annotated[
         Literal["auto", "minmax", "entropy", "percentile"], typer.Option(help="auto takes those that give the least noise.")
     ] = "auto",
-    samples: Annotated[
-        int, typer.Option(min=12, max=2000, help="Pictures that are chosen at most; a quarter is for the verdict, which needs 80.")
-    ] = 96,
+    samples: Annotated[int, typer.Option(min=12, max=2000, help="Pictures at most; a quarter is for the verdict: 80 and more.")] = 96,
     watch: Annotated[str, typer.Option(help="How long a camera is watched: 60s, 5m.")] = "60s",
     budget: Annotated[str, typer.Option(help="For what has to stay in float, for each flavour: 60s, 10m.")] = "5m",
     detector: Annotated[str, typer.Option(help="The card that finds the faces for an embedder.")] = "centerface",
