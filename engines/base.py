@@ -74,10 +74,9 @@ class Engine(ABC):
             if not callable(tensor) and not spec.accepts(tensor):
                 raise EngineError(f"{self.name}: input {spec.name!r} must be {spec.dtype} {spec.shape}, not {tensor.dtype} {tensor.shape}")
 
-        # einsum sums twice as fast as sum(); a sum that overflows is looked at closely
         def checked(outputs: Mapping[str, Tensor]) -> T:
             for name, tensor in outputs.items():
-                if name not in picked and not math.isfinite(np.einsum("i->", tensor.reshape(-1))) and not np.isfinite(tensor).all():
+                if name not in picked and not _finite(tensor):
                     raise self.not_finite(name)
             return reader(outputs)
 
@@ -111,3 +110,9 @@ class Engine(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _finite(tensor: Tensor) -> bool:
+    """By its product with itself, which is the fastest sum; where that overflows, value by value."""
+    flat = tensor.reshape(-1)
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
