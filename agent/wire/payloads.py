@@ -114,8 +114,8 @@ class StudyEvent(Payload):
     threshold: Annotated[float, Field(description="Its score from which it is the answer.")]
     scores: Annotated[dict[str, float], Field(description="By label, 0 to 1; empty where the model was not asked.")]
     abstained: Annotated[
-        Literal["tags", "pixels", "unlike", "margin"] | None,
-        Field(description="No frontal chest radiograph by its tags, or by its pixels; unlike the training data; scores too close."),
+        Literal["tags", "pixels", "margin"] | None,
+        Field(description="No frontal chest radiograph by its tags, or by its pixels; or its scores are too close to another answer."),
     ]
     reason: Annotated[str | None, Field(description="Why it abstained, in a sentence.")]
     heat_map: Annotated[bool, Field(description="Whether there is one.")]

@@ -57,7 +57,7 @@ def running(state: Path, card: Path, **config: Any) -> Iterator[tuple[Pipeline, 
     with Outbox.open(state / "outbox", "dev", OutboxSettings()) as outbox:
         source = DicomSource(DicomConfig(), "xray")
         source.prepare(ours)
-        task = StudyTask(StudyConfig.model_validate({"model": str(card), **config}), "xray", ours)
+        task = StudyTask(StudyConfig.model_validate({"model": str(card), "pixels": False, **config}), "xray", ours)
         pipeline = Pipeline(source, (task,), outbox, NoViewer())
         pipeline.start()
         try:

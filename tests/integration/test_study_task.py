@@ -87,6 +87,14 @@ def test_it_says_nothing_where_tags_or_scores_forbid_it(analysed: Any, folders: 
         assert result.abstained == event["reason"]
 
 
+def test_a_picture_that_is_no_radiograph_gets_no_answer(tmp_path: Path, card: Path, folders: StudyFolders) -> None:
+    with running(tmp_path / "state", card, pixels=True) as (_, outbox):
+        item = put(folders, "1.2.3", image(250))
+        event = wait_until(lambda: studies(outbox).get(item), 60, "the study")
+    assert (event["decision"], event["abstained"], event["scores"]) == (None, "pixels", {})
+    assert event["reason"] == "no frontal chest radiograph by its pixels: it is all of one shade"
+
+
 def test_the_heat_map_is_hot_where_the_answer_was_seen(analysed: Any, folders: StudyFolders) -> None:
     pixels = image(170, rows=300, columns=200)
     pixels[30:90, 120:180] = 255

@@ -21,6 +21,7 @@ from agent.settings import Settings
 from agent.studies import StudyError, StudyPicture, StudyResult
 from agent.vision.base import Task
 from agent.vision.classifier_kit import ClassifierKit
+from agent.vision.frontal import frontal
 from agent.vision.heat_map import heat_map
 from agent.vision.sources.dicom import study_folders
 from agent.vision.tasks.study_config import StudyConfig as StudyConfig
@@ -28,7 +29,7 @@ from engines.answers import answer
 from engines.card import ModelCard
 from engines.errors import ModelFileError
 
-Abstained = Literal["", "tags", "pixels", "unlike", "margin"]
+Abstained = Literal["", "tags", "pixels", "margin"]
 STEPS = ("queue", "decode", "codec", "preprocess", "infer", "explain", "publish")
 
 
@@ -48,8 +49,10 @@ class Finding:
     def step(self, name: str) -> Iterator[None]:
         """Time one."""
         started = time.perf_counter()
-        yield
-        self.timings[name] = time.perf_counter() - started
+        try:
+            yield
+        finally:
+            self.timings[name] = time.perf_counter() - started
 
 
 class StudyTask(Task):
@@ -63,6 +66,7 @@ class StudyTask(Task):
         self._folders = study_folders(settings)
         self._kit = ClassifierKit.open(settings, config.model)
         self._card = self._kit.classifier.card
+        self._frontal = frontal() if config.pixels else None
         self._positive, self._limit = _point(self._card, config)
         self.parallel = self._kit.classifier.engine.parallel
         self._counts: Counter[str] = Counter()
@@ -79,6 +83,10 @@ class StudyTask(Task):
             found.abstained, found.why = "tags", f"no frontal chest radiograph by its tags: {picture.note}"
             return found
         with found.step("preprocess"):
+            objection = self._frontal.objection(image) if self._frontal else ""
+            if objection:
+                found.abstained, found.why = "pixels", f"no frontal chest radiograph by its pixels: {objection}"
+                return found
             fitted = self._kit.classifier.fit(image)
         with found.step("infer"):
             said = self._kit.classifier.read([fitted])

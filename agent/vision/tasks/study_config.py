@@ -20,4 +20,5 @@ class StudyConfig(Config):
         None, gt=0, lt=1, description="Score from which the answer is the positive class; default: the card's.", examples=[0.5]
     )
     margin: float = Field(0.05, ge=0, lt=0.5, description="No answer where the scores are by less than this from another answer.")
+    pixels: bool = Field(True, description="No answer for a picture that does not look like a frontal chest radiograph.")
     heat_map: bool = Field(True, description="Show in a picture where the model saw what it answered.")

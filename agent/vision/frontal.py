@@ -1,0 +1,72 @@
+"""Whether a grey picture looks like a frontal chest radiograph: by its distance from those that the model was trained on.
+
+The picture, 24x24 and of one mean and deviation, is compared with the principal components of the training pictures: how far it lies from
+their plane, and within it from their middle, each in units of what is usual there (M. Turk, A. Pentland, "Eigenfaces for recognition",
+Journal of Cognitive Neuroscience 3(1), 1991; B. Moghaddam, A. Pentland, PAMI 19(7), 1997). `training.frontal` makes the file beside this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.preprocess import stretched
+
+SIDE = 24
+FLAT = 6.0
+"""Grey levels: a picture whose deviation is smaller shows nothing."""
+LONGEST = 2.0
+"""A radiograph of a chest is not more than so many times as long as wide, nor as wide as long."""
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Frontal:
+    """mean: (D,); axes: (K, D), orthonormal; spread: (K,) variances along them; rest: the mean square distance from their plane;
+    limit: the distance from which a picture is refused. D is SIDE squared."""
+
+    mean: F32
+    axes: F32
+    spread: F32
+    rest: float
+    limit: float
+
+    def distance(self, image: NDArray[np.uint8]) -> float:
+        """Of a picture (H, W); about 2 for a radiograph like the others."""
+        return float(self.distances(features(image)[None])[0])
+
+    def distances(self, rows: F32) -> F32:
+        """Of `features`, (N, D)."""
+        centred = rows - self.mean
+        within = centred @ self.axes.T
+        outside = np.square(centred).sum(1) - np.square(within).sum(1)
+        return np.asarray(np.square(within / np.sqrt(self.spread)).mean(1) + outside / self.rest, np.float32)
+
+    def objection(self, image: NDArray[np.uint8]) -> str:
+        """Why a picture (H, W) is taken for no frontal chest radiograph; "" if it may be one."""
+        rows, columns = image.shape
+        if max(rows, columns) > LONGEST * min(rows, columns):
+            return "it is far longer on one side than on the other"
+        if stretched(image, SIDE, SIDE).std() < FLAT:
+            return "it is all of one shade"
+        distance = self.distance(image)
+        return f"it is unlike the training images (distance {distance:.1f}, at most {self.limit:.1f})" if distance > self.limit else ""
+
+
+def features(image: NDArray[np.uint8]) -> F32:
+    """(D,) of a picture (H, W)."""
+    small = stretched(image, SIDE, SIDE).astype(np.float32).ravel()
+    return np.asarray((small - small.mean()) / (small.std() + 4.0), np.float32)
+
+
+@cache
+def frontal() -> Frontal:
+    """As it was fitted."""
+    with (resources.files("agent.vision") / "frontal.npz").open("rb") as file, np.load(file) as kept:
+        parts = {name: kept[name].astype(np.float32) for name in ("mean", "axes", "spread")}
+        return Frontal(**parts, rest=float(kept["rest"]), limit=float(kept["limit"]))
