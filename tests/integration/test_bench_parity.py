@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.commands.bench import app
-from agent.sample_clip import RATE, frames
+from agent.sample_clip import Walk, frames
 from calibration.quantise import Quantiser
 from calibration.samples import normalised
 from engines.calibrated import Calibration, place, save
@@ -29,6 +29,10 @@ from tests.fakes.views import views
 
 IN_FLOAT = 28
 """Of CenterFace's nodes, at its beginning and at its end."""
+SCRIPT = (
+    Walk("known", (0, 1, 3, 4), (0.2, 0.35, 0.4, 0.2), (0.75, 0.8, 1.0, 0.8), (1.0, 1.0, 1.0, 1.0)),
+    Walk("unknown", (0.4, 1, 3, 4), (0.75, 0.65, 0.7, 0.8), (0.7, 0.8, 1.0, 0.7), (0.8, 0.8, 0.8, 0.8)),
+)
 
 
 @pytest.fixture
@@ -60,31 +64,30 @@ def calibrate(name: str, options: EngineOptions, pictures: Sequence[Image], ends
     save(record, file, target)
 
 
-def run(*arguments: str, expect: int = 0) -> dict[str, Any]:
+def run(*arguments: str) -> dict[str, Any]:
     result = CliRunner().invoke(app, ["parity", *arguments, "--json"])
-    assert result.exit_code == expect, result.output
+    assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout)
     print(found)
     return found
 
 
 def test_the_detector_on_the_sample_clip(tmp_path: Path, config: Path, options: EngineOptions, portraits: dict[str, Path]) -> None:
-    shown = list(frames(*(np.asarray(cv2.imread(str(path)), np.uint8) for path in portraits.values())))[:: RATE // 2]
+    known, unknown = (np.asarray(cv2.imread(str(path)), np.uint8) for path in portraits.values())
+    shown = list(frames(known, unknown, SCRIPT))[::3]
     clip = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, shown[0].shape[1::-1])
     for frame in shown:
         writer.write(frame)
     writer.release()
-    calibrate("centerface", options, [letterbox(frame, 640, 384, 0)[0] for frame in shown[1::4]], IN_FLOAT)
-    (row,) = run("centerface", "--source", str(clip), "--backend", "openvino", "-c", str(config))["rows"]
+    calibrate("centerface", options, [letterbox(frame, 640, 384, 0)[0] for frame in shown[1::6]], IN_FLOAT)
+    (row,) = run("centerface", "--source", str(clip), "--every", "2", "--backend", "openvino", "-c", str(config))["rows"]
     assert (row["backend"], row["precision"], row["within"]) == ("openvino", "int8", True)
-    assert row["frames"] == len(shown)
-    assert row["faces"] > 20
+    assert row["frames"] == -(-len(shown) // 2)
+    assert row["faces"] > 15
     assert abs(row["found"] - row["faces"]) <= max(1, 0.01 * row["faces"])
     assert row["faces"] - 1 <= row["both"] <= row["faces"]
     assert 0.98 <= row["mean_overlap"] < 1
-    half = run("centerface", "--source", str(clip), "--every", "2", "--backend", "openvino", "-c", str(config))["rows"][0]
-    assert half["frames"] == -(-len(shown) // 2)
 
 
 def chips(embedder: FaceEmbedder, options: EngineOptions, pictures: Sequence[Image]) -> list[Image]:
@@ -117,12 +120,10 @@ def test_the_embedder_on_pairs(
         assert abs(row["fp32"]["accuracy"] - row["candidate"]["accuracy"]) <= 0.003
         assert row["fp32"]["accuracy"] > 0.6
     monkeypatch.setattr("calibration.agreement.LOSS", -1.0)
-    row = run(*asked, "--backend", "openvino", expect=1)["rows"][0]
-    assert not row["within"]
-    assert "points, allowed are -100" in row["why"]
     told = CliRunner().invoke(app, ["parity", *asked, "--backend", "openvino"])
     assert told.exit_code == 1
     assert "decided otherwise" in told.stdout
+    assert "points, allowed are -100" in told.stdout
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path, config: Path) -> None:
