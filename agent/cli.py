@@ -29,6 +29,7 @@ COMMANDS = {
     "tune": "agent.commands.tune:app",
     "bench": "agent.commands.bench:app",
     "eval": "agent.commands.evaluate:app",
+    "train": "training.command:app",
 }
 
 

@@ -137,23 +137,32 @@ def _half(kinds: NDArray[Any], second: bool) -> NDArray[np.intp]:
     return np.argsort(kinds, kind="stable")[int(second) :: 2]
 
 
-def read_classes(card: ModelCard, decoder: ClassificationDecoder, folder: Path) -> Classes:
-    """A folder for each of the card's labels, named like it. Raises LabelsError."""
+def class_files(card: ModelCard, folder: Path) -> list[tuple[Path, int]]:
+    """The pictures of a folder with a sub-folder for each of the card's labels, with the places of their labels. Raises LabelsError."""
     if not folder.is_dir():
         raise LabelsError(f"{folder} is no folder; a classifier's labels are a folder of pictures for each class")
     unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in card.labels)
     if unknown:
         raise LabelsError(f"{folder}: {unknown[0]!r} is no label of {card.name}; they are {', '.join(card.labels)}")
+    found = [
+        (path, place)
+        for place, label in enumerate(card.labels)
+        for path in sorted(entry for entry in (folder / label).glob("*") if entry.suffix.lower() in PICTURES)
+    ]
+    if not found:
+        raise LabelsError(f"{folder} holds no picture in folders named {', '.join(card.labels)}")
+    return found
+
+
+def read_classes(card: ModelCard, decoder: ClassificationDecoder, folder: Path) -> Classes:
+    """The pictures that `class_files` lists. Raises LabelsError."""
     width, height = card.input.sizes[0]
     pictures, truth, marks = [], [], []
-    for place, label in enumerate(card.labels):
-        for path in sorted(entry for entry in (folder / label).glob("*") if entry.suffix.lower() in PICTURES):
-            picture = read_picture(path)
-            pictures.append(fed(picture, card.input, width, height))
-            truth.append(place)
-            marks.append(fingerprint(picture))
-    if not pictures:
-        raise LabelsError(f"{folder} holds no picture in folders named {', '.join(card.labels)}")
+    for path, place in class_files(card, folder):
+        picture = read_picture(path)
+        pictures.append(fed(picture, card.input, width, height))
+        truth.append(place)
+        marks.append(fingerprint(picture))
     return Classes(decoder, pictures, np.array(truth, np.int64), _digest(pictures, truth), marks)
 
 

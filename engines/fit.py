@@ -42,6 +42,11 @@ def require_fit(card: ModelCard, engine: Engine) -> None:
         raise ModelFileError(
             f"{card.name}: output {params.output!r} has {classes} classes, and the card {len(card.labels)} labels; list them in its order"
         )
+    if params.maps and (len(shapes[params.maps]) != 4 or shapes[params.maps][1] not in (None, len(card.labels))):
+        raise ModelFileError(
+            f"{card.name}: output {params.maps!r} is {list(shapes[params.maps])}, not (N, {len(card.labels)}, h, w): it holds no map for"
+            " each label; correct decoder.params.maps"
+        )
 
 
 def fitting(card: ModelCard, judge: Judge) -> Judge:

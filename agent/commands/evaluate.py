@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agent import settings as settings_module
+from agent.commands.evaluate_classify import classify
 from agent.errors import UsageError
 from agent.settings import Settings
 
@@ -24,6 +25,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.callback()
 def evaluate() -> None:
     """Measure accuracy on labelled data of your own."""
+
+
+app.command()(classify)
 
 
 @app.command()
@@ -46,7 +50,7 @@ def faces(
     from calibration.verification import PairsError
 
     try:
-        result = _verify(pairs, root, settings_module.load(config) if config else _demo_settings(), detector, embedder)
+        result = _verify(pairs, root, settings_module.load(config) if config else demo_settings(), detector, embedder)
     except PairsError as error:
         raise UsageError(str(error)) from error
     print(json.dumps(_record(result, detector, embedder), indent=2) if as_json else _text(result))
@@ -76,7 +80,8 @@ def _verify(pairs: Path, root: Path, settings: Settings, detector_name: str, emb
         embedder.close()
 
 
-def _demo_settings() -> Settings:
+def demo_settings() -> Settings:
+    """Built-in settings, with the files of the demo."""
     from agent.demo import default_folder
 
     folder = default_folder()

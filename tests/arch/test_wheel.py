@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"agent", "engines", "calibration", "fleet"}
+PACKAGES = {"agent", "engines", "calibration", "fleet", "training"}
 UNDECLARED = {"jtop", "pydantic_core", "typing_extensions"}
 """jetson-stats is AGPL and taken where it is there; pydantic pins its own core; the last is for type checkers alone."""
 NOT_HERE = {"cuda": "cuda-python", "tensorrt": "tensorrt", "pynvml": "nvidia-ml-py"}
