@@ -50,9 +50,8 @@ def main() -> None:
     listed = listing(options.data)
     images = [opencv().imread(str(one.path), opencv().IMREAD_GRAYSCALE) for one in listed]
     found, apart = fitted(images, np.array([one.group for one in listed]))
-    numbers = {"mean": found.mean, "axes": found.axes, "spread": found.spread}
-    half = {name: values.astype(np.float16) for name, values in numbers.items()}
-    np.savez_compressed(options.write, **half, rest=found.rest, limit=found.limit)
+    mean, axes, spread = (values.astype(np.float16) for values in (found.mean, found.axes, found.spread))
+    np.savez_compressed(options.write, mean=mean, axes=axes, spread=spread, rest=found.rest, limit=found.limit)
     print(f"{len(images)} pictures, limit {found.limit:.2f}, median {np.median(apart):.2f}")
 
 

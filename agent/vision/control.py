@@ -28,6 +28,7 @@ from agent.vision.gallery import LATEST_EXPIRY
 from agent.vision.inference.http import InferenceApp
 from agent.vision.inference.models import Serving
 from agent.vision.preview import Preview
+from agent.vision.study_control import StudyControl
 
 BOUNDARY = "almena-frame"
 MAX_VIEWERS = 8
@@ -76,6 +77,9 @@ class VisionControl(Protocol):
 
     @property
     def serving(self) -> Serving: ...
+
+    @property
+    def studies(self) -> StudyControl: ...
 
     def streams(self) -> list[StreamHealth]: ...
 
@@ -144,6 +148,9 @@ class _Api:
             Route("/clusters", self.clusters, methods=get),
             Route("/clusters/{cluster}/name", self.name_cluster, methods=post),
             Route("/clusters/{cluster}", self.erase_cluster, methods=erase),
+            Route("/studies", self.studies, methods=get),
+            Route("/studies/{item}/picture.jpg", self.study_picture, methods=get),
+            Route("/studies/{item}/heat-map.png", self.study_heat_map, methods=get),
             Route("/recognize", self.recognise, methods=post),
         ]
         return InferenceApp(lambda: self._vision.serving, Starlette(routes=routes, exception_handlers=HANDLERS))
@@ -164,6 +171,15 @@ class _Api:
 
     def metrics(self, _request: Request) -> Response:
         return JSONResponse(self._vision.metrics())
+
+    def studies(self, _request: Request) -> Response:
+        return JSONResponse(self._vision.studies.recent())
+
+    def study_picture(self, request: Request) -> Response:
+        return Response(_known(request.path_params["item"], "study", self._vision.studies.picture), media_type="image/jpeg")
+
+    def study_heat_map(self, request: Request) -> Response:
+        return Response(_known(request.path_params["item"], "study", self._vision.studies.heat_map), media_type="image/png")
 
     def inference(self, _request: Request) -> Response:
         return JSONResponse(self._vision.serving.status())

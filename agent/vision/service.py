@@ -22,6 +22,7 @@ from agent.vision.inference.models import Serving
 from agent.vision.interrupted import end_interrupted
 from agent.vision.pipeline import Pipeline
 from agent.vision.preview import Preview
+from agent.vision.study_control import StudyControl
 from engines.base import EngineError
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class Vision:
         self.outbox = Outbox.open(self.settings.outbox_dir, self.settings.device.name, self.settings.outbox)
         self.faces = FaceControl(self.settings, self.outbox)
         self.serving = Serving(self.settings)
+        self.studies = StudyControl(self.settings)
         self._housekeeping = Housekeeping(self.settings, self.outbox, self._forget)
         self._streams = self._configured()
 

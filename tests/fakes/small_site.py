@@ -9,6 +9,7 @@ from types import TracebackType
 
 import httpx
 
+from agent.dicom_settings import DicomSettings
 from agent.outbox import Outbox
 from agent.settings import DeviceSettings, OutboxSettings, Settings, WebSettings
 from agent.uplink.web.app import WebServer, serve
@@ -22,13 +23,22 @@ class SmallSite(AbstractContextManager["SmallSite"]):
     """Serves on a free loopback port while it is entered. `stop_vision` and `start_vision` end and restart the vision process."""
 
     def __init__(
-        self, state_dir: Path, web: WebSettings | None = None, streams: tuple[str, ...] = ("door",), outbox: OutboxSettings | None = None
+        self,
+        state_dir: Path,
+        web: WebSettings | None = None,
+        streams: tuple[str, ...] = ("door",),
+        outbox: OutboxSettings | None = None,
+        dicom: DicomSettings | None = None,
     ) -> None:
         self._streams = streams
         self._stack = ExitStack()
         self._vision_stack = ExitStack()
         self.settings = Settings(
-            state_dir=state_dir, device=DeviceSettings(name="entrance"), web=web or WebSettings(port=0), outbox=outbox or OutboxSettings()
+            state_dir=state_dir,
+            device=DeviceSettings(name="entrance"),
+            web=web or WebSettings(port=0),
+            outbox=outbox or OutboxSettings(),
+            dicom=dicom,
         )
         self.status = SmallStatus()
         self.vision: SmallVision
@@ -52,7 +62,7 @@ class SmallSite(AbstractContextManager["SmallSite"]):
 
     def start_vision(self) -> None:
         """Start vision and its control socket."""
-        self.vision = self._vision_stack.enter_context(SmallVision(self.settings.state_dir, self._streams))
+        self.vision = self._vision_stack.enter_context(SmallVision(self.settings.state_dir, self._streams, self.settings.dicom))
         control = ControlServer(self.vision)
         control.start()
         self._vision_stack.callback(control.stop)

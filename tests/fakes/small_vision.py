@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from agent.datatypes import Annotation, Frame, StreamHealth
+from agent.dicom_settings import DicomSettings
 from agent.errors import AlmenaError, UnknownError
 from agent.settings import Settings
 from agent.vision.inference.models import Serving
 from agent.vision.preview import Preview
+from agent.vision.study_control import StudyControl
 
 
 def frame(index: int, stream: str = "door", width: int = 640, height: int = 360) -> Frame:
@@ -97,10 +99,11 @@ class SmallPeople:
 class SmallVision:
     """Streams of moving squares at 25 frames a second while it is `running`."""
 
-    def __init__(self, state_dir: Path, streams: Sequence[str] = ("door",)) -> None:
-        self.settings = Settings(state_dir=state_dir)
+    def __init__(self, state_dir: Path, streams: Sequence[str] = ("door",), dicom: DicomSettings | None = None) -> None:
+        self.settings = Settings(state_dir=state_dir, dicom=dicom)
         self.faces = SmallPeople()
         self.serving = Serving(self.settings)
+        self.studies = StudyControl(self.settings)
         self.reloads = 0
         self.restart_needed = ("mqtt",)
         self._previews = {name: Preview(name, 10.0, 960) for name in streams}

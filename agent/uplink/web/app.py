@@ -29,6 +29,7 @@ from agent.uplink.web.routes_faces import faces_router
 from agent.uplink.web.routes_inference import InferencePaths, describe
 from agent.uplink.web.routes_login import STATIC, login_router, page_router
 from agent.uplink.web.routes_state import probes_router, state_router
+from agent.uplink.web.routes_studies import studies_router
 from agent.uplink.web.vision import VisionClient
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False
     app.include_router(faces_router(context.outbox, vision))
     app.include_router(events_router(context.outbox, stopping))
     app.include_router(state_router(context, vision))
+    app.include_router(studies_router(settings, vision))
     app.include_router(probes_router(context, vision))
     if login:
         app.include_router(login_router(settings, login))

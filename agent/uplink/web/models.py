@@ -75,5 +75,6 @@ class Health(BaseModel):
     version: str
     started_at: float
     login: bool = Field(description="Whether the page asks for a login.")
+    studies: bool = Field(description="Whether radiographs arrive here.")
     vision: Connection = Field(description="running or down")
     broker: Connection = Field(description="off, connecting, connected, refused or waiting")

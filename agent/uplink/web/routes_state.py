@@ -58,6 +58,7 @@ class _State:
             version=__version__,
             started_at=self._started_at,
             login=self._context.settings.web.login is not None,
+            studies=self._context.settings.dicom is not None,
             vision=await _vision_state(self._vision),
             broker=Connection(state=self._context.broker.state, detail=self._context.broker.text),
         )

@@ -5,10 +5,11 @@ import { byId, pill } from "./dom.js";
 import * as events from "./events.js";
 import * as live from "./live.js";
 import * as people from "./people.js";
+import * as studies from "./studies.js";
 import * as system from "./system.js";
 
 const STATUS_MS = 3000;
-const sections = { live, people, system };
+const sections = { live, people, studies, system };
 const tabs = [...document.querySelectorAll("[role=tab]")];
 let current = "live";
 
@@ -37,6 +38,7 @@ async function status() {
     byId("device").textContent = health.device;
     document.title = `${health.device} – Almena`;
     byId("logout").hidden = !health.login;
+    byId("tab-studies").hidden = !health.studies;
     const up = health.vision.state === "running";
     pill(byId("vision-state"), up ? "vision running" : "vision down", up ? "good" : "bad", health.vision.detail);
     const broker = health.broker.state === "off" ? "no broker" : `broker ${health.broker.state}`;
@@ -57,7 +59,8 @@ for (const tab of tabs) {
   tab.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
-    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    const shown = tabs.filter((other) => !other.hidden);
+    const next = shown[(shown.indexOf(tab) + step + shown.length) % shown.length];
     next.focus();
     next.click();
   });
@@ -72,4 +75,5 @@ setInterval(() => { if (!document.hidden) status(); }, STATUS_MS);
 
 events.start();
 people.start();
+studies.start();
 show(location.hash.slice(2));

@@ -132,6 +132,7 @@ function facts({ kind, data }) {
 export function sentence(event) {
   if (event.kind === "face") return face(event);
   if (event.kind === "stream") return stream(event);
+  if (event.kind === "study") return study(event);
   if (event.kind === "classification") return classification(event);
   return { who: "", text: `${event.kind} at ${event.stream}: ${JSON.stringify(event.data)}`, kind: "other" };
 }
@@ -151,6 +152,12 @@ function classification({ stream: place, data }) {
   const why = data.reason && !["left", "changed"].includes(data.reason) ? ` (${data.reason})` : "";
   const text = { new: "shows", update: "still shows", end: data.reason ? "no longer shows" : "has a photograph that shows" }[data.type];
   return { who: place, text: `${text} ${data.label} ${score}${why}`, kind: data.type === "end" && data.reason ? "known.gone" : "known" };
+}
+
+function study({ data }) {
+  const who = `Radiograph ${data.item.slice(0, 8)}`;
+  if (data.decision === null) return { who, text: `got no answer: ${data.reason}`, kind: "unknown" };
+  return { who, text: `the model answers ${data.decision}, unverified (${data.positive} ${data.scores[data.positive].toFixed(2)})`, kind: "known" };
 }
 
 const STREAM = {
