@@ -43,6 +43,7 @@ def capture(source: Dataset, image: NDArray[np.uint8], result: StudyResult) -> D
     dataset.ContentDate = dataset.SeriesDate = made(result).strftime("%Y%m%d")
     dataset.ContentTime = dataset.SeriesTime = made(result).strftime("%H%M%S.%f")
     dataset.PatientOrientation = source.get("PatientOrientation")
+    dataset.Laterality = source.get("Laterality")
     dataset.BurnedInAnnotation = "YES"
     dataset.ImageComments = NOTICE
     dataset.SourceImageSequence = Sequence([_reference(source)])

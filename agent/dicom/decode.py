@@ -67,13 +67,24 @@ def _require_usable(dataset: Dataset) -> None:
 
 def _pixels(dataset: Dataset, syntax: uid.UID) -> NDArray[np.integer]:
     """(rows, columns) of stored values."""
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    compressed = syntax in COMPRESSED
-    needed = rows * columns * int(dataset.BitsAllocated) // 8
-    if not compressed and (there := len(dataset.PixelData or b"")) < needed:
-        raise UnusableError("truncated", f"it ends early: {there} of {needed} bytes of pixel data are there")
-    with foreign("codec" if compressed else "damaged", "its pixel data cannot be decoded"):
+    return _unpacked(dataset, syntax) if syntax in COMPRESSED else _native(dataset, syntax == uid.ExplicitVRBigEndian)
+
+
+def _unpacked(dataset: Dataset, syntax: uid.UID) -> NDArray[np.integer]:
+    with foreign("codec", "its pixel data cannot be decoded"):
         pixels = np.asarray(get_decoder(syntax).as_array(dataset, raw=True)[0])
-        if pixels.shape != (rows, columns) or pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
-            raise UnusableError("codec", "its compressed pixel data has another size than it says")
-        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if pixels.shape != (dataset.Rows, dataset.Columns) or pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
+        raise UnusableError("codec", "its compressed pixel data has another size than it says")
+    return pixels
+
+
+def _native(dataset: Dataset, big_endian: bool) -> NDArray[np.integer]:
+    with foreign("damaged", "its pixel data cannot be read"):
+        data, count = bytes(dataset.PixelData or b""), int(dataset.Rows) * int(dataset.Columns)
+        words = dataset.BitsAllocated == 16
+        swapped = big_endian and (words or dataset["PixelData"].VR == "OW")
+    if len(data) < (needed := 2 * count if words else count):
+        raise UnusableError("truncated", f"it ends early: {len(data)} of {needed} bytes of pixel data are there")
+    if swapped:
+        data = np.frombuffer(data, ">u2", len(data) // 2).astype("<u2").tobytes()
+    return np.frombuffer(data, "<u2" if words else "u1", count).reshape(dataset.Rows, dataset.Columns)

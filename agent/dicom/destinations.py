@@ -74,9 +74,10 @@ def _association(settings: DicomDestinationSettings, ae_title: str) -> Iterator[
         entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     try:
         tls = (settings.tls.context(), settings.host) if settings.tls else None
-        host = socket.gethostbyname(settings.host or "")
+        with socket.create_connection((settings.host or "", settings.port), WITHIN_S) as probe:  # pynetdicom leaks one that fails
+            host = probe.getpeername()[0]
     except (OSError, ssl.SSLError) as error:
-        raise UnreachableError(f"{settings.host} cannot be used: {error.strerror or error}") from error
+        raise UnreachableError(f"{settings.host}:{settings.port} does not answer: {error.strerror or error}") from error
     association = entity.associate(host, settings.port, ae_title=settings.ae_title, max_pdu=MAX_PDU, tls_args=tls)  # type: ignore[arg-type]
     if not association.is_established:
         how = "rejected the association (AE titles?)" if association.is_rejected else "does not answer"

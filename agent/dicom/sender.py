@@ -161,6 +161,7 @@ class Sender:
         self._forget(item)
 
     def _forget(self, item: str) -> None:
+        self._asked.discard(item)
         self._rejections.pop(item, None)
         self._again.pop(item, None)
 

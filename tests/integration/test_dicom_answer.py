@@ -1,0 +1,190 @@
+"""Answers: a report and a capture that a real PACS takes, that tools of others read, and of which none is lost."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
+from pynetdicom import AE, evt
+
+from agent.dicom.answer import answer_files
+from agent.dicom.decode import picture_of
+from agent.dicom.intake import RefusedError
+from agent.dicom.service import Dicom
+from agent.studies import StudyFolders, StudyInstance
+from tests.fakes.orthanc import Orthanc
+from tests.fakes.ports import free_port
+from tests.fakes.radiographs import MODEL, PATIENT, analyse, instance, phantom, receiving, result
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    server = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    yield server
+    server.stop()
+
+
+def accept(running: Dicom, number: int) -> str:
+    """Take an instance, and wait for its picture."""
+    (intake,) = [running.receiver._intake] if running.receiver else []
+    item = intake.accept(instance(number)).item
+    wait_until(lambda: running.folders.pictures.holds(item), 30, "the picture")
+    return item
+
+
+def answers(tmp_path: Path, **options: object) -> list[bytes]:
+    """Of one radiograph, without any process."""
+    folders = StudyFolders(tmp_path / "alone")
+    data = instance(1)
+    one = StudyInstance(folders.item("1"), data, time.time(), time.monotonic_ns())
+    folders.write_instance(one)
+    folders.write_picture(picture_of(one))
+    folders.write_result(result(one.item, **options))  # type: ignore[arg-type]
+    return answer_files(folders, one.item)
+
+
+def output(*command: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, encoding="latin-1", timeout=60)
+    return done.stdout + done.stderr
+
+
+def test_dsrdump_prints_the_findings(tmp_path: Path) -> None:
+    report, capture = answers(tmp_path)
+    path = tmp_path / "report.dcm"
+    path.write_bytes(report)
+    text = output("dsrdump", "+Pl", path)
+    assert "Verification Flag   : UNVERIFIED" in text
+    assert 'NUM:(,,"Score of covid")="0.71"' in text
+    assert '"Classification by machine")=(covid,99ALMENA,"covid")' in text
+    assert "The model's score for covid is above its threshold." in text
+    assert [str(dcmread(BytesIO(data)).PatientName) for data in (report, capture)] == [PATIENT, PATIENT]
+
+
+@pytest.mark.parametrize("heat", [True, False])
+def test_both_objects_follow_the_standard(tmp_path: Path, heat: bool) -> None:
+    files = answers(tmp_path, heat=heat)
+    assert len(files) == (2 if heat else 1)
+    for number, data in enumerate(files):
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(data)
+        assert re.findall("^Error.*", output("dciodvfy", path), re.MULTILINE) == []
+
+
+def test_an_abstention_is_reported_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "report.dcm"
+    path.write_bytes(answers(tmp_path, heat=False, abstained="The view is not frontal.")[0])
+    text = output("dsrdump", "+Pl", path)
+    assert "No answer: not analysed" in text
+    assert "The view is not frontal." in text
+
+
+def test_uids_follow_from_what_the_answer_is_made_of(tmp_path: Path) -> None:
+    first, again = (answers(tmp_path / name) for name in ("one", "two"))
+    uids = [[str(dcmread(BytesIO(data)).SOPInstanceUID) for data in files] for files in (first, again)]
+    assert uids[0] == uids[1]
+    assert len(set(uids[0])) == 2
+    capture = dcmread(BytesIO(first[1]))
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == dcmread(BytesIO(instance(1))).SOPInstanceUID
+    assert capture.ContributingEquipmentSequence[0].ManufacturerModelName == MODEL
+
+
+def test_a_pacs_that_was_down_gets_everything_once_it_is_up(tmp_path: Path, pacs: Orthanc) -> None:
+    destination = {"host": "127.0.0.1", "port": pacs.port, "ae_title": "PACS", "first_retry_s": 0.2, "longest_retry_s": 0.4}
+    with receiving(tmp_path, destination=destination) as running:
+        items = [accept(running, number) for number in (1, 2, 3)]
+        for item in items:
+            analyse(running.folders, item)
+        wait_until(lambda: running.counters.figures().get("unreachable", 0) > 1, 30, "failed attempts")
+        assert "does not answer" in running.sender.trouble
+        assert set(running.folders.inbox.items()) == set(items)
+        pacs.start()
+        wait_until(lambda: len(running.folders.answered.items()) == 3, 60, "every answer to be sent")
+        assert (running.sender.trouble, running.folders.inbox.items(), running.folders.answers.items()) == ("", [], [])
+        held = [dcmread(BytesIO(data)).SOPClassUID for data in pacs.instances()]
+        assert (held.count(ComprehensiveSRStorage), held.count(SecondaryCaptureImageStorage)) == (3, 3)
+        assert running.receiver is not None
+        assert running.receiver._intake.accept(instance(1)).duplicate
+        with pytest.raises(RefusedError, match="other pixels"):
+            running.receiver._intake.accept(instance(1, phantom(seed=8).astype("u2")))
+
+
+def test_what_a_pacs_rejects_is_kept_apart_and_holds_nothing_up(tmp_path: Path) -> None:
+    entity = AE(ae_title="PACS")
+    for sop_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+        entity.add_supported_context(sop_class)
+    refuse = {"1.2.826.0.1.3680043.10.1337.1.1"}
+    taken: list[str] = []
+
+    def store(event: evt.Event) -> int:
+        study = str(event.dataset.StudyInstanceUID)
+        if study in refuse:
+            return 0xC000
+        taken.append(study)
+        return 0x0000
+
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    try:
+        destination = {"host": "127.0.0.1", "port": port, "ae_title": "PACS", "first_retry_s": 0.1}
+        with receiving(tmp_path, destination=destination) as running:
+            bad, good = accept(running, 1), accept(running, 2)
+            for item in (bad, good):
+                analyse(running.folders, item)
+            wait_until(lambda: running.folders.dead.items() == [bad], 60, "the rejected one in dead/")
+            wait_until(lambda: running.folders.answered.items() == [good], 60, "the other to be sent")
+            (failure,) = running.folders.failures(running.folders.dead)
+            assert (failure.reason, "C000H" in failure.detail) == ("rejected", True)
+            refuse.clear()
+            assert running.receiver is not None
+            assert running.receiver._intake.accept(instance(1)).duplicate
+            wait_until(lambda: bad in running.folders.answered.items(), 60, "the rejected one, sent again by hand")
+    finally:
+        if server:
+            server.shutdown()
+
+
+def test_answers_go_by_stow_too(tmp_path: Path) -> None:
+    bodies: list[tuple[str, bytes]] = []
+
+    class Store(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append((self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with receiving(tmp_path, destination={"url": f"http://127.0.0.1:{server.server_port}/dicom-web/studies"}) as running:
+            analyse(running.folders, accept(running, 1))
+            wait_until(running.folders.answered.items, 60, "the answer")
+        assert len(bodies) == 2
+        assert all(kind.startswith('multipart/related; type="application/dicom"') and b"DICM" in body for kind, body in bodies)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_without_a_destination_a_result_is_the_end(tmp_path: Path) -> None:
+    with receiving(tmp_path, keep_h=0.001) as running:
+        item = accept(running, 1)
+        analyse(running.folders, item)
+        wait_until(lambda: running.folders.answered.items() == [item] and not running.folders.inbox.items(), 30, "the receipt")
+        assert (running.folders.shown.items(), running.folders.results.items()) == ([item], [item])
+        running.expire(time.time() + 60)
+        assert (running.folders.shown.items(), running.folders.results.items(), running.folders.answered.items()) == ([], [], [item])

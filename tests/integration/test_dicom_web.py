@@ -1,0 +1,77 @@
+"""STOW-RS and the watched folder."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.fakes.certificates import Authority
+from tests.fakes.radiographs import instance, phantom, receiving
+from tests.waiting import wait_until
+
+TOKEN = "a token of at least sixteen"
+
+
+def body(*files: bytes, boundary: str = "part") -> bytes:
+    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    return b"".join(head + data + b"\r\n" for data in files) + f"--{boundary}--\r\n".encode()
+
+
+def post(port: int, content: bytes, token: str = TOKEN, verify: Any = True) -> httpx.Response:
+    headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=part', "Authorization": f"Bearer {token}"}
+    scheme = "http" if verify is True else "https"
+    with httpx.Client(verify=verify, trust_env=False) as client:
+        return client.post(f"{scheme}://127.0.0.1:{port}/dicom-web/studies", content=content, headers=headers, timeout=30)
+
+
+def test_what_stow_says_is_stored_is(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    with receiving(tmp_path, web={"port": 0, "token_file": tmp_path / "token"}) as running:
+        assert running.web
+        port = running.web.port
+        assert post(port, body(instance(1)), token="another").status_code == 401
+        stored = post(port, body(instance(1), instance(2)))
+        assert stored.status_code == 200
+        assert [one["00081155"]["Value"][0][-3:] for one in stored.json()["00081199"]["Value"]] == ["3.1", "3.2"]
+        assert len(running.folders.inbox.items()) == 2
+        mixed = post(port, body(instance(3), b"no DICOM file", instance(1, phantom(seed=9).astype("u2"))))
+        assert mixed.status_code == 202
+        assert [one["00081197"]["Value"][0] for one in mixed.json()["00081198"]["Value"]] == [0xC000, 0xC101]
+        assert post(port, body(b"no DICOM file")).status_code == 409
+        cut = post(port, body(instance(4))[:-20])
+        assert (cut.status_code, "closing boundary" in cut.json()["detail"]) == (400, True)
+        assert post(port, body()).status_code == 400
+        assert len(running.folders.inbox.items()) == 3
+
+
+def test_a_client_certificate_is_as_good_as_a_token(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    server, client = authority.server(), authority.client("modality")
+    tls = {"cert_file": server.cert, "key_file": server.key, "client_ca_file": authority.cert}
+    with receiving(tmp_path, web={"port": 0, "tls": tls}) as running:
+        assert running.web
+        context = ssl.create_default_context(cafile=str(authority.cert))
+        try:
+            refused = post(running.web.port, body(instance(1)), verify=context).status_code
+        except httpx.HTTPError:
+            refused = 0
+        assert refused == 0
+        context.load_cert_chain(client.cert, client.key)
+        assert post(running.web.port, body(instance(1)), verify=context).status_code == 200
+
+
+def test_a_watched_folder_is_emptied(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"{number}.dcm").write_bytes(instance(number))
+    (folder / "bad.dcm").write_bytes(b"no DICOM file")
+    (folder / "notes.txt").write_text("not mine")
+    with receiving(tmp_path, folder={"path": folder, "settle_s": 0, "period_s": 0.05}) as running:
+        wait_until(lambda: len(running.folders.pictures.items()) == 2, 30, "two pictures")
+        wait_until(lambda: (folder / "failed" / "bad.dcm.reason.txt").exists(), 30, "the reason")
+    assert sorted(path.name for path in folder.iterdir()) == ["failed", "notes.txt"]
+    assert "not-dicom" in (folder / "failed" / "bad.dcm.reason.txt").read_text()
