@@ -16,7 +16,8 @@ import typer
 import yaml
 
 from agent import settings as settings_module
-from agent.commands import bench_engine, bench_http, bench_matrix, bench_parity
+from agent.commands import bench_engine, bench_http, bench_matrix, bench_parity, bench_studies
+from agent.commands.process_memory import peak_mb
 from agent.errors import AlmenaError
 from engines.card import card
 
@@ -37,6 +38,7 @@ app.command()(bench_engine.engine)
 app.command()(bench_matrix.matrix)
 app.command()(bench_http.http)
 app.command()(bench_parity.parity)
+app.command()(bench_studies.studies)
 
 
 @app.command()
@@ -134,7 +136,7 @@ class StreamBench:
         processes = [subprocess.Popen([sys.executable, "-m", module, str(self._config)]) for module in ("agent.uplink", "agent.vision")]
         try:
             metrics = self._until_finished(processes)
-            peaks = [_peak_mb(process.pid) for process in processes]
+            peaks = [peak_mb(process.pid) for process in processes]
         finally:
             for process in processes:
                 process.terminate()
@@ -191,14 +193,6 @@ class StreamBench:
                 for task, engine in self._engines.items()
             ],
         }
-
-
-def _peak_mb(pid: int) -> float:
-    """The most memory that a process had resident, in MB (VmHWM of proc(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AlmenaError(f"/proc/{pid}/status tells no VmHWM")
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -92,7 +92,7 @@ class ClassificationEvent(Payload):
     """A stage in the life of an answer: for as long as a classifier says the same of a stream. Of a photograph there is one `end`."""
 
     type: Literal["new", "update", "end"]
-    episode: Annotated[str, Field(description="The same from `new` to `end`; of a photograph the start of its file's SHA-256.")]
+    track: Annotated[str, Field(description="The same from `new` to `end`; of a photograph the start of its file's SHA-256.")]
     label: str
     positive: Annotated[bool | None, Field(description="Whether it is the card's positive class; null where the card names none.")]
     probabilities: Annotated[dict[str, float], Field(description="By label, the mean over the frames of this answer.")]

@@ -19,6 +19,7 @@ from agent.sentences import sentence
 from agent.settings import OutboxSettings, Settings
 from agent.vision.classifier_kit import ClassifierKit
 from agent.vision.inference.models import Serving
+from agent.vision.interrupted import end_interrupted
 from agent.vision.pipeline import Pipeline
 from agent.vision.sources.folder import FolderSource
 from agent.vision.tasks.classification import ClassificationConfig, ClassificationTask
@@ -77,7 +78,7 @@ def test_an_answer_is_told_when_it_held_and_ends_when_another_one_does(tasks: Ta
     assert [(one.label, one.known) for one in task.annotations] == [("bright", True)]
     second = play(task, [0] * 20, start=2.0)
     assert life(second) == [("end", "bright", "changed"), ("new", "dark", None)]
-    assert second[0].data["episode"] == first[0].data["episode"] != second[1].data["episode"]
+    assert second[0].data["track"] == first[0].data["track"] != second[1].data["track"]
     assert second[0].data["ended_at"] == 1.8e9 + 1.9
     assert second[1].data["started_at"] == 1.8e9 + 2.0
     assert second[1].data["probabilities"] == {"dark": 1.0, "bright": 0.0}
@@ -129,6 +130,15 @@ def test_every_photograph_is_one_event_and_a_repeat_adds_nothing(tmp_path: Path)
     assert [(one["label"], one["positive"]) for one in found] == [("damaged", True), ("intact", False)] * 3
     assert {(one["type"], one["frames"], one["reason"]) for one in found} == {("end", 1, None)}
     assert sentence(envelopes[0]).endswith("field: a photograph shows damaged (score 1.00)")
+
+
+def test_an_answer_that_a_crash_left_open_is_ended_at_the_next_start(tasks: Tasks, tmp_path: Path) -> None:
+    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
+        outbox.append("event", play(tasks(hold_s=0.0), [255, 0]))
+        assert end_interrupted(outbox) == 1
+        last = outbox.history(after_seq=0, limit=10)[-1]["data"]
+    assert (last["type"], last["label"], last["reason"]) == ("end", "dark", "interrupted")
+    jsonschema.validate(last, wire.DATA["classification"].model_json_schema())
 
 
 def test_streams_share_an_engine_and_it_is_served(tasks: Tasks, tmp_path: Path) -> None:

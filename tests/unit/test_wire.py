@@ -38,7 +38,7 @@ FACE: dict[str, Any] = {
 }
 CLASSIFICATION: dict[str, Any] = {
     "type": "end",
-    "episode": "e1",
+    "track": "e1",
     "label": "damaged",
     "positive": True,
     "probabilities": {"damaged": 0.91, "intact": 0.09},

@@ -170,7 +170,7 @@ class ClassificationTask(Task):
         labels = self._card.labels
         data = {
             "type": kind,
-            "episode": episode.id,
+            "track": episode.id,
             "label": episode.label,
             "positive": None if self._card.positive is None else episode.label == self._card.positive,
             "probabilities": {label: round(float(mean), 4) for label, mean in zip(labels, episode.mean, strict=True)},
