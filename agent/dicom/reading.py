@@ -83,8 +83,7 @@ def identify(data: bytes) -> Identity:
 
     Reasons: `not-dicom`, `transfer-syntax`, `sop-class`, `uid`.
     """
-    meta, start = _meta(data)
-    syntax = str(meta.get("TransferSyntaxUID", ""))
+    _, syntax, start = _meta(data)
     if syntax not in SYNTAXES:
         raise UnusableError("transfer-syntax", "its transfer syntax is not supported; send it uncompressed, or as JPEG, JPEG 2000 or RLE")
     if syntax == uid.DeflatedExplicitVRLittleEndian:
@@ -106,8 +105,8 @@ def identify(data: bytes) -> Identity:
 
 def inflated(data: bytes, limit: int) -> bytes:
     """`data`, or if it is deflated the same file as Explicit VR Little Endian. Raises UnusableError (`not-dicom`, `too-large`)."""
-    meta, start = _meta(data)
-    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+    meta, syntax, start = _meta(data)
+    if syntax != uid.DeflatedExplicitVRLittleEndian:
         return data
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     with foreign("not-dicom", "its deflated part is damaged"):
@@ -135,14 +134,15 @@ def pixels_of(data: bytes) -> bytes:
         return bytes(dataset.get("PixelData") or b"")
 
 
-def _meta(data: bytes) -> tuple[FileMetaDataset, int]:
-    """File meta information, and where the data set begins."""
+def _meta(data: bytes) -> tuple[FileMetaDataset, str, int]:
+    """File meta information, the transfer syntax that it names, and where the data set begins."""
     if data[128:132] != b"DICM":
         raise UnusableError("not-dicom", "it is no DICOM file: the prefix DICM is missing")
     file = BytesIO(data)
     file.seek(len(PREFIX))
     with foreign("not-dicom", "its file meta information cannot be read"):
-        return FileMetaDataset(read_dataset(file, False, True, stop_when=_after_meta)), file.tell()
+        meta = FileMetaDataset(read_dataset(file, False, True, stop_when=_after_meta))
+        return meta, str(meta.get("TransferSyntaxUID", "")), file.tell()
 
 
 def _after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:

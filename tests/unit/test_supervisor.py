@@ -219,7 +219,7 @@ def test_notify_does_not_wait_for_a_manager_that_hangs(
 
 def test_registry() -> None:
     assert resolve(SOURCES, "folder", "source").__name__ == "FolderSource"
-    with pytest.raises(UnknownPluginError, match=r"no source is called 'rstp'\. Did you mean 'rtsp'\? There are: folder, "):
+    with pytest.raises(UnknownPluginError, match=r"no source is called 'rstp'\. Did you mean 'rtsp'\? There are: dicom, folder, "):
         resolve(SOURCES, "rstp", "source")
     with pytest.raises(UnknownPluginError) as error:
         resolve(SOURCES, "qqq", "source")
