@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from training import networks, state
 from training.batches import epoch_batches, normalised, rarity
 from training.errors import TrainingError
+from training.memory import fitting_batch
 from training.recipe import Recipe
 from training.state import Epoch, State
 
@@ -46,6 +47,14 @@ class Workers:
         return (self.strategy or tf.distribute.get_strategy()).scope()
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a fine-tuning begins: weights of the network, and how many layers at the end of its base learn."""
+
+    weights: state.Arrays
+    layers: int
+
+
 class Trainer:
     """Trains one network on `train`, and keeps in `folder` after every epoch what it takes to go on.
 
@@ -54,20 +63,31 @@ class Trainer:
 
     def __init__(
         self, recipe: Recipe, train: Labelled, validation: Labelled, folder: Path, key: str,
-        weights: str | None = None, workers: Workers | None = None,
+        weights: str | None = None, workers: Workers | None = None, start: Start | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self._train, self._validation = recipe, train, validation
         self._folder, self._key, self._weights = folder, key, weights
         self._workers = workers or Workers()
+        self._start = start
         self._judge = Judge(recipe)
 
     def run(self, tell: Tell) -> State:
-        """Train to the end, or until the validation loss falls no more. What ran before is not run again.
+        """Train to the end, or until the validation loss falls no more; then fine-tune where the recipe says so.
 
-        Where memory runs out, it goes on from the last epoch with half the batch. Raises TrainingError.
+        What ran before is not run again. Where memory runs out, it goes on from the last epoch with half the batch. Raises TrainingError.
         """
+        first = self._learned(tell)
+        if self.recipe.fine_tuning is None:
+            return first
+        tuning = self.recipe.fine_tuning
+        recipe = self.recipe.model_copy(update={"epochs": tuning.epochs, "rate": tuning.rate, "fine_tuning": None})
+        start, folder = Start(first.best, tuning.layers), self._folder / "fine-tuned"
+        second = Trainer(recipe, self._train, self._validation, folder, self._key, self._weights, self._workers, start).run(tell)
+        return min((second, first), key=lambda one: one.best_epoch.validation_loss)
+
+    def _learned(self, tell: Tell) -> State:
         kept = state.load(self._folder, self._key)
-        batch = kept.batch if kept else self.recipe.batch
+        batch = kept.batch if kept else fitting_batch(self._judge.model, self.recipe.batch, self._workers.count)
         while True:
             try:
                 return self._run(kept, batch, tell)
@@ -80,7 +100,7 @@ class Trainer:
 
     def _run(self, kept: State | None, batch: int, tell: Tell) -> State:
         recipe = self.recipe.model_copy(update={"batch": batch})
-        pass_ = Pass(recipe, self._train, self._weights, self._workers)
+        pass_ = Pass(recipe, self._train, self._weights, self._workers, self._start)
         now = pass_.begin(kept)
         while not now.finished:
             began = time.monotonic()
@@ -112,13 +132,16 @@ class Trainer:
 class Pass:
     """Network, optimiser and step, for one size of batch."""
 
-    def __init__(self, recipe: Recipe, train: Labelled, weights: str | None, workers: Workers) -> None:
+    def __init__(self, recipe: Recipe, train: Labelled, weights: str | None, workers: Workers, start: Start | None = None) -> None:
         self._recipe, self._train, self._workers = recipe, train, workers
         self._factors = rarity(train[1], len(recipe.labels), recipe.class_weights)
         self._steps = steps = -(-len(train[1]) // recipe.batch)
         keras.utils.set_random_seed(recipe.seed)
         with workers.scope:
             self.model = networks.build(recipe, weights, learning=True, synchronised=workers.count > 1)
+            if start is not None:
+                self.model.set_weights(start.weights)
+                networks.unfreeze(self.model, start.layers)
             rate = keras.optimizers.schedules.CosineDecay(
                 recipe.rate / 100, max(1, round(steps * (recipe.epochs - recipe.warmup))),
                 warmup_target=recipe.rate, warmup_steps=max(1, round(steps * recipe.warmup)),

@@ -17,6 +17,20 @@ from training.errors import TrainingError
 NetworkName = Literal["compact", "mobilenet-v2", "resnet-50", "resnet-152", "xception", "vgg-16", "efficientnet-b0"]
 
 
+CAFFE: dict[str, Any] = {"colour": "BGR", "mean": [103.939, 116.779, 123.68], "scale": [1.0]}
+CENTRED: dict[str, Any] = {"colour": "RGB", "mean": [127.5], "scale": [127.5]}
+FEEDS: dict[str, dict[str, Any]] = {
+    "mobilenet-v2": CENTRED,
+    "resnet-50": CAFFE,
+    "resnet-152": CAFFE,
+    "xception": CENTRED,
+    "vgg-16": CAFFE,
+    "efficientnet-b0": {"colour": "RGB", "mean": [0.0], "scale": [1.0]},
+}
+"""What the ImageNet weights of keras.applications were trained on."""
+BASE_SIDE = 224
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,6 +112,8 @@ def names() -> list[str]:
 def load(name: str, changes: dict[str, Any] | None = None) -> Recipe:
     """The recipe of that name, or of that file where `name` ends with .yaml, with some of its keys changed.
 
+    With another network comes the input that its weights were trained on.
+
     Raises UnknownNameError, TrainingError.
     """
     own = name.endswith((".yaml", ".yml"))
@@ -106,9 +122,17 @@ def load(name: str, changes: dict[str, Any] | None = None) -> Recipe:
     try:
         text = (Path(name) if own else resources.files("training") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
         content = parsed(text)
-        return Recipe.model_validate(content | (changes or {}) if isinstance(content, dict) else content)
+        return Recipe.model_validate(_changed(content, changes or {}) if isinstance(content, dict) else content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainingError(f"recipe {name}: {error}") from error
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']}" for fault in error.errors())
         raise TrainingError(f"recipe {name}: {wrong}") from error
+
+
+def _changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    network = changes.get("network", content.get("network"))
+    if network == content.get("network") or network not in FEEDS:
+        return content | changes
+    feed = {"layout": "NHWC", "sizes": [[BASE_SIDE, BASE_SIDE]], "resize": content.get("input", {}).get("resize", "stretch")}
+    return content | changes | {"input": feed | FEEDS[network]}
