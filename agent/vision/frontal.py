@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from engines.preprocess import stretched
 
 SIDE = 24
+SAMPLES = 8
+"""Of a picture's pixels at least so many across and down become one."""
 FLAT = 6.0
 """Grey levels: a picture whose deviation is smaller shows nothing."""
 LONGEST = 2.0
@@ -36,12 +38,8 @@ class Frontal:
     rest: float
     limit: float
 
-    def distance(self, image: NDArray[np.uint8]) -> float:
-        """Of a picture (H, W); about 2 for a radiograph like the others."""
-        return float(self.distances(features(image)[None])[0])
-
     def distances(self, rows: F32) -> F32:
-        """Of `features`, (N, D)."""
+        """Of `features`, (N, D); about 2 for radiographs like those that it was fitted to."""
         centred = rows - self.mean
         within = centred @ self.axes.T
         outside = np.square(centred).sum(1) - np.square(within).sum(1)
@@ -52,15 +50,25 @@ class Frontal:
         rows, columns = image.shape
         if max(rows, columns) > LONGEST * min(rows, columns):
             return "it is far longer on one side than on the other"
-        if stretched(image, SIDE, SIDE).std() < FLAT:
+        small = _small(image)
+        if small.std() < FLAT:
             return "it is all of one shade"
-        distance = self.distance(image)
+        distance = float(self.distances(_levelled(small)[None])[0])
         return f"it is unlike the training images (distance {distance:.1f}, at most {self.limit:.1f})" if distance > self.limit else ""
 
 
 def features(image: NDArray[np.uint8]) -> F32:
     """(D,) of a picture (H, W)."""
-    small = stretched(image, SIDE, SIDE).astype(np.float32).ravel()
+    return _levelled(_small(image))
+
+
+def _small(image: NDArray[np.uint8]) -> F32:
+    """(D,) grey levels. Of a large picture every few pixels are enough."""
+    step = max(1, min(image.shape) // (SAMPLES * SIDE))
+    return stretched(np.ascontiguousarray(image[::step, ::step]), SIDE, SIDE).astype(np.float32).ravel()
+
+
+def _levelled(small: F32) -> F32:
     return np.asarray((small - small.mean()) / (small.std() + 4.0), np.float32)
 
 
