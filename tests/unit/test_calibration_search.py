@@ -60,11 +60,11 @@ def test_a_model_whose_weights_all_stay_float_is_no_int8(tmp_path: Path) -> None
 
 def test_a_budget_ends_the_search_with_what_passed(tmp_path: Path) -> None:
     site = Site(tmp_path, lambda left: "second" not in left)
-    search = site.search(["second", "first", "last", "pool"], budget_s=0.5)
+    search = site.search(["second", "first", "last", "pool"], budget_s=0.6)
     assert search.run()[0] == ["second", "first"]
     assert site.asked == [(0, False), (2, True)]
     assert search.cut_short == (
-        "the budget of 0.5 s was over: 2 of 4 nodes stay in float, where between 1 and 1 may do; a longer --budget finds out"
+        "the 1 s that the budget left for the search were over: 2 of 4 nodes stay in float, where between 1 and 1 may do; a longer --budget finds out"
     )
 
 
