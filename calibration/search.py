@@ -82,8 +82,8 @@ class Search:
         while best - failed > 1:
             if self._over():
                 self.cut_short = (
-                    f"the {self._budget_s:.0f} s that the budget left for the search were over: {best} of {len(order)} nodes stay in float, where between"
-                    f" {failed + 1} and {best - 1} may do; a longer --budget finds out"
+                    f"the {self._budget_s:.0f} s that the budget left for the search were over: {best} of"
+                    f" {len(order)} nodes stay in float, where between {failed + 1} and {best - 1} may do; a longer --budget finds out"
                 )
                 log.warning("%s: %s", self._quantiser.name, self.cut_short)
                 break

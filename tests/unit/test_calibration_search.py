@@ -64,7 +64,8 @@ def test_a_budget_ends_the_search_with_what_passed(tmp_path: Path) -> None:
     assert search.run()[0] == ["second", "first"]
     assert site.asked == [(0, False), (2, True)]
     assert search.cut_short == (
-        "the 1 s that the budget left for the search were over: 2 of 4 nodes stay in float, where between 1 and 1 may do; a longer --budget finds out"
+        "the 1 s that the budget left for the search were over: 2 of 4 nodes stay in float,"
+        " where between 1 and 1 may do; a longer --budget finds out"
     )
 
 
