@@ -76,4 +76,5 @@ def _scaled(image: Image, scale: float) -> Image:
 
     if scale == 1.0:
         return image
-    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    size = max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0]))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

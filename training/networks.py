@@ -89,7 +89,7 @@ def _base(name: NetworkName, shape: tuple[int, int, int], weights: str | None) -
         raise TrainingError(f"there is no file {weights} with the weights of {name}; give --weights imagenet to fetch them, or none")
     try:
         return function(weights=weights, include_top=False, input_shape=shape)
-    except Exception as error:
+    except Exception as error:  # Keras, h5py and urllib each have kinds of their own
         if weights == "imagenet":
             raise TrainingError(
                 f"the ImageNet weights of {name} cannot be fetched: {said(error)}. Without access to their public home, fetch the file"

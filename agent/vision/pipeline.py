@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
 LONGEST_RETRY_S = 30.0
+BLANK = 360, 640
+"""Rows and columns of the picture that the tasks must be able to process."""
 
 
 class Viewer(Protocol):
@@ -201,9 +203,9 @@ class Pipeline:
             wait_s = min(2 * wait_s, LONGEST_RETRY_S)
 
     def _works(self, frame: Frame) -> bool:
-        """Whether the tasks can infer a blank picture of the same size."""
+        """Whether the tasks can infer a blank picture of a usual size."""
         try:
-            self._infer(replace(frame, image=np.zeros_like(frame.image), index=-1))
+            self._infer(replace(frame, image=np.zeros((*BLANK, *frame.image.shape[2:]), np.uint8), index=-1))
         except Exception:  # noqa: BLE001 - the supervisor of the stream: the question is whether anything fails
             return False
         return True

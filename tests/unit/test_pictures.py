@@ -88,3 +88,8 @@ def test_a_large_photograph_is_shrunk_before_room_is_added(limit: int) -> None:
     np.testing.assert_allclose(found.boxes, [[3000, 1000, 4200, 2000]], atol=30)
     np.testing.assert_allclose(found.landmarks[0, 0], [3000, 1000], atol=30)
     assert max(max(shape) for shape in looks.shapes[1:]) <= 1922
+
+
+@pytest.mark.parametrize("shape", [(1, 3000, 3), (3000, 1, 3)])
+def test_a_photograph_that_is_a_line_shows_nobody(shape: tuple[int, int, int]) -> None:
+    assert len(find_faces(Looks(320), np.zeros(shape, np.uint8))) == 0

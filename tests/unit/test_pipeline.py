@@ -114,7 +114,8 @@ def test_live_source_skips_counts_and_takes_the_newest(run: Callable[..., Pipeli
 
 def test_failing_frames_are_counted_told_once_and_told_when_it_works_again(run: Callable[..., Pipeline], outbox: Outbox) -> None:
     def trouble(frame: Frame) -> None:
-        if 3 <= frame.index < 6:
+        tiny = frame.image.shape[0] < 100
+        if tiny and (3 <= frame.index < 6 or frame.index < 0):
             raise AlmenaError("the engine gave nothing")
 
     source, task = Items(10), Counting(1, trouble)
