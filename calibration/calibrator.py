@@ -70,10 +70,9 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """`choosing`: for the wholly quantised model; `strict`: for those with nodes left in float; `verdict`: by what nothing is chosen by."""
+    """`choosing`: strictly, by the samples that nodes are chosen by; `verdict`: by those that nothing is chosen by."""
 
     choosing: Gate
-    strict: Gate
     verdict: Gate
 
 
@@ -151,7 +150,6 @@ class Calibrator:
         portraits = self._portraits()
         first, second = (labelled.half(half) if labelled is not None else None for half in (False, True))
         gates = Gates(
-            Gate(self.card, self.decoder, samples.choices, first, portraits),
             Gate(strict(self.card), self.decoder, samples.choices, first, portraits),
             Gate(self.card, self.decoder, samples.verdict, second, portraits),
         )
@@ -227,7 +225,7 @@ class Calibrator:
         unmeasured = [node.name for node in quantised_nodes(quantiser.quantised(flavour, ranges)) if node.name not in table]
         search = Search(
             quantiser, flavour, ranges, [*table, *unmeasured],
-            lambda file, strictly: self.judged(file, gates.strict if strictly else gates.choosing),
+            lambda file: self.judged(file, gates.choosing),
             self.folder, budget_s - (time.monotonic() - began), lambda done, total: self.tell(f"{flavour}: gate", done, total),
         )  # fmt: skip
         float_nodes, file = search.run()

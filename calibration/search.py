@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 NAMED = 5
 """Nodes that a rejection names."""
 
-Judged = Callable[[Path, bool], dict[str, Verdict]]
-"""By backend, what the gate says of a QDQ file; strictly where the second argument says so."""
+Judged = Callable[[Path], dict[str, Verdict]]
+"""By backend, what the gate says of a QDQ file."""
 
 
 class RejectedError(CalibrationError):
@@ -31,8 +31,7 @@ class Search:
     """For the fewest nodes in float with which the gate lets the model through: 0, 1, 2, 4 …, then between.
 
     Of each number, first the most sensitive nodes are tried, then those next to the model's input and outputs: noise that many nodes make
-    together is not seen where each is measured alone, and it is made at the ends, where values are few or stand for positions. What is
-    chosen is judged strictly. When the budget is over, the largest number is tried and what passed is taken; `cut_short` says so.
+    together is not seen where each is measured alone, and it is made at the ends, where values are few or stand for positions. When the budget is over, the largest number is tried and what passed is taken; `cut_short` says so.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class Search:
         model = self._quantiser.quantised(self._flavour, self._ranges, float_nodes)
         if any(node.op_type in WEIGHTED for node in quantised_nodes(model)):
             onnx.save(model, str(self._file(count)))
-            verdicts = self._judged(self._file(count), count > 0)
+            verdicts = self._judged(self._file(count))
             why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict.why)
         else:
             why = "no weight would be in 8 bits, so it were no INT8 model"

@@ -145,6 +145,7 @@ class Tuner:
         self._slice = min(longest, max(shortest, budget_s / 150))
         self._trials = Trials(card, options)
         self._rows: dict[Choice, Row] = {}
+        self._first: set[Choice] = set()
         self._reference_costs: list[float] = []
         self._notes: list[str] = []
 
@@ -155,6 +156,7 @@ class Tuner:
             for one in missing:
                 self._rows[one.choice] = Row(one.choice, "not tried", one.why)
             first = [choice for choice in first if self._prepared(choice)]
+            self._first = set(first)
             self._started = monotonic()
             with ExitStack() as loaded:
                 reference = self._reference(first)
@@ -348,15 +350,15 @@ class Tuner:
         others = [row for row in self._best() if (row.way.backend, row.way.precision) != (winner.way.backend, winner.way.precision)]
         text = f"best {self.goal} of {len(tried)} ways measured here: {_figure(self.goal, winner)}"
         if left := self._cut_short():
-            text = f"only 1 of {1 + left} ways could be tried in the budget of {self._budget:g} s: {_figure(self.goal, winner)}"
+            text = f"only {len(tried)} of {len(tried) + left} ways could be tried in the budget of {self._budget:g} s"
+            text += f", the best of them: {_figure(self.goal, winner)}"
         if others:
             text += f"; the next was {others[0].way.backend} {others[0].way.precision}: {_figure(self.goal, others[0])}"
         return text + (f"; {winner.why}" if winner.why else "")
 
     def _cut_short(self) -> int:
-        """How many ways the budget left no time for, where it was enough for a single one: then nothing was compared."""
-        tried = [row for row in self._rows.values() if row.cost is not None]
-        return sum(row.why == self._used_up for row in self._rows.values()) if len(tried) == 1 else 0
+        """How many backends and precisions the budget left no time for."""
+        return sum(row.why == self._used_up for choice, row in self._rows.items() if choice in self._first)
 
     @property
     def _used_up(self) -> str:

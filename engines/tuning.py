@@ -68,7 +68,7 @@ class Tuning(BaseModel):
     why: str
     """One sentence with figures."""
     complete: bool = True
-    """Whether more than one way was measured, or there was only one: else the next `almena tune --if-needed` measures again."""
+    """Whether every backend and precision was measured: else the next `almena tune --if-needed` measures again."""
     tuned_at: str
 
 
