@@ -31,7 +31,8 @@ class Search:
     """For the fewest nodes in float with which the gate lets the model through: 0, 1, 2, 4 …, then between.
 
     Of each number, first the most sensitive nodes are tried, then those next to the model's input and outputs: noise that many nodes make
-    together is not seen where each is measured alone, and it is made at the ends, where values are few or stand for positions. When the budget is over, the largest number is tried and what passed is taken; `cut_short` says so.
+    together is not seen where each is measured alone, and it is made at the ends, where values are few or stand for positions. When the
+    budget is over, the largest number is tried and what passed is taken; `cut_short` says so.
     """
 
     def __init__(

@@ -115,8 +115,8 @@ def _text(result: ClassifierReport) -> str:
     if positive := result.positive:
         where = "where it is the likeliest" if positive.threshold is None else f"from a probability of {positive.threshold:g} on"
         lines += [
-            f"{positive.label} against all others, {where}: sensitivity {_share(positive.sensitivity)}, specificity {_share(positive.specificity)},"
-            f" ROC AUC {_share(positive.roc_auc)}"
+            f"{positive.label} against all others, {where}: sensitivity {_share(positive.sensitivity)},"
+            f" specificity {_share(positive.specificity)}, ROC AUC {_share(positive.roc_auc)}"
         ]
     lines += [f"calibration error {_share(result.calibration_error)}", "Intervals at 95 %: Wilson's for shares, bootstrap for the others."]
     return "\n".join(lines)
