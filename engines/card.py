@@ -58,7 +58,7 @@ class BundledSource(_Part):
     """A file that lies beside the card in Almena's own catalogue."""
 
     kind: Literal["bundled"]
-    file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    file: str = Field(pattern=r"^\w[\w.-]*$")
 
 
 Source = Annotated[PackageSource | HttpsSource | LocalSource | BundledSource, Field(discriminator="kind")]

@@ -52,7 +52,7 @@ def tiny_recipe() -> dict[str, Any]:
         "input": {"layout": "NHWC", "colour": "GREY", "sizes": [[32, 32]], "mean": [127.5], "scale": [64.0], "resize": "stretch"},
         "widths": [8, 16, 24],
         "dropout": 0.1,
-        "epochs": 12,
+        "epochs": 30,
         "batch": 16,
         "rate": 0.005,
         "averaging": 0.8,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from engines.card import HttpsSource, LocalSource, ModelCard, PackageSource, Source, card
+import engines
+from engines.card import BundledSource, HttpsSource, LocalSource, ModelCard, PackageSource, Source, card
 from engines.errors import FetchError, UnknownNameError, WrongHashError
 from engines.fetch import ensure, ensure_asset
 from tests.fakes.certificates import Authority
@@ -42,6 +43,15 @@ def test_a_local_file_is_taken_with_progress(tmp_path: Path, local: LocalSource)
     assert path.read_bytes() == CONTENT
     assert seen[-1] == ("centerface", len(CONTENT), len(CONTENT))
     assert files(tmp_path / "models") == [f"centerface-{HASH[:12]}.onnx"]
+
+
+def test_a_file_of_the_catalogue_is_taken_and_checked(tmp_path: Path) -> None:
+    source = BundledSource(kind="bundled", file="_assets.yaml")
+    content = (Path(engines.__file__).parent / "catalog" / source.file).read_bytes()
+    path = ensure(a_card(source, hashlib.sha256(content).hexdigest()), tmp_path / "models")
+    assert path.read_bytes() == content
+    with pytest.raises(WrongHashError):
+        ensure(a_card(source, "0" * 64), tmp_path / "other")
 
 
 def test_what_is_there_is_not_fetched_again(tmp_path: Path, local: LocalSource) -> None:
