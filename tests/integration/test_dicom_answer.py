@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import time
@@ -25,6 +26,16 @@ from tests.fakes.orthanc import Orthanc
 from tests.fakes.ports import free_port
 from tests.fakes.radiographs import MODEL, PATIENT, analyse, instance, phantom, receiving, result
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+"""pynetdicom's clients leave the sockets of connections that broke to the garbage collector."""
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Here, not in somebody else's test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,16 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PIXELS = (phantom() * 4095).astype("u2")
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+"""pynetdicom's clients leave the sockets of connections that broke to the garbage collector."""
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Here, not in somebody else's test."""
+    yield
+    gc.collect()
 
 
 def dcmtk(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -168,6 +180,7 @@ def test_a_sender_that_stops_in_the_middle_is_sent_away_and_leaves_nothing(tmp_p
         raw.sendall(b"\x04\x00\x00\x00\x20\x00" + bytes(1000))
         wait_until(lambda: not running.receiver._server.active_associations, 30, "the end of the association")  # type: ignore[union-attr]
         association.abort()
+        raw.close()
         assert running.folders.inbox.items() == []
         assert dcmtk("echoscu", "-aec", "ALMENA", "127.0.0.1", running.receiver.port).returncode == 0
 
@@ -229,6 +242,7 @@ def _send_all(port: int, kept: list[str], stop: threading.Event) -> None:
             time.sleep(0.05)  # the back-off of a modality
             continue
         association = entity.associate("127.0.0.1", port, ae_title="ALMENA")
+        raw = association.dul.socket.socket if association.dul.socket else None
         while association.is_established and not stop.is_set():
             dataset = radiograph(number, PIXELS)
             file_of(dataset)
@@ -242,6 +256,8 @@ def _send_all(port: int, kept: list[str], stop: threading.Event) -> None:
             number += 1
         if association.is_established:
             association.release()
+        if raw:
+            raw.close()
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.soak)])
