@@ -33,6 +33,11 @@ class Frame:
     item: str | None = None
     about: object = None
 
+    @property
+    def clock_s(self) -> float:
+        """Seconds that do not jump when somebody sets the clock: the recording's own, else monotonic."""
+        return self.media_s if self.media_s is not None else self.mono_ns / 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -121,6 +121,19 @@ class PunctualProtocol(H11Protocol):
             self._late = None
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """A TCP socket at that address, which does not listen yet. Raises OSError; socket.gaierror for what is no address."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 class ThreadedServer:
     """uvicorn in a daemon thread over a socket that is already bound."""
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from engines.card import ModelCard
 from engines.convert.tensorflow import OnnxFromSavedModel
 from engines.files import replacing, sha256
-from engines.registry import resolve
 from training import networks, state
 from training.batches import normalised
 from training.errors import TrainingError
@@ -78,9 +77,10 @@ def _name_outputs(file: Path) -> None:
 
 
 def _require_same(recipe: Recipe, answer: Any, file: Path, probe: NDArray[np.uint8]) -> None:
-    onnxruntime = resolve({"onnxruntime": "onnxruntime:InferenceSession"}, "onnxruntime", "runtime")
+    import onnxruntime
+
     inputs = normalised(probe, recipe.input)
-    (got,) = onnxruntime(file.read_bytes(), providers=["CPUExecutionProvider"]).run(["logits"], {"picture": inputs})
+    (got,) = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"]).run(["logits"], {"picture": inputs})
     apart = float(np.abs(got - answer(tf.constant(inputs))["logits"].numpy()).max())
     if not apart <= APART:
         raise TrainingError(f"the ONNX file's logits are {apart:.2g} from Keras's; report this with the versions of tensorflow and tf2onnx")

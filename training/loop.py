@@ -58,18 +58,18 @@ class Start:
 class Trainer:
     """Trains one network on `train`, and keeps in `folder` after every epoch what it takes to go on.
 
-    `key` stands for recipe and pictures. `weights` are those of a base.
+    `key` stands for recipe and pictures, `judge` asks networks of that recipe. `weights` are those of a base.
     """
 
     def __init__(
-        self, recipe: Recipe, train: Labelled, validation: Labelled, folder: Path, key: str,
+        self, recipe: Recipe, train: Labelled, validation: Labelled, folder: Path, key: str, judge: Judge,
         weights: str | None = None, workers: Workers | None = None, start: Start | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self._train, self._validation = recipe, train, validation
         self._folder, self._key, self._weights = folder, key, weights
         self._workers = workers or Workers()
         self._start = start
-        self._judge = Judge(recipe)
+        self._judge = judge
 
     def run(self, tell: Tell) -> State:
         """Train to the end, or until the validation loss falls no more; then fine-tune where the recipe says so.
@@ -82,7 +82,8 @@ class Trainer:
         tuning = self.recipe.fine_tuning
         recipe = self.recipe.model_copy(update={"epochs": tuning.epochs, "rate": tuning.rate, "fine_tuning": None})
         start, folder = Start(first.best, tuning.layers), self._folder / "fine-tuned"
-        second = Trainer(recipe, self._train, self._validation, folder, self._key, self._weights, self._workers, start).run(tell)
+        trainer = Trainer(recipe, self._train, self._validation, folder, self._key, self._judge, self._weights, self._workers, start)
+        second = trainer.run(tell)
         return min((second, first), key=lambda one: one.best_epoch.validation_loss)
 
     def _learned(self, tell: Tell) -> State:

@@ -77,10 +77,10 @@ def train(plan: Plan, tell: Tell, workers: Workers | None = None) -> Trained | N
         data.require_apart(examples, validation)
     states: dict[str, State] = {}
     logits = np.full((len(examples), len(recipe.labels)), np.nan)
-    judge = Judge(recipe)
+    judge, key = Judge(recipe), _key(plan, examples, validation)
     for division in divisions(recipe, examples, validation):
-        key = _key(plan, examples, validation)
-        trainer = Trainer(recipe, division.learned, division.validation, plan.out / division.name, key, plan.weights, workers)
+        folder = plan.out / division.name
+        trainer = Trainer(recipe, division.learned, division.validation, folder, key, judge, plan.weights, workers)
         states[division.name] = trainer.run(partial(tell, division.name))
         if len(division.asked):
             logits[division.asked] = judge.logits(states[division.name].best, examples.pictures[division.asked])

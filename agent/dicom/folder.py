@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from pathlib import Path
 
 from agent.dicom.counters import Counters
 from agent.dicom.intake import Intake, RefusedError
 from agent.dicom_settings import DicomFolderSettings
+from agent.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +28,15 @@ class WatchedFolder:
         self._intake = intake
         self._counters = counters
         self.trouble = ""
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="dicom-folder")
+        self._rounds = Rounds("dicom-folder", self._round, settings.period_s)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End after the file in hand."""
-        self._stopping.set()
-        self._thread.join()
+        self._rounds.stop()
 
     def look(self) -> None:
         """One round. Raises OSError if the folder cannot be read."""
@@ -50,21 +48,19 @@ class WatchedFolder:
                     if time.time() - status.st_mtime >= self._settings.settle_s:
                         complete.append((status.st_mtime_ns, Path(entry.path), status.st_size))
         for _, path, size in sorted(complete):
-            if self._stopping.is_set():
+            if self._rounds.stopping:
                 return
             self._take(path, size)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.look()
-                self.trouble = ""
-            except OSError as error:
-                trouble = f"{self._settings.path} cannot be used: {error.strerror}"
-                if trouble != self.trouble:
-                    log.error("%s", trouble)
-                self.trouble = trouble
-            self._stopping.wait(self._settings.period_s)
+    def _round(self) -> None:
+        try:
+            self.look()
+            self.trouble = ""
+        except OSError as error:
+            trouble = f"{self._settings.path} cannot be used: {error.strerror}"
+            if trouble != self.trouble:
+                log.error("%s", trouble)
+            self.trouble = trouble
 
     def _take(self, path: Path, size: int) -> None:
         if size > self._max_bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 
@@ -12,6 +11,7 @@ from agent.dicom.destinations import Connection, RejectedError, UnreachableError
 from agent.dicom.reading import UnusableError, pixels_of
 from agent.dicom.workshop import Workshop
 from agent.dicom_settings import DicomDestinationSettings
+from agent.rounds import Rounds
 from agent.studies import StudyError, StudyFolders, UnknownStudyError
 
 log = logging.getLogger(__name__)
@@ -43,17 +43,15 @@ class Sender:
         self._not_before = 0.0
         self.trouble = ""
         """Why the destination takes nothing at present."""
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="dicom-sender")
+        self._rounds = Rounds("dicom-sender", self._round, LOOK_S, SCAN_SHARE)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End after the object in hand."""
-        self._stopping.set()
-        self._thread.join()
+        self._rounds.stop()
 
     def look(self) -> None:
         """One round: what has a result is built, what is built is sent."""
@@ -75,23 +73,20 @@ class Sender:
         if built and now >= self._not_before:
             self._send(built[:PER_CONNECTION])
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            started = time.monotonic()
-            try:
-                self.look()
-            except StudyError as error:
-                log.error("%s", error)
-            except Exception as error:  # the supervisor of sending: nothing is lost, it is tried again
-                log.exception("answers cannot be sent: %s", type(error).__name__)
-            self._stopping.wait(max(LOOK_S, SCAN_SHARE * (time.monotonic() - started)) if not self._stopping.is_set() else 0)
+    def _round(self) -> None:
+        try:
+            self.look()
+        except StudyError as error:
+            log.error("%s", error)
+        except Exception as error:  # the supervisor of sending: nothing is lost, it is tried again
+            log.exception("answers cannot be sent: %s", type(error).__name__)
 
     def _send(self, items: list[str]) -> None:
         assert self._settings
         try:
             with connected(self._settings, self._ae_title) as connection:
                 for item in items:
-                    if self._stopping.is_set():
+                    if self._rounds.stopping:
                         return
                     self._answer(item, connection)
         except UnreachableError as error:

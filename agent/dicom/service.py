@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from agent.dicom.sender import Sender
 from agent.dicom.stow import StowServer
 from agent.dicom.workshop import Workshop
 from agent.errors import SettingsError
+from agent.rounds import Rounds
 from agent.settings import Settings
 from agent.studies import StudyError, StudyFolders
 
@@ -43,8 +43,7 @@ class Dicom:
         self.receiver = Receiver(dicom.receiver, limit, intake, self.counters) if dicom.receiver.enabled else None
         self.web = StowServer(dicom.web, limit, intake, self.counters) if dicom.web else None
         self.folder = WatchedFolder(dicom.folder, limit, intake, self.counters) if dicom.folder else None
-        self._stopping = threading.Event()
-        self._housekeeper = threading.Thread(target=self._keep_house, name="dicom-housekeeping")
+        self._housekeeper = Rounds("dicom-housekeeping", self._keep_house, HOUSEKEEPING_S)
 
     def start(self) -> None:
         """Raises AlmenaError if a port cannot be used."""
@@ -60,11 +59,9 @@ class Dicom:
 
     def stop(self) -> None:
         """What was acknowledged stays."""
-        self._stopping.set()
-        for part in (self.folder, self.web, self.receiver, self.workshop, self.sender):
+        for part in (self.folder, self.web, self.receiver, self.workshop, self.sender, self._housekeeper):
             if part:
                 part.stop()
-        self._housekeeper.join()
 
     def ports(self) -> dict[str, int]:
         """Those in use."""
@@ -81,12 +78,10 @@ class Dicom:
             log.error("%s cannot be written: %s", self._status, error.strerror)
 
     def _keep_house(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.expire(time.time())
-            except (OSError, StudyError) as error:
-                log.error("old pictures cannot be removed: %s", error)
-            self._stopping.wait(HOUSEKEEPING_S)
+        try:
+            self.expire(time.time())
+        except (OSError, StudyError) as error:
+            log.error("old pictures cannot be removed: %s", error)
 
     def expire(self, now: float) -> None:
         """Remove pictures and results that were answered, and failed instances, `keep_h` after they came; never what still has to be

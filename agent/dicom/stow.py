@@ -19,7 +19,7 @@ from agent.dicom.intake import Accepted, Intake, RefusedError
 from agent.dicom.multipart import MultipartError, boundary_of, parts
 from agent.dicom_settings import DicomWebSettings
 from agent.errors import AlmenaError
-from agent.serving import HANDLERS, Problem, ThreadedServer
+from agent.serving import HANDLERS, Problem, ThreadedServer, bound
 
 log = logging.getLogger(__name__)
 
@@ -135,17 +135,9 @@ def _listed(outcomes: list[Accepted | RefusedError]) -> dict[str, Any]:
 
 def _listener(settings: DicomWebSettings) -> socket.socket:
     try:
-        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        return bound(settings.host, settings.port)
     except OSError as error:
-        raise AlmenaError(f"dicom.web: {settings.host} cannot be used: {error}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
         raise AlmenaError(f"dicom.web: {settings.host}:{settings.port} cannot be used: {error.strerror}") from error
-    return listener
 
 
 def _tls(settings: DicomWebSettings) -> dict[str, Any]:

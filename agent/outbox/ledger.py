@@ -23,6 +23,8 @@ TRIES = 5
 KEPT_KEYS = 100_000
 _OVERHEAD = 200
 """Bytes of a row beside its payload, indexes included (measured, rounded up)."""
+_SIZE, _PAYLOAD, _NOTE = 12, 13, 14
+"""Columns of a row."""
 _AT_ONCE = 500
 _COLUMNS = ", ".join(field.name for field in fields(LaneState))
 _values = attrgetter(*(field.name for field in fields(LaneState)))
@@ -63,13 +65,14 @@ class Ledger:
                 if event.key is not None:
                     new_keys[event.key] = seq
                 try:
-                    rows.append(self._row(state, seq, event))
-                    tracks.follow(self._db, event, rows[-1][13])
+                    row = self._row(state, seq, event)
+                    tracks.follow(self._db, event, row[_PAYLOAD])
+                    rows.append(row)
                 except (WireError, TypeError, ValueError) as error:
                     logger.error("an event is not stored but declared as lost: %s", error)
                     unfit.setdefault(f"unfit: {error}", []).append(seq)
             numbers.append(known)
-        added = sum(row[12] for row in rows)
+        added = sum(row[_SIZE] for row in rows)
         if lane == "audit":
             self._room_for_audit(state, added)
         self._insert(rows)
@@ -112,9 +115,9 @@ class Ledger:
             state.seq += 1
             event = Event("", "loss", data, self.wall, self._mono_ns)
             row = list(self._row(state, state.seq, event))
-            row[14] = losses.label(data)
+            row[_NOTE] = losses.label(data)
             self._insert([tuple(row)])
-            state.pending_bytes += row[12]
+            state.pending_bytes += row[_SIZE]
             state.produced += 1
 
     def settle(self, lane: str, spool: str, spans: Sequence[tuple[int, int]], refused: Sequence[tuple[int, str]]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ from agent import wire
 from agent.audit import record
 from agent.clock import Clock
 from agent.outbox import Outbox
+from agent.rounds import Rounds
 from agent.settings import Settings
 from agent.vision.face_kit import open_gallery, open_kits
 from agent.vision.gallery import Gallery, Receipt
@@ -49,18 +49,15 @@ class Housekeeping:
         self._gallery: Gallery | None = None
         self._due: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping")
+        self._rounds = Rounds("housekeeping", self.tick, TICK_S)
 
     def start(self) -> None:
         """Begin at once."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End the thread; what is not finished is found again at the next start."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._rounds.stop()
         if self._gallery is not None:
             self._gallery.close()
 
@@ -71,11 +68,6 @@ class Housekeeping:
                 self._guarded("the gallery's changes cannot be followed", kit.refresh)
         if (self._settings.gallery_dir / "gallery.sqlite").exists():
             self._guarded("the gallery cannot be looked through", self._look_through)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self.tick()
-            self._stopping.wait(TICK_S)
 
     def _look_through(self) -> None:
         gallery = self._gallery = self._gallery or open_gallery(self._settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from agent.datatypes import Image
 from agent.settings import Settings
 from agent.vision.enrolment import Enrolment
 from agent.vision.gallery import Gallery
+from agent.vision.kits import Kits
 from agent.vision.recognition import OperatingPoint
 from agent.vision.tasks.faces_config import DETECTOR, EMBEDDER
 from calibration.stills import AtScore, find_faces
@@ -22,10 +22,7 @@ from engines.fetch import Progress, quiet
 from engines.model import EngineOptions, FaceDetector, FaceEmbedder, load_detector, load_embedder
 from engines.results import Detections
 
-_lock = threading.Lock()
-_kits: dict[Any, FaceKit] = {}
-_loading: dict[Any, threading.Lock] = {}
-"""Held for minutes where engines are built; `_lock` only for a moment."""
+_kits: Kits[FaceKit] = Kits(lambda kit: kit.free())
 
 
 @dataclass(slots=True)
@@ -36,7 +33,6 @@ class FaceKit:
     embedder: FaceEmbedder
     gallery: Gallery
     key: Any
-    users: int = 0
     renewed: int = -1
     """Version of the gallery whose pictures have all been read."""
 
@@ -44,24 +40,12 @@ class FaceKit:
     def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER, progress: Progress = quiet) -> FaceKit:
         """The kit of this process for these models; `progress` is told of what is fetched. Raises EngineError, GalleryError."""
         key = _key(settings, detector, embedder)
-        with _lock:
-            loading = _loading.setdefault(key, threading.Lock())
-        with loading:
-            kit = FaceKit.opened(settings, detector, embedder)
-            if kit is None:
-                kit = _load(settings, detector, embedder, key, progress)
-                with _lock:
-                    _kits[key] = kit
-            return kit
+        return _kits.open(key, lambda: _load(settings, detector, embedder, key, progress))
 
     @staticmethod
     def opened(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER) -> FaceKit | None:
         """The kit, opened once more, if it is there already; never waits for models."""
-        with _lock:
-            kit = _kits.get(_key(settings, detector, embedder))
-            if kit is not None:
-                kit.users += 1
-            return kit
+        return _kits.opened(_key(settings, detector, embedder))
 
     @property
     def score(self) -> float:
@@ -96,13 +80,13 @@ class FaceKit:
 
     def close(self) -> None:
         """Give it back."""
-        with _lock:
-            self.users -= 1
-            if self.users == 0:
-                del _kits[self.key]
-                self.gallery.close()
-                self.embedder.close()
-                self.detector.close()
+        _kits.close(self.key)
+
+    def free(self) -> None:
+        """For the last one that closes it."""
+        self.gallery.close()
+        self.embedder.close()
+        self.detector.close()
 
 
 def _key(settings: Settings, detector: str, embedder: str) -> Any:
@@ -111,10 +95,7 @@ def _key(settings: Settings, detector: str, embedder: str) -> Any:
 
 def open_kits() -> list[FaceKit]:
     """Every kit of this process, opened once more: close each."""
-    with _lock:
-        for kit in _kits.values():
-            kit.users += 1
-        return list(_kits.values())
+    return _kits.all_opened()
 
 
 def open_gallery(settings: Settings) -> Gallery:
@@ -158,7 +139,7 @@ def _load(settings: Settings, detector_name: str, embedder_name: str, key: Any, 
         opened.callback(gallery.close)
         detector = load_detector(detector_name, options)
         opened.callback(detector.close)
-        kit = FaceKit(detector, embedder, gallery, key, users=1)
+        kit = FaceKit(detector, embedder, gallery, key)
         kit.refresh()
         opened.pop_all()
     return kit

@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 WINDOW = 2048
+
+
+def latencies(name: str, taken: Iterable[float]) -> dict[str, float]:
+    """`<name>_p50_seconds`, `_p95_`, `_p99_` of durations in seconds; nothing of none."""
+    times = list(taken)
+    return {f"{name}_p{q}_seconds": float(np.percentile(times, q)) for q in (50, 95, 99)} if times else {}
 
 
 class StageTimes:

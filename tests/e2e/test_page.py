@@ -15,6 +15,7 @@ from agent.uplink.web.auth import hash_password
 from tests.fakes.certificates import Authority
 from tests.fakes.small_site import SmallSite
 from tests.fakes.small_uplink import face
+from tests.fakes.watched import watched
 from tests.waiting import wait_until
 
 ATTACK = "<img src=x onerror=alert(1)>"
@@ -29,18 +30,10 @@ def site(tmp_path: Path) -> Iterator[SmallSite]:
 @pytest.fixture
 def page(browser: Browser, site: SmallSite) -> Iterator[Page]:
     """The page of `site`; fails the test when a script breaks, a dialog pops up or another host is asked."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-GB")
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on("console", lambda message: "Content Security Policy" in message.text and wrong.append(message.text))
-    page.on("request", lambda request: request.url.startswith((site.server.url, "blob:")) or wrong.append(f"request: {request.url}"))
-    page.goto(site.server.url)
-    expect(page.locator("#feed-state")).to_have_text("live")
-    yield page
-    context.close()
-    assert wrong == []
+    with watched(browser, site.server.url) as page:
+        page.goto(site.server.url)
+        expect(page.locator("#feed-state")).to_have_text("live")
+        yield page
 
 
 def at_rest(site: SmallSite, stream: str = "door") -> bool:

@@ -18,6 +18,7 @@ from agent.studies import StudyFolders, StudyPicture, StudyResult
 from agent.uplink.web.auth import hash_password
 from tests.fakes.radiograph import chest
 from tests.fakes.small_site import SmallSite
+from tests.fakes.watched import watched
 
 PASSWORD = "correct horse"
 LOGIN = LoginSettings(username="ada", password_hash=hash_password(PASSWORD))
@@ -47,19 +48,13 @@ def site(tmp_path: Path) -> Iterator[SmallSite]:
 
 @pytest.fixture
 def page(browser: Browser, site: SmallSite) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-GB")
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.on("console", lambda message: "Content Security Policy" in message.text and wrong.append(message.text))
-    page.goto(f"{site.server.url}login")
-    page.get_by_label("User").fill("ada")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    expect(page.locator("#feed-state")).to_have_text("live")
-    yield page
-    context.close()
-    assert wrong == []
+    with watched(browser, site.server.url) as page:
+        page.goto(f"{site.server.url}login")
+        page.get_by_label("User").fill("ada")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#feed-state")).to_have_text("live")
+        yield page
 
 
 def test_recent_radiographs_with_scores_times_and_a_heat_map_that_can_be_hidden(page: Page, site: SmallSite) -> None:

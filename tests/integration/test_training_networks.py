@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.labelled import tiny_recipe
 from training import networks
 from training.errors import TrainingError
-from training.loop import Trainer
+from training.loop import Judge, Trainer
 from training.memory import fitting_batch, numbers
 from training.recipe import Recipe, load
 
@@ -41,7 +41,7 @@ def test_the_head_learns_first_and_then_the_end_of_the_base(tmp_path: Path) -> N
     random = np.random.default_rng(0)
     shown = random.integers(0, 256, (16, SIDE, SIDE, 3)).astype(np.uint8), np.arange(16) % 2
     told: list[int] = []
-    Trainer(recipe, shown, shown, tmp_path / "out", "key", str(file)).run(lambda epoch, left: told.append(epoch.epoch))
+    Trainer(recipe, shown, shown, tmp_path / "out", "key", Judge(recipe), str(file)).run(lambda epoch, left: told.append(epoch.epoch))
     assert told == [1, 1]
     given = base.get_weights()
     with np.load(tmp_path / "out" / "state.npz") as first, np.load(tmp_path / "out" / "fine-tuned" / "state.npz") as second:

@@ -95,7 +95,7 @@ class Site:
     def _load(self, settings: Settings, detector: str, embedder: str, key: Any, progress: Any) -> FaceKit:
         assert self.ready.wait(20)
         self.loads += 1
-        return FaceKit(self.detector, OneTemplate(), open_gallery(settings), key, users=1)  # type: ignore[arg-type]
+        return FaceKit(self.detector, OneTemplate(), open_gallery(settings), key)  # type: ignore[arg-type]
 
     def enrol(self, name: str, distance: float) -> None:
         """Somebody so far from the template of every chip."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from agent import __version__
 from agent.errors import AlmenaError
-from agent.serving import HANDLERS, ThreadedServer, problem_response
+from agent.serving import HANDLERS, ThreadedServer, bound, problem_response
 from agent.settings import WebSettings
 from agent.uplink.web.auth import Login
 from agent.uplink.web.changes import recorded
@@ -108,19 +108,13 @@ async def _on_invalid(_request: Request, error: RequestValidationError) -> Respo
 
 def _listen(settings: WebSettings) -> socket.socket:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
+        return bound(settings.host, settings.port)
+    except socket.gaierror as error:
         raise AlmenaError(f"web.host: {settings.host} is no address of this machine: {error.strerror}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
     except OSError as error:
-        listener.close()
         raise AlmenaError(
             f"the page cannot be served at {settings.host}:{settings.port}: {error.strerror}; choose another web.port"
         ) from error
-    return listener
 
 
 def _url(settings: WebSettings, listener: socket.socket) -> str:

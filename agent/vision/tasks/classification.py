@@ -20,6 +20,7 @@ from agent.settings import Settings
 from agent.vision.base import Task
 from agent.vision.classifier_kit import ClassifierKit
 from agent.vision.tasks.classification_config import ClassificationConfig as ClassificationConfig
+from agent.vision.timing import latencies
 from engines.answers import answer
 
 LOST_S = 5.0
@@ -91,7 +92,7 @@ class ClassificationTask(Task):
         self._times.append(prediction.infer_s)
         if frame.item is not None:
             return [self._photograph(frame, prediction)]
-        at = frame.media_s if frame.media_s is not None else frame.mono_ns / 1e9
+        at = frame.clock_s
         events = self.flush(frame.captured_at, frame.mono_ns, "left") if at < self._at - JUMP_S else []
         self._at = at
         holding = self._told.label if self._told else None
@@ -106,7 +107,7 @@ class ClassificationTask(Task):
 
     def missed(self, frame: Frame) -> list[Event]:
         """Ends the answer when no frame could be classified for `LOST_S`."""
-        at = frame.media_s if frame.media_s is not None else frame.mono_ns / 1e9
+        at = frame.clock_s
         if self._told is None or -JUMP_S <= at - self._at <= LOST_S:
             return []
         return self.flush(frame.captured_at, frame.mono_ns, "stream lost")
@@ -120,10 +121,7 @@ class ClassificationTask(Task):
     def metrics(self) -> dict[str, float]:
         """`…_total` since the start, `…_seconds` of the last 500 frames."""
         figures: dict[str, float] = {"classified_total": self._frames, "answers_total": self._episodes}
-        if taken := list(self._times):
-            for percent in (50, 95, 99):
-                figures[f"classify_p{percent}_seconds"] = float(np.percentile(taken, percent))
-        return figures
+        return figures | latencies("classify", self._times)
 
     def engines(self) -> list[dict[str, Any]]:
         """The classifier's passport, and why it is run so."""

@@ -22,9 +22,11 @@ from agent.settings import Settings
 from agent.vision.base import Task
 from agent.vision.face_kit import FaceKit
 from agent.vision.gallery_store import GalleryError
+from agent.vision.kits import passport_of
 from agent.vision.recognition import Vector, geometry, sharp_share
 from agent.vision.tasks.faces_config import FacesConfig as FacesConfig
 from agent.vision.tasks.faces_person import CLEARLY_BETTER, Kind, Person, Settled, new_person
+from agent.vision.timing import latencies
 from agent.vision.tracker.association import overlaps
 from agent.vision.tracker.byte import Step, Track, Tracker, TrackerRules
 from agent.vision.tracker.motion import Motion
@@ -103,7 +105,7 @@ class FacesTask(Task):
         self._guarded("read", self._kit.gallery.refresh)
         if frame.item is not None:
             return self._stills(frame, prediction)
-        at = _clock(frame)
+        at = frame.clock_s
         events = self.flush(frame.captured_at, frame.mono_ns, "left") if at < self._at - JUMP_S else []
         self._at = at
         vectors: list[Vector | None] = [None] * len(prediction.faces)
@@ -118,7 +120,7 @@ class FacesTask(Task):
 
     def missed(self, frame: Frame) -> list[Event]:
         """Ends every open track once nothing was seen for as long as a track may be lost."""
-        if not self._people or -JUMP_S <= _clock(frame) - self._at <= self._config.keep_lost_s:
+        if not self._people or -JUMP_S <= frame.clock_s - self._at <= self._config.keep_lost_s:
             return []
         return self.flush(frame.captured_at, frame.mono_ns, "stream lost")
 
@@ -137,19 +139,12 @@ class FacesTask(Task):
         figures: dict[str, float] = {f"{name}_total": count for name, count in self._counts.items()}
         figures["tracks_open"] = sum(person.track.state != "tentative" for person in list(self._people.values()))
         for stage, times in self._times.items():
-            if taken := list(times):
-                for percent in (50, 95, 99):
-                    figures[f"{stage}_p{percent}_seconds"] = float(np.percentile(taken, percent))
+            figures |= latencies(stage, times)
         return figures
 
     def engines(self) -> list[dict[str, Any]]:
         """The passports of detector and embedder, and why they are run so."""
-        models = (self._kit.detector, self._kit.embedder)
-        passports = ((one.passport.identity, one.passport, one.why) for one in models)
-        return [
-            {"model": identity.model, "backend": identity.backend, "why": why, **passport.model_dump(mode="json")}
-            for identity, passport, why in passports
-        ]
+        return [passport_of(self._kit.detector), passport_of(self._kit.embedder)]
 
     def close(self) -> None:
         """Give engines and gallery back. Calling it twice does no harm."""
@@ -162,7 +157,7 @@ class FacesTask(Task):
         sure = self._config.recognisable(faces, self._high)
         if frame.item is not None:
             return sure
-        wanted = [index for index in sure if not self._served(faces.boxes[index].tolist(), views[index], _clock(frame))]
+        wanted = [index for index in sure if not self._served(faces.boxes[index].tolist(), views[index], frame.clock_s)]
         return sorted(wanted, key=lambda index: -views[index])[:MOST_PER_FRAME]
 
     def _served(self, box: list[float], view: float, at: float) -> bool:
@@ -298,8 +293,3 @@ class FacesTask(Task):
                 log.info("%s: the gallery can be %s again", self._stream, access)
         self.impaired = "; ".join(self._gallery_fails.values())
         return result
-
-
-def _clock(frame: Frame) -> float:
-    """Seconds that do not jump when somebody sets the clock: the recording's own, else monotonic."""
-    return frame.media_s if frame.media_s is not None else frame.mono_ns / 1e9

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from agent.datatypes import Event, Frame
 from agent.errors import NotNowError
 from agent.settings import Settings
@@ -25,6 +23,7 @@ from agent.vision.frontal import frontal
 from agent.vision.heat_map import heat_map
 from agent.vision.sources.dicom import study_folders
 from agent.vision.tasks.study_config import StudyConfig as StudyConfig
+from agent.vision.timing import latencies
 from engines.answers import answer
 from engines.card import ModelCard
 from engines.errors import ModelFileError
@@ -134,9 +133,7 @@ class StudyTask(Task):
         """`…_total` since the start, `…_seconds` of the last 500 studies."""
         figures: dict[str, float] = {"studies_total": self._counts["all"], "studies_abstained_total": self._counts["abstained"]}
         for step, times in self._times.items():
-            if taken := list(times):
-                for percent in (50, 95, 99):
-                    figures[f"study_{step}_p{percent}_seconds"] = float(np.percentile(taken, percent))
+            figures |= latencies(f"study_{step}", times)
         return figures
 
     def engines(self) -> list[dict[str, Any]]:
