@@ -44,7 +44,7 @@ def matrix(
     if plot_file is not None and plot_file.suffix not in SUFFIXES:
         raise typer.BadParameter(f"the file must end with {' or '.join(SUFFIXES)}", param_hint="--plot")
     options = engine_options(settings_of(config))
-    plan = Plan(backend_names(backends), tuple(_parts(precisions)), _numbers(batches), rounds, seconds, tuned)
+    plan = Plan(backend_names(backends), tuple(_parts(precisions)), numbers(batches, "--batches"), rounds, seconds, tuned)
     chosen = cards(models or list(MODELS), options)
     with told_progress("matrix") as told:
         found = Matrix(chosen, options, plan, power_meter(), told).run()
@@ -74,14 +74,15 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Those of an option, comma-separated. Raises BadParameter."""
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
-        numbers = (0,)
-    if min(numbers) < 1:
-        raise typer.BadParameter(f"{text!r} must be numbers from 1 on, such as 1,8", param_hint="--batches")
-    return numbers
+        found = (0,)
+    if min(found) < 1:
+        raise typer.BadParameter(f"{text!r} must be numbers from 1 on, such as 1,8", param_hint=option)
+    return found
 
 
 def _print(found: dict[str, Any]) -> None:

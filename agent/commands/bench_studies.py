@@ -19,6 +19,7 @@ import typer
 import yaml
 
 from agent import settings as settings_module
+from agent.commands.bench_matrix import numbers
 from agent.commands.process_memory import peak_mb
 from agent.errors import AlmenaError
 from agent.outbox import Outbox
@@ -47,7 +48,7 @@ def studies(
 
     `total` is the sum of the steps up to the durable result; committing the event comes on top, as `commit`.
     """
-    wanted = [int(side) for side in sides.split(",")]
+    wanted = numbers(sides, "--sides")
     run = {"model": str(Path(model).resolve()) if model.endswith((".yaml", ".yml")) else model, "heat_map": heat_map}
     result: dict[str, Any] = {f"{side}x{side}": _measured(run, backend, side, count, 1, PAUSE_S) for side in wanted}
     if burst:

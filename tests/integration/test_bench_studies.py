@@ -23,3 +23,8 @@ def test_it_tells_latencies_by_step(tmp_path: Path) -> None:
         assert 0 < times["infer"]["p50"] <= times["total"]["p50"] <= times["total"]["p99"]
         assert one["studies_per_second"] > 0
         assert one["vision_mb"] > 50
+
+
+def test_wrong_sides_are_told() -> None:
+    done = almena("bench", "studies", "--sides", "1500,a")
+    assert (done.returncode, "--sides" in done.stderr) == (2, True)
