@@ -21,7 +21,7 @@ _NOISY = ("amqtt", "transitions", "asyncio")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. Prints `ready HOST:PORT` once it accepts connections; exit code 1 if the port is taken."""
+    """Serve until SIGTERM or SIGINT, which is exit code 0; 1 if the port is taken."""
     parser = argparse.ArgumentParser(prog="python -m agent.broker", description=__doc__)
     parser.add_argument("--port", type=int, default=1883, help="TCP port on 127.0.0.1 (default: %(default)s)")
     options = parser.parse_args(arguments)

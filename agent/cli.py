@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -18,18 +19,27 @@ from engines.errors import EngineError, UnknownNameError
 
 COMMANDS = {
     "demo": "agent.commands.demo:app",
+    "demo-xray": "agent.commands.demo_xray:app",
     "run": "agent.commands.run:app",
     "check": "agent.commands.check:app",
     "doctor": "agent.commands.doctor:app",
+    "join": "agent.commands.join:app",
+    "renew": "agent.commands.renew:app",
+    "hub": "fleet.command_hub:app",
+    "fleet": "provisioning.command:app fleet.command:app",
+    "simulate": "fleet.simulate.command:app",
     "models": "agent.commands.models:app",
     "identity": "agent.commands.identity:app",
     "events": "agent.commands.events:app",
     "build": "agent.commands.build:app",
     "calibrate": "agent.commands.calibrate:app",
     "tune": "agent.commands.tune:app",
-    "bench": "agent.commands.bench:app",
+    "bench": "agent.commands.bench:app fleet.bench.command:app",
     "eval": "agent.commands.evaluate:app",
     "train": "training.command:app",
+    "install": "provisioning.host.commands:installing",
+    "uninstall": "provisioning.host.commands:uninstalling",
+    "rollback": "provisioning.host.commands:rolling_back",
 }
 
 
@@ -44,8 +54,9 @@ class LazyGroup(TyperGroup):
         """Import the module of one command."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        command = typer.main.get_command(getattr(import_module(module), attribute))
+        command, *others = [_command(place) for place in COMMANDS[cmd_name].split()]
+        for other in others:  # a group whose commands live in several packages
+            command.commands |= other.commands
         command.name = cmd_name
         return command
 
@@ -67,6 +78,11 @@ class LazyGroup(TyperGroup):
             if as_json and (isinstance(cause, typer.Abort) or hasattr(cause, "format_message")):
                 _print(AlmenaError("aborted" if isinstance(cause, typer.Abort) else cause.format_message()))
             raise
+
+
+def _command(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return typer.main.get_command(getattr(import_module(module), attribute))
 
 
 def _end(code: int, error: Exception, message: str, as_json: bool) -> NoReturn:
@@ -97,6 +113,7 @@ def almena(version: bool = typer.Option(False, "--version", callback=_version, i
 
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was begun is ended, and cleared away
     os.umask(0o007)  # state, pictures and reports are for the owner and the group
     logs.setup("almena", logging.WARNING)
     app()

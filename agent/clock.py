@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import time
+from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,10 @@ _TIME_ERROR = 5
 _SYNC_CHECK_S = 1.0
 _SYNCED_MARK = Path("/run/systemd/timesync/synchronized")
 """Made by systemd-timesyncd when it has set the clock."""
+
+
+EARLIEST, LATEST = -62_135_424_000.0, 253_402_128_000.0
+"""The Unix times that a calendar has a date for, in every time zone: two days less than the years 1 to 9999."""
 
 
 class _Timex(ctypes.Structure):
@@ -64,6 +69,11 @@ def _tell_denied(number: int) -> None:
 def kernel_boot_id() -> str:
     """The kernel's random id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def date_of(at: float, zone: timezone | None = None) -> datetime:
+    """A Unix time as a date, local where no zone is given. One that no calendar has becomes the first or the last that it has."""
+    return datetime.fromtimestamp(min(max(at, EARLIEST), LATEST), zone)
 
 
 class Clock:

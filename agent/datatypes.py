@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Image: TypeAlias = "NDArray[np.uint8]"
 """(H, W, 3) uint8, blue-green-red, rows from the top."""
 
+MAX_NAME = 100
+"""Characters that the name of a person may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -21,7 +24,8 @@ class Frame:
     `captured_at` is Unix time in seconds (UTC), `mono_ns` the monotonic clock in nanoseconds at the same moment,
     `media_s` seconds from the start of a recorded medium (None for live ones).
     `item` names the unit of a finite source that is marked done once its events are committed (a file's key).
-    `about` is what else its source knows of it, for the task that goes with that source.
+    `about` is what else its source knows of it, for the task that goes with that source: such a frame is no
+    live picture for anybody's eyes.
     """
 
     image: Image
@@ -71,7 +75,7 @@ class StreamHealth:
     """How a stream is doing. Rates are frames per second over the last ten seconds; counts since the start unless named.
 
     `code` is one of the stable codes (`STREAM_TIMEOUT` …) while something is wrong, else "".
-    `quality` is excellent, fair, poor or unusable.
+    `quality` is excellent, fair, poor or unusable; empty for files and folders, which have no connection.
     """
 
     stream: str
@@ -93,4 +97,3 @@ class StreamHealth:
     width: int = 0
     height: int = 0
     last_frame_at: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)

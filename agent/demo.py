@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +9,14 @@ from typing import Any
 
 import yaml
 
+from agent.cameras import video_devices
 from agent.errors import AlmenaError
+from agent.home import free_port
 
 MODELS = ("centerface", "dlib-resnet")
 KNOWN = ("Eileen Collins", "astronaut")
 UNKNOWN = "grace-hopper"
 HEADER = "# Written by `almena demo` at each start. Copy it and change the copy: almena run --config COPY\n"
-
-
-def default_folder() -> Path:
-    """Where the demo keeps its files: $XDG_DATA_HOME/almena, by default ~/.local/share/almena."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "almena"
 
 
 def fetch_models(models: Path) -> list[Path]:
@@ -71,7 +66,7 @@ def prepare(folder: Path, source: str) -> None:
     settings = write_settings(folder, source)
     sample_clip(folder, folder / "models")
     if not _enrolled(folder).exists():
-        _enrol(settings, folder / "models")
+        enrol(settings, folder / "models")
         _enrolled(folder).touch()
 
 
@@ -95,26 +90,11 @@ def write_settings(folder: Path, source: str) -> Path:
     return settings
 
 
-def _enrolled(folder: Path) -> Path:
-    """Marks that the demo's identity was enrolled, so that one that was erased stays erased."""
-    return folder / "state" / "enrolled"
+def enrol(settings: Path, models: Path) -> None:
+    """Enrol one of the two persons of the sample clip. Raises AlmenaError.
 
-
-def free_port(preferred: int) -> int:
-    """`preferred` if nobody listens there on loopback, else any free port."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise AlmenaError("no free port on 127.0.0.1")
-
-
-def _enrol(settings: Path, models: Path) -> None:
-    """In a process of its own, because the supervisor need not hold engines in memory."""
+    In a process of its own, because the supervisor need not hold engines in memory.
+    """
     from engines.fetch import assets
 
     print("Building the engines for this machine and enrolling one of the two persons (once) …", flush=True)
@@ -125,14 +105,20 @@ def _enrol(settings: Path, models: Path) -> None:
         raise AlmenaError(f"{KNOWN[0]} could not be enrolled; the reason is above")
 
 
+def _enrolled(folder: Path) -> Path:
+    """Marks that the demo's identity was enrolled, so that one that was erased stays erased."""
+    return folder / "state" / "enrolled"
+
+
 def _webcam() -> str | None:
     """The first camera that gives a picture."""
-    if not any(Path("/dev").glob("video*")):
+    devices = video_devices()
+    if not devices:
         return None
     from agent.errors import SourceError
     from agent.vision.sources.v4l2 import V4l2Config, V4l2Source
 
-    for device in sorted(Path("/dev").glob("video*")):
+    for device in devices:
         source = V4l2Source(V4l2Config(device=str(device)), "webcam")
         try:
             source.open()

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agent.config import AnyPath, Config, ExistingFile
+from agent.config import LOOPBACK, AnyPath, Config, ExistingFile, HostName
+from agent.handed import handed
 from agent.tls_settings import TlsSettings
 
 MEBIBYTE = 1024 * 1024
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _title(value: str) -> str:
@@ -46,7 +46,7 @@ class DicomServerTls(Config):
         """What connections are accepted with. Raises OSError, of which ssl.SSLError is a kind, where a file cannot be used."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.client_ca_file) if self.client_ca_file else None)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.cert_file, self.key_file)
+        context.load_cert_chain(self.cert_file, handed(self.key_file))
         if self.client_ca_file:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
@@ -64,7 +64,7 @@ class DicomReceiverSettings(Config):
 
     enabled: bool = True
     ae_title: AeTitle = Field("ALMENA", description="Callers must name this title.")
-    host: str = Field("127.0.0.1", description="Any address but loopback needs `allow`.")
+    host: HostName = Field("127.0.0.1", description="Any address but loopback needs `allow`.")
     port: int = Field(11112, ge=0, le=65535, description="0 takes a free port.")
     allow: tuple[DicomPeerSettings, ...] = Field((), description="Who may call; without entries every title from this machine.")
     tls: DicomServerTls | None = None
@@ -81,7 +81,7 @@ class DicomReceiverSettings(Config):
 class DicomWebSettings(Config):
     """STOW-RS: POST /dicom-web/studies. It needs a token, or TLS with client certificates."""
 
-    host: str = Field("127.0.0.1", description="Any address but loopback needs tls.")
+    host: HostName = Field("127.0.0.1", description="Any address but loopback needs tls.")
     port: int = Field(8643, ge=0, le=65535, description="0 takes a free port.")
     token_file: ExistingFile | None = Field(
         None, description="Holds the token that callers send as `Authorization: Bearer …`.", examples=["dicom.token"]
@@ -116,7 +116,7 @@ class DicomDestinationSettings(Config):
         examples=["https://pacs.local/dicom-web/studies"],
     )
     token_file: ExistingFile | None = Field(None, description="Holds the token for it.", examples=["dicom.token"])
-    host: str | None = Field(None, description="Address of the PACS.", examples=["pacs.local"])
+    host: HostName | None = Field(None, description="Address of the PACS.", examples=["pacs.local"])
     port: int = Field(104, ge=1, le=65535)
     ae_title: AeTitle = Field("PACS", description="Its AE title.")
     tls: TlsSettings | None = None

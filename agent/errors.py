@@ -24,6 +24,10 @@ class SettingsError(UsageError):
         self.reasons = message.splitlines()
 
 
+class UnreadableError(AlmenaError, OSError):
+    """A file that the settings name cannot be read. The message names it and says what to do, and holds nothing of what is in it."""
+
+
 class UnknownError(AlmenaError):
     """What was asked for by its name or id (a stream, an identity, a cluster) is not there."""
 

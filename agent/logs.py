@@ -11,23 +11,36 @@ import threading
 from datetime import datetime, timezone
 from types import TracebackType
 
-_SCHEME = r"(\b[a-z][a-z0-9+.-]*://)"
-_CREDENTIALS = re.compile(
-    _SCHEME + r"(?:[^/\s\"'<>]*|[^/\s:@\"'<>]*:(?!\d+(?:[/\s]|$))[^\s\"'<>]*)@",
-    re.IGNORECASE,
-)
+_RUN = re.compile(r"[^\s\"'<>]+")
+_CREDENTIALS = re.compile(r"://(?:[^/]*|[^/:@]*:(?!\d+/).*)@")
 """User and password of a URL, also where the password holds an `@` or, against the rules, a slash."""
 
 _ASSIGNED = re.compile(
-    r"((?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|authorization)\w*[\"']?\s*[=:]\s*)"
+    r"((?<![\w-])(?=[\w-]*?(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|authorization))[\w-]+[\"']?\s*[=:]\s*)"
     r"((?:basic|bearer|digest)\s+\S+|\"[^\"]*\"|'[^']*'|[^\s,;&\"')}\]]+)",
     re.IGNORECASE,
 )
+"""Words that hold such a keyword, with what follows."""
+
+
+PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, 0: 7}
+"""Levels to those of syslog(3)."""
 
 
 def mask(text: str) -> str:
-    """`text` without credentials: `rtsp://user:pw@cam/1` becomes `rtsp://***@cam/1`, `password=x` becomes `password=***`."""
-    return _ASSIGNED.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
+    """`text` without credentials: `rtsp://user:pw@cam/1` becomes `rtsp://***@cam/1`, `password=x` becomes `password=***`.
+
+    Its time grows linearly with the length of the text, whatever that holds.
+    """
+    if "://" in text:
+        text = _RUN.sub(_without_credentials, text)
+    return _ASSIGNED.sub(r"\1***", text)
+
+
+def _without_credentials(run: re.Match[str]) -> str:
+    """Credentials end with the last `@` of what no blank or quote parts, so nothing is sought beyond it."""
+    before, at, rest = run.group().rpartition("@")
+    return _CREDENTIALS.sub("://***@", before + at) + rest
 
 
 def escaped(text: str) -> str:
@@ -51,11 +64,15 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (ISO 8601, UTC), level, process, logger, message, and exception where there is one."""
+    """One JSON object a line: time (ISO 8601, UTC), level, process, logger, message, and exception where there is one.
 
-    def __init__(self, process: str) -> None:
+    With `journal` the level stands before it as in sd-daemon(3), which the journal takes off again and keeps as the line's priority.
+    """
+
+    def __init__(self, process: str, *, journal: bool = False) -> None:
         super().__init__()
         self.process = process
+        self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
@@ -68,7 +85,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = mask(self.formatException(record.exc_info))
-        return escaped(json.dumps(line, ensure_ascii=False))
+        priority = f"<{next(number for least, number in PRIORITIES.items() if record.levelno >= least)}>" if self._journal else ""
+        return priority + escaped(json.dumps(line, ensure_ascii=False))
 
 
 def setup(process: str, level: int = logging.INFO) -> None:
@@ -77,7 +95,8 @@ def setup(process: str, level: int = logging.INFO) -> None:
     Errors that nobody caught, in any thread, go the same way, so that they are masked too.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(process) if os.environ.get("ALMENA_LOG") == "json" else LineFormatter(process))
+    as_json = os.environ.get("ALMENA_LOG") == "json"
+    handler.setFormatter(JsonFormatter(process, journal=_to_the_journal()) if as_json else LineFormatter(process))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -88,6 +107,15 @@ def setup(process: str, level: int = logging.INFO) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
+
+
+def _to_the_journal() -> bool:
+    """Whether standard error is the journal's own socket (systemd.exec(5), $JOURNAL_STREAM)."""
+    stream = os.environ.get("JOURNAL_STREAM")
+    if not stream:
+        return False
+    here = os.fstat(sys.stderr.fileno())
+    return stream == f"{here.st_dev}:{here.st_ino}"
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

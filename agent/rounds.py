@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 
 class Rounds:
-    """A thread that calls `work` until it is stopped. Between two rounds it waits for `pause_s`, and for `share` of what a round took."""
+    """A thread that calls `work` until it is stopped. Between two rounds it waits for `pause_s`, or longer where `work` says so."""
 
-    def __init__(self, name: str, work: Callable[[], None], pause_s: float, share: float = 0.0) -> None:
+    def __init__(self, name: str, work: Callable[[], float | None], pause_s: float) -> None:
         self._work = work
         self._pause_s = pause_s
-        self._share = share
         self._stopping = threading.Event()
+        self._soon = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name)
 
     @property
@@ -26,14 +25,20 @@ class Rounds:
         """Begin at once."""
         self._thread.start()
 
+    def hasten(self) -> None:
+        """Begin the next round now, or after the one in hand."""
+        self._soon.set()
+
     def stop(self) -> None:
         """End after the round in hand; nothing where there was no start."""
         self._stopping.set()
+        self._soon.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:
         while not self.stopping:
-            started = time.monotonic()
-            self._work()
-            self._stopping.wait(max(self._pause_s, self._share * (time.monotonic() - started)))
+            self._soon.clear()
+            pause_s = max(self._pause_s, self._work() or 0.0)
+            if not self.stopping:
+                self._soon.wait(pause_s)

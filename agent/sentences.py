@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
+
+from agent.clock import date_of
 
 Data = Mapping[str, Any]
 
@@ -23,7 +24,7 @@ def sentence(envelope: Mapping[str, Any]) -> str:
 
     Kinds that it does not know are shown as key=value.
     """
-    when = datetime.fromtimestamp(envelope["captured_at"]).strftime("%Y-%m-%d %H:%M:%S")
+    when = date_of(envelope["captured_at"]).strftime("%Y-%m-%d %H:%M:%S")
     what = _WORDS.get(envelope["kind"], _other)(envelope["data"])
     if envelope["kind"] not in _WORDS:
         what = f"{envelope['kind']}: {what}"
@@ -36,8 +37,10 @@ def _face(data: Data) -> str:
         return f"{who} is there{_evidence(data)}"
     if data["type"] == "update":
         return f"{who} is still there" if data["decision"] == "undecided" else f"it is {who}{_evidence(data)}"
+    if data["reason"] is None:
+        return f"a photograph shows {who}{_evidence(data)}"
     seconds = (data["ended_at"] or data["started_at"]) - data["started_at"]
-    why = "" if data["reason"] in (None, "left") else f" ({data['reason']})"
+    why = "" if data["reason"] == "left" else f" ({data['reason']})"
     return f"{who} left after {_duration(seconds)}{why}{_evidence(data)}"
 
 
@@ -70,7 +73,11 @@ def _study(data: Data) -> str:
     if data["decision"] is None:
         return f"{name}: no answer: {data['reason']}"
     score = data["scores"][data["positive"]]
-    return f"{name}: the model answers {data['decision']}, unverified ({data['positive']} {score:.2f}, from {data['threshold']:.2f} on)"
+    return f"{name}: the model answers {data['decision']}, unverified ({data['positive']} {score:.3f}, from {data['threshold']:.3f} on)"
+
+
+def _loss(data: Data) -> str:
+    return f"{data['count']} of lane {data['lane']} lost: {data['reason']}"
 
 
 def _stream(data: Data) -> str:
@@ -91,4 +98,10 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-_WORDS: dict[str, Callable[[Data], str]] = {"face": _face, "classification": _classification, "study": _study, "stream": _stream}
+_WORDS: dict[str, Callable[[Data], str]] = {
+    "face": _face,
+    "classification": _classification,
+    "study": _study,
+    "stream": _stream,
+    "loss": _loss,
+}

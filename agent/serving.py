@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import h11
 import uvicorn
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.errors import AlmenaError
 
 log = logging.getLogger(__name__)
 
+GRACE_S = 1.5
 ENDS_WITHIN_S = 10.0
 MAX_CONNECTIONS = 100
 """Beyond these a caller gets 503 at once, if all are being answered."""
 WITHIN_S: dict[Any, float] = {h11.IDLE: 10.0, h11.SEND_BODY: 120.0}
 """A caller has this long for the head of a request, and for its body (16 MiB over a slow line)."""
+PEER = "peer"
+"""Of a request's state: the caller's certificate in DER, where the server has asked for one."""
 
 
 class Problem(HTTPException):
@@ -87,6 +92,9 @@ class PunctualProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller came."""
         super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and (certificate := tls.getpeercert(binary_form=True)):
+            self.app_state = {**self.app_state, PEER: certificate}
         self._watch()
         if len(self.connections) >= MAX_CONNECTIONS:
             others = (one for one in self.connections if isinstance(one, PunctualProtocol) and one is not self)
@@ -121,6 +129,28 @@ class PunctualProtocol(H11Protocol):
             self._late = None
 
 
+def network_of(address: str) -> str:
+    """What a caller counts by: its address, of IPv6 its /64, of an IPv4 address in IPv6's clothes that one; other text as it is."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """All that a request sends. Raises Problem (413) for more than `limit` bytes."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise Problem(413, "The request is too large", f"at most {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
 def bound(host: str, port: int) -> socket.socket:
     """A TCP socket at that address, which does not listen yet. Raises OSError; socket.gaierror for what is no address."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -134,17 +164,61 @@ def bound(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _CutOff:
+    """Requests that their caller, or the stop of the server, cuts off end without the traces that uvicorn would log for them."""
+
+    def __init__(self, app: ASGIApp, name: str) -> None:
+        self._app = app
+        self._name = name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except ClientDisconnect:
+            log.info("%s: a caller went away before its request was complete", self._name)
+        except asyncio.CancelledError:
+            log.info("%s: a request was cut off by the stop", self._name)
+            if not begun and scope["type"] == "http":
+                await problem_response(503, "The agent is stopping", "try again in a moment", {"Retry-After": "5"})(scope, receive, send)
+
+
+class _Server(uvicorn.Server):
+    """Cuts off at a stop what takes longer than GRACE_S."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """No more connections, time for those that are there, and the end."""
+        late = asyncio.get_running_loop().call_later(GRACE_S, self._cut_off)
+        await super().shutdown(sockets)
+        late.cancel()
+
+    def _cut_off(self) -> None:
+        """Half an answer breaks off; a request without any yet is still told why."""
+        for one in list(self.server_state.connections):
+            if isinstance(one, PunctualProtocol) and one.cycle is not None and one.cycle.response_started:
+                one.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+
 class ThreadedServer:
     """uvicorn in a daemon thread over a socket that is already bound."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, name: str, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, name: str, *, ws: str = "none", **options: Any) -> None:
         config = uvicorn.Config(
-            app, loop="asyncio", http=PunctualProtocol, ws="none", lifespan="on", proxy_headers=False, server_header=False,
+            _CutOff(app, name), loop="asyncio", http=PunctualProtocol, ws=ws, lifespan="on", proxy_headers=False, server_header=False,
             log_config=None, access_log=False, log_level="warning", timeout_graceful_shutdown=2, limit_concurrency=MAX_CONNECTIONS,
             **options,
         )  # fmt: skip
         config.load()
-        self._server = uvicorn.Server(config)
+        self._config = config
+        self._server = _Server(config)
         self._listener = listener
         self._name = name
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name=name, daemon=True)
@@ -154,13 +228,23 @@ class ThreadedServer:
         """Long answers end themselves when this turns true."""
         return self._server.should_exit
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Start the thread. Connections made from now on are answered."""
         self._listener.listen(128)
         self._thread.start()
 
+    def use_certificate(self, file: Path) -> None:
+        """Connections made from now on get this certificate; the file holds its key, too."""
+        assert self._config.ssl is not None
+        self._config.ssl.load_cert_chain(file)
+
     def stop(self) -> None:
-        """Close the socket, give running requests two seconds, and end the thread."""
+        """Close the socket, give running requests GRACE_S, and end the thread."""
         self._server.should_exit = True
         self._thread.join(ENDS_WITHIN_S)
         self._listener.close()

@@ -9,14 +9,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
-from agent.config import AnyPath, CardName, Config, ExistingFile, Folder
+from agent.config import LOOPBACK, AnyPath, Config, ExistingFile, Folder, HostName, Line, PasswordHash, matching
 from agent.dicom_settings import DicomSettings
 from agent.errors import SettingsError
+from agent.handed import secret_in
+from agent.hub_settings import HubLinkSettings
 from agent.registry import SOURCES, TASKS, UnknownPluginError, config_of
-from agent.tls_settings import TlsSettings
-from agent.yaml_file import YamlFile
+from agent.remote_settings import RemoteSettings
+from agent.serving_settings import ServingSettings
+from agent.tls_settings import TlsSettings, WebTlsSettings
+from agent.yaml_file import Place, YamlFile
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Name = Annotated[
+    str, matching(r"[a-z0-9][a-z0-9-]{0,62}", "be lower-case letters, digits and dashes, at most 63, and begin with a letter or a digit")
+]
+HttpsUrl = Annotated[str, matching(r"https://[^\s@/]+(/\S*)?", "begin with https://, and hold neither spaces nor a name or password")]
+Word = Annotated[str, matching(r"[a-z0-9]+", "be lower-case letters and digits")]
 MEBIBYTE = 1024 * 1024
 DAY = 86400.0
 IN_WORDS = {
@@ -72,10 +80,8 @@ class EngineSettings(Config):
     backend: Literal["auto", "openvino", "onnxruntime", "tensorrt", "litert", "tensorflow"] = Field(
         "auto", description="`auto` takes what `almena tune` found best here; before that, the first of these that is installed."
     )
-    unit: str = Field(
-        "auto",
-        description="What the backend computes on: cpu, gpu, npu, cuda, tensorrt, dla0 …; `almena doctor` lists them.",
-        pattern=r"^[a-z0-9]+$",
+    unit: Word = Field(
+        "auto", description="What the backend computes on: cpu, gpu, npu, cuda, tensorrt, dla0 …; `almena doctor` lists them."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
@@ -84,36 +90,12 @@ class EngineSettings(Config):
     policy: Literal["latency", "throughput", "efficiency"] = Field(
         "throughput", description="What the engines are built and tuned for; efficiency is few joules for each picture."
     )
-    models_dir: AnyPath | None = Field(None, description="Where model files are kept; default: <state_dir>/models.")
-
-
-class ServedModelSettings(Config):
-    """One model that is served over HTTP besides those of the streams."""
-
-    name: str = Field(description="In its address: /v2/models/<name>.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", examples=["my-model"])
-    card: CardName = Field(
-        description="A card of the catalogue (`almena models list`), or the path of a card file.", examples=["blazeface-short"]
+    retune: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto` tunes anew, beside the streams and not on battery, where driver, runtime, power mode or model have changed.",
     )
-    batch: int = Field(8, ge=1, le=256, description="Pictures that a call of its engine may take at once.")
-    max_delay_ms: float = Field(2.0, ge=0, le=1000, description="How long a picture waits for others while the engine is busy.")
-    queue: int = Field(64, ge=1, le=4096, description="Pictures that may wait, and that a request may have; beyond them: 429.")
-
-
-class ServingSettings(Config):
-    """Models over HTTP, at the page's address: Open Inference Protocol v2 and TensorFlow Serving's predict."""
-
-    streams: bool = Field(True, description="The models of the streams are served too, with the same engines, by their cards' names.")
-    templates: bool = Field(False, description="Serve face embedders: whoever may use the page can then have face templates.")
-    timeout_s: float = Field(10.0, gt=0, le=600, description="A request that is not answered by then gets 503.")
-    models: tuple[ServedModelSettings, ...] = Field((), description="Further models.")
-
-    @field_validator("models")
-    @classmethod
-    def _unique(cls, models: tuple[ServedModelSettings, ...]) -> tuple[ServedModelSettings, ...]:
-        names = [model.name for model in models]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"names of served models must differ; given twice: {', '.join(twice)}")
-        return models
+    retune_budget_s: float = Field(60.0, ge=1, le=3600, description="How long that may measure for each model.")
+    models_dir: AnyPath | None = Field(None, description="Where model files are kept; default: <state_dir>/models.")
 
 
 class LaneSettings(Config):
@@ -125,14 +107,28 @@ class LaneSettings(Config):
     max_age_s: float = Field(30 * DAY, gt=0, description="Unsettled rows older than this expire and are declared as lost.")
 
 
+class AuditLaneSettings(Config):
+    """Limits of the audit lane, which neither evicts nor expires."""
+
+    max_bytes: int = Field(
+        32 * MEBIBYTE, ge=MEBIBYTE, description="With unsettled rows beyond this, commands and changes of identities are refused."
+    )
+
+
 class OutboxSettings(Config):
     """The durable queue between the two processes."""
 
     event: LaneSettings = LaneSettings()
     telemetry: LaneSettings = LaneSettings(max_bytes=32 * MEBIBYTE, max_age_s=7 * DAY)
-    audit: LaneSettings = LaneSettings(max_bytes=32 * MEBIBYTE, max_age_s=365 * DAY)
+    audit: AuditLaneSettings = AuditLaneSettings()
     history_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Settled rows are kept as local history up to this size …")
     history_age_s: float = Field(30 * DAY, ge=0, description="… and this age.")
+
+
+class IdentitySettings(Config):
+    """The certificate that `almena join` got: `mqtt` connects with it, and it is renewed by itself."""
+
+    url: HttpsUrl = Field(description="The enrolment server of the fleet.", examples=["https://fleet.example.org:8643"])
 
 
 class MqttSettings(Config):
@@ -142,7 +138,7 @@ class MqttSettings(Config):
         False,
         description="`almena run` starts a small broker on loopback at `port`; it keeps nothing.",
     )
-    host: str = Field("127.0.0.1", description="Host name or address of the broker.")
+    host: HostName = Field("127.0.0.1", description="Host name or address of the broker.")
     port: int = Field(1883, ge=1, le=65535)
     version: Literal["auto", "5", "3.1.1"] = Field(
         "auto", description="`auto` speaks 5 and falls back only when the broker says that it does not."
@@ -151,7 +147,7 @@ class MqttSettings(Config):
         "broker",
         description="Who settles an event: the hub after its commit, the broker on receipt, or nobody.",
     )
-    username: str | None = None
+    username: Line | None = None
     password: SecretStr | None = Field(None, description="Better: password_file.")
     password_file: ExistingFile | None = None
     tls: TlsSettings | None = None
@@ -166,33 +162,26 @@ class MqttSettings(Config):
         return self
 
     def secret(self) -> str | None:
-        """The password, wherever it is kept."""
+        """The password, wherever it is kept. Raises UnreadableError."""
         if self.password_file is not None:
-            return self.password_file.read_text().strip()
+            return secret_in(self.password_file)
         return self.password.get_secret_value() if self.password else None
-
-
-class WebTlsSettings(Config):
-    """Certificate of the local page."""
-
-    cert_file: ExistingFile
-    key_file: ExistingFile
 
 
 class LoginSettings(Config):
     """Who may open the local page."""
 
-    username: str = "admin"
-    password_hash: str = Field(description="An argon2id hash, printed by `almena doctor --hash-password`.", pattern=r"^\$argon2id\$")
+    username: Line = "admin"
+    password_hash: PasswordHash = Field(description="An argon2id hash, printed by `almena doctor --hash-password`.")
 
 
 class WebSettings(Config):
     """The local page and REST."""
 
     enabled: bool = True
-    host: str = Field("127.0.0.1", description="Any address but loopback needs tls and login.")
+    host: HostName = Field("127.0.0.1", description="Any address but loopback needs tls and login.")
     port: int = Field(8642, ge=0, le=65535, description="0 takes a free port.")
-    allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which the page may be reached.")
+    allowed_hosts: tuple[HostName, ...] = Field((), description="Further host names under which the page may be reached.")
     tls: WebTlsSettings | None = None
     login: LoginSettings | None = None
     preview_per_second: float = Field(10.0, gt=0, le=30, description="Pictures a second of the live view.")
@@ -200,7 +189,7 @@ class WebSettings(Config):
 
     @model_validator(mode="after")
     def _guarded(self) -> WebSettings:
-        if self.host not in ("127.0.0.1", "::1", "localhost") and not (self.tls and self.login):
+        if self.host not in LOOPBACK and not (self.tls and self.login):
             raise ValueError(f"{self.host} can be reached from the network: set web.tls and web.login, or bind to 127.0.0.1")
         return self
 
@@ -240,9 +229,28 @@ class Settings(Config):
     gallery: GallerySettings = GallerySettings()
     dicom: DicomSettings | None = None
     outbox: OutboxSettings = OutboxSettings()
+    identity: IdentitySettings | None = None
     mqtt: MqttSettings | None = None
+    hub: HubLinkSettings | None = None
+    remote: RemoteSettings = RemoteSettings()
     web: WebSettings = WebSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _identity_connects(self) -> Settings:
+        if self.identity and self.mqtt:
+            if self.mqtt.tls or self.mqtt.embedded_broker:
+                raise ValueError("identity brings what mqtt.tls would say, and a broker of its own: take tls and embedded_broker away")
+            pair = self.identity_dir / "device.pem"
+            tls = TlsSettings.model_construct(ca_file=self.identity_dir / "ca.pem", cert_file=pair, key_file=pair)
+            object.__setattr__(self, "mqtt", self.mqtt.model_copy(update={"tls": tls}))
+        return self
+
+    @model_validator(mode="after")
+    def _hub_knows_the_device(self) -> Settings:
+        if self.hub and not (self.identity and self.mqtt):
+            raise ValueError("the hub knows a device by its certificate and asks over the broker: add the sections identity and mqtt")
+        return self
 
     @model_validator(mode="after")
     def _radiographs_have_one_way(self) -> Settings:
@@ -271,6 +279,11 @@ class Settings(Config):
         }
 
     @property
+    def idle(self) -> str:
+        """Why nothing will be looked at; empty where something is."""
+        return "" if self.streams or self.serving.models else "there are no streams, so nothing is looked at: name some under `streams`"
+
+    @property
     def models_dir(self) -> Path:
         """Where model files are kept."""
         return self.engines.models_dir or self.state_dir / "models"
@@ -286,9 +299,19 @@ class Settings(Config):
         return self.state_dir / "outbox"
 
     @property
+    def identity_dir(self) -> Path:
+        """Where this device's key and certificate are kept."""
+        return self.state_dir / "identity"
+
+    @property
     def gallery_dir(self) -> Path:
         """Where identities are kept."""
         return self.state_dir / "gallery"
+
+    @property
+    def shares_identities(self) -> bool:
+        """Whether identities that other devices share may be here."""
+        return self.hub is not None and self.hub.identities
 
     @property
     def control_socket(self) -> Path:
@@ -299,28 +322,28 @@ class Settings(Config):
 def load(path: Path) -> Settings:
     """Read and check a settings file. Raises SettingsError with one line for each thing that is wrong."""
     file = YamlFile(path)
-    raw = file.raw
-    problems: list[tuple[tuple[Any, ...], str]] = []
-    if raw is None:
-        raw = {}
-    context = {"base": path.resolve().parent}
-    if isinstance(raw, dict):
-        raw = _with_plugins(raw, context, problems)
-    settings = None
-    try:
-        settings = Settings.model_validate(raw, context=context)
-    except ValidationError as error:
-        problems += [(detail["loc"], _plain(detail)) for detail in error.errors()]
+    settings, problems = parse({} if file.raw is None else file.raw, {"base": path.resolve().parent})
     problems += [(place, "given twice") for place in file.repeated]
     if problems or settings is None:
-        raise SettingsError("\n".join(f"{path}:{file.line(place)}: {_dotted(place)}{message}" for place, message in problems))
+        raise SettingsError("\n".join(f"{path}:{file.line(place)}: {dotted(place)}{message}" for place, message in problems))
     return settings
 
 
-def _with_plugins(raw: dict[str, Any], context: dict[str, Any], problems: list[tuple[tuple[Any, ...], str]]) -> dict[str, Any]:
+def parse(raw: Any, context: dict[str, Any]) -> tuple[Settings | None, list[tuple[Place, str]]]:
+    """Settings from their values, or what is wrong with them, and where. `context` tells paths what they count from."""
+    problems: list[tuple[Place, str]] = []
+    if isinstance(raw, dict):
+        raw = _with_plugins(raw, context, problems)
+    try:
+        return Settings.model_validate(raw, context=context), problems
+    except ValidationError as error:
+        return None, problems + [(detail["loc"], _plain(detail)) for detail in error.errors()]
+
+
+def _with_plugins(raw: dict[str, Any], context: dict[str, Any], problems: list[tuple[Place, str]]) -> dict[str, Any]:
     """`raw` with the sections of sources and tasks replaced by their plug-ins' own settings."""
 
-    def plugin(table: dict[str, str], value: Any, what: str, place: tuple[Any, ...]) -> Any:
+    def plugin(table: dict[str, str], value: Any, what: str, place: Place) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             problems.append((place, f"must be a mapping with `type`, one of: {', '.join(sorted(table))}"))
             return value
@@ -356,6 +379,7 @@ def _plain(detail: Any) -> str:
     return re.sub("^(Input|String) should ", "must ", message)
 
 
-def _dotted(place: tuple[Any, ...]) -> str:
+def dotted(place: Place) -> str:
+    """`streams[0].source: `, to go before what is wrong there."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     return f"{text}: " if text else ""

@@ -6,6 +6,7 @@ pictures/ 8-bit pictures that wait for a task                             ──
 shown/    pictures that the page may show, until they are too old
 results/  what a model said of a picture, durable before its event is committed; the answer to the PACS is made of inbox/ and results/
 failed/   instances that cannot be used, with the reason
+reports/  failures that wait to be told   ── event committed ──► gone
 answers/  reports and captures that wait to be sent
 answered/ receipts: keyed hashes of the pixels that were answered
 dead/     instances whose answer no destination took, with the reason
@@ -24,7 +25,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,7 +99,7 @@ class StudyResult:
     `model` is the id name@hash. `probabilities` by label in the order of the card, `positive` the label that `decision` is about,
     `threshold` its operating point; `decision` is a label, or "" if the model abstained, and then `abstained` says why.
     `findings` are sentences for the report. `heat_map` is a PNG of 8-bit grey, 255 where the picture speaks most for the decision, to be
-    stretched over the whole picture. `timings` are seconds by step, `made_at` is Unix time in seconds.
+    stretched over the whole picture; `explained` is what it was made by. `timings` are seconds by step, `made_at` is Unix time in seconds.
     """
 
     item: str
@@ -112,6 +113,7 @@ class StudyResult:
     heat_map: bytes | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     made_at: float = 0.0
+    explained: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,15 @@ class StudyFailure:
     reason: str
     detail: str
     failed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much a folder holds; `oldest_at` is Unix time in seconds, None where it is empty."""
+
+    count: int
+    size_bytes: int
+    oldest_at: float | None
 
 
 class SealedFolder:
@@ -174,13 +185,13 @@ class SealedFolder:
 
     def items(self) -> list[str]:
         """What is there, in the order of `at`."""
-        found = []
-        with os.scandir(self.path) as entries:
-            for entry in entries:
-                if ITEM.fullmatch(entry.name):
-                    with suppress(FileNotFoundError):
-                        found.append((entry.stat().st_mtime_ns, entry.name))
-        return [item for _, item in sorted(found)]
+        return [item for _, item, _ in sorted(self._entries())]
+
+    def load(self) -> Load:
+        """How much is there."""
+        found = list(self._entries())
+        oldest = min(found)[0] / 1e9 if found else None
+        return Load(len(found), sum(size for _, _, size in found), oldest)
 
     def holds(self, item: str) -> bool:
         """Whether there is one."""
@@ -202,6 +213,15 @@ class SealedFolder:
         """Nothing if it is not there."""
         self._of(item).unlink(missing_ok=True)
 
+    def _entries(self) -> Iterator[tuple[int, str, int]]:
+        """`at` in nanoseconds, name, bytes."""
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if ITEM.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):
+                        status = entry.stat()
+                        yield status.st_mtime_ns, entry.name, status.st_size
+
     def _of(self, item: str) -> Path:
         if not ITEM.fullmatch(item):
             raise UnknownStudyError(f"{item!r} names no item")
@@ -216,10 +236,13 @@ class StudyFolders:
 
     def __init__(self, state_dir: Path, key_file: Path | None = None) -> None:
         root = state_dir / "studies"
-        names = ("inbox", "pictures", "shown", "results", "failed", "dead", "answers", "answered")
+        names = ("inbox", "pictures", "shown", "results", "failed", "reports", "dead", "answers", "answered")
         try:
-            for name in names:
-                (root / name).mkdir(parents=True, exist_ok=True)
+            if new := [root / name for name in names if not (root / name).is_dir()]:
+                for folder in new:
+                    folder.mkdir(parents=True, exist_ok=True)
+                for folder in (root, state_dir):
+                    sync_folder(folder)
             fresh = not any(ITEM.fullmatch(entry) for name in names for entry in os.listdir(root / name))
             key = load_key(key_file or root / "key", create=fresh, what="studies")
         except OSError as error:
@@ -233,6 +256,7 @@ class StudyFolders:
         self.shown = SealedFolder(root / "shown", "picture", vault)
         self.results = SealedFolder(root / "results", "result", vault)
         self.failed = SealedFolder(root / "failed", "instance", vault)
+        self.reports = SealedFolder(root / "reports", "report", vault)
         self.dead = SealedFolder(root / "dead", "instance", vault)
         self.answers = SealedFolder(root / "answers", "answer", vault)
         self.answered = SealedFolder(root / "answered", "receipt", vault)
@@ -277,6 +301,11 @@ class StudyFolders:
         """The event of its result is committed."""
         self.pictures.move(item, self.shown)
 
+    def report(self, name: str) -> StudyFailure | None:
+        """A failure that waits to be told; None while its instance is still in the inbox. Raises UnknownStudyError, StudyError."""
+        failure = StudyFailure(**self.reports.read(name)[0])
+        return None if self.inbox.holds(failure.item) else failure
+
     def write_result(self, result: StudyResult) -> None:
         """Durable once this returns; the answer to the sender follows. Raises StudySpaceError, StudyError."""
         header = asdict(result) | {"heat_map": result.heat_map is not None}
@@ -288,12 +317,16 @@ class StudyFolders:
         return StudyResult(**header | {"heat_map": body if header["heat_map"] else None, "findings": tuple(header["findings"])})
 
     def fail(self, item: str, reason: str, detail: str) -> None:
-        """Nothing more can be done with an item: its instance is kept in failed/ with the reason. Raises StudyError."""
-        self._give_up(item, self.failed, reason, detail)
+        """Nothing more can be done with an item: its instance is kept in failed/ with the reason, and a report waits to be told, one for
+        each time that the instance came. Raises StudySpaceError, StudyError."""
+        came = next((folder.written_at(item) for folder in (self.inbox, self.failed) if folder.holds(item)), 0.0)
+        failure = StudyFailure(item, reason, detail, time.time())
+        self.reports.write(self.item(f"{item} {came}"), asdict(failure), b"", at=failure.failed_at, durable=True)
+        self._give_up(failure, self.failed)
 
     def bury(self, item: str, reason: str, detail: str) -> None:
         """No destination takes its answer: its instance is kept in dead/ with the reason. Raises StudyError."""
-        self._give_up(item, self.dead, reason, detail)
+        self._give_up(StudyFailure(item, reason, detail, time.time()), self.dead)
 
     def reopen(self, item: str) -> None:
         """It came again: what is dead waits in the inbox once more, and that it failed is forgotten."""
@@ -311,8 +344,8 @@ class StudyFolders:
                 found.append(StudyFailure(**json.loads(path.read_text(encoding="utf-8"))))
         return sorted(found, key=lambda failure: failure.failed_at)
 
-    def _give_up(self, item: str, folder: SealedFolder, reason: str, detail: str) -> None:
-        failure = StudyFailure(item, reason, detail, time.time())
+    def _give_up(self, failure: StudyFailure, folder: SealedFolder) -> None:
+        item = failure.item
         part = folder.path / f".{item}.json.part"
         try:
             part.write_text(json.dumps(asdict(failure)), encoding="utf-8")

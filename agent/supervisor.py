@@ -26,9 +26,14 @@ SILENT_S = 120.0
 PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
-    """In the child: SIGTERM when the supervisor dies, even of SIGKILL (prctl(2); Linux only)."""
+def end_with_parent() -> None:
+    """In the child: SIGTERM when what began it dies, even of SIGKILL (prctl(2); Linux only)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def beside(*arguments: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+    """`python ARGUMENTS`, which ends when this process does, however that ends."""
+    return subprocess.Popen([sys.executable, *arguments], stdout=stdout, preexec_fn=end_with_parent)
 
 
 @dataclass
@@ -55,7 +60,7 @@ class Child:
         environment = {**os.environ, "NOTIFY_SOCKET": "@" + self._ear.getsockname()[1:].decode()}
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *self.arguments], env=environment, start_new_session=True, preexec_fn=_end_with_parent
+                [sys.executable, "-m", *self.arguments], env=environment, start_new_session=True, preexec_fn=end_with_parent
             )
         except BaseException:
             self._deafen()

@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent.errors import AlmenaError
+from agent.outbox.guard import sync_folder
 
 NONCE = 12
 
@@ -57,7 +58,7 @@ class Vault:
 
 
 def _make(key_file: Path) -> None:
-    """Appears as a whole, and never replaces a key that another process made at the same moment."""
+    """Appears as a whole, durable once this returns, and never replaces a key that another process made at the same moment."""
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=key_file.parent)
     try:
@@ -69,6 +70,8 @@ def _make(key_file: Path) -> None:
             os.link(temporary, key_file)
     finally:
         os.unlink(temporary)
+    for folder in (key_file.parent, key_file.parent.parent):
+        sync_folder(folder)
 
 
 def _check_private(path: Path) -> None:

@@ -20,7 +20,7 @@ from calibration.labels import Labelled, read_boxes, read_classes, read_labelled
 from calibration.noise import decibels, measure_of, outputs, raw_noise
 from calibration.quantise import Quantiser
 from calibration.samples import MEANINGFUL, Samples, gather, normalised
-from calibration.search import RejectedError, Search
+from calibration.search import Search, reasons
 from calibration.sensitivity import quantised_nodes, sensitivities
 from calibration.stills import find_faces, largest
 from calibration.turns import Turns, in_turns
@@ -70,10 +70,12 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """`choosing`: strictly, by the samples that nodes are chosen by; `verdict`: by those that nothing is chosen by."""
+    """`choosing`: strictly, by the samples that nodes are chosen by; `verdict`: by those that nothing is chosen by. `again`: by the latter
+    after a refusal, strictly, for from then on they take part in the choice."""
 
     choosing: Gate
     verdict: Gate
+    again: Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class Calibrator:
         gates = Gates(
             Gate(strict(self.card), self.decoder, samples.choices, first, portraits),
             Gate(self.card, self.decoder, samples.verdict, second, portraits),
+            Gate(strict(self.card), self.decoder, samples.verdict, second, portraits),
         )
         flavours = self.wishes.flavours or tuple(
             dict.fromkeys(backend.flavour_on(backend.units()[0]) for backend in self.backends.values())
@@ -228,26 +231,29 @@ class Calibrator:
             lambda file: self.judged(file, gates.choosing),
             self.folder, budget_s - (time.monotonic() - began), lambda done, total: self.tell(f"{flavour}: gate", done, total),
         )  # fmt: skip
-        float_nodes, file = search.run()
-        verdicts = self._held_back(file, gates.verdict, len(float_nodes))
-        calibration = self._record(quantiser, flavour, ranges, samples, float_nodes, table, verdicts, file)
+        float_nodes, file, verdicts, refusals = self._held_back(search, gates)
+        calibration = self._record(quantiser, flavour, ranges, samples, float_nodes, table, verdicts, refusals, file)
         save(calibration, file, place(self.card, self.options.engines_dir, flavour))
         return Outcome(calibration, verdicts, self._speed(file, list(verdicts)), tuple(search.tried), search.cut_short)
 
-    def _held_back(self, file: Path, gate: Gate, count: int) -> dict[str, Verdict]:
-        """The verdict on what nothing was chosen by. Raises RejectedError."""
-        verdicts = self.judged(file, gate)
-        if why := "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict.why):
-            raise RejectedError(
-                f"{self.card.name}: INT8 with {count} nodes in float passes on the pictures by which they were chosen, and is refused on"
-                f" those that were held back from every choice: {why}. Calibrate with more, and more typical, pictures: with"
-                f" {MEANINGFUL} samples or more a single one decides nothing."
-            )
-        return verdicts
+    def _held_back(self, search: Search, gates: Gates) -> tuple[list[str], Path, dict[str, Verdict], int]:
+        """What the samples that were held back let through: nodes in float, file, verdicts, and how often they refused before.
+
+        Raises RejectedError.
+        """
+        float_nodes, file = search.run()
+        refusals = 0
+        while True:
+            verdicts = self.judged(file, gates.again if refusals else gates.verdict)
+            if not (why := reasons(verdicts)):
+                return float_nodes, file, verdicts, refusals
+            refusals += 1
+            log.info("%s: %d nodes in float are refused on what was held back: %s", self.card.name, len(float_nodes), why)
+            float_nodes, file = search.further(len(float_nodes), f"on the samples that were held back from every choice {why}")
 
     def _record(
         self, quantiser: Quantiser, flavour: Flavour, ranges: Ranges, samples: Samples, float_nodes: Sequence[str],
-        table: dict[str, float], verdicts: dict[str, Verdict], file: Path,
+        table: dict[str, float], verdicts: dict[str, Verdict], refusals: int, file: Path,
     ) -> Calibration:  # fmt: skip
         some = [normalised(picture, self.card.input) for picture in samples.verdict[:MEASURED]]
         made = quantiser.quantised(flavour, ranges, float_nodes)
@@ -264,6 +270,7 @@ class Calibrator:
             sqnr_db=decibels(noise),
             accuracy={name: verdict.accuracy for name, verdict in verdicts.items() if verdict.accuracy},
             parity={name: verdict.parity for name, verdict in verdicts.items()},
+            refusals=refusals,
             made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             file=place(self.card, self.options.engines_dir, flavour).name,
             file_sha256=sha256(file),

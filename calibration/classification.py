@@ -112,6 +112,61 @@ def report(
     )  # fmt: skip
 
 
+NO_ANSWER = "no answer"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What is decided, instead of what is likeliest: by the rule, with the threshold of the positive class, and with abstentions.
+
+    abstained: pictures without an answer, by reason. answered: of all pictures. accuracy: of the answered ones. right: of all, where no
+    answer is not right. confusion has a last column for no answer. sensitivity: positives that are called positive, of all positives;
+    specificity: others that are not, of all others (no answer is not called positive); None without a positive class.
+    """
+
+    rule: str
+    threshold: float | None
+    abstained: dict[str, int]
+    answered: Share
+    accuracy: Share
+    right: Share
+    confusion: Confusion
+    sensitivity: Share | None
+    specificity: Share | None
+
+
+def decided(
+    rule: str,
+    answers: Sequence[str],
+    reasons: Sequence[str],
+    truth: Places,
+    labels: Sequence[str],
+    positive: str | None,
+    threshold: float | None,
+) -> OperatingPoint:
+    """Figures from one answer a picture, "" where there is none for a reason."""
+    places = np.array([labels.index(said) if said else len(labels) for said in answers], np.int64)
+    counts = np.zeros((len(labels), len(labels) + 1), np.int64)
+    np.add.at(counts, (truth, places), 1)
+    told, right = int((places < len(labels)).sum()), int((places == truth).sum())
+    sensitivity = specificity = None
+    if positive is not None:
+        true, called = truth == labels.index(positive), places == labels.index(positive)
+        sensitivity = share(int((called & true).sum()), int(true.sum()))
+        specificity = share(int((~called & ~true).sum()), int((~true).sum()))
+    return OperatingPoint(
+        rule=rule,
+        threshold=threshold,
+        abstained={reason: reasons.count(reason) for reason in sorted(set(reasons) - {""})},
+        answered=share(told, len(truth)),
+        accuracy=share(right, told),
+        right=share(right, len(truth)),
+        confusion=Confusion((*labels, NO_ANSWER), tuple(tuple(row) for row in counts.tolist())),
+        sensitivity=sensitivity,
+        specificity=specificity,
+    )
+
+
 def share(right: int, count: int) -> Share:
     """With Wilson's interval."""
     return Share(right / count, wilson(right, count), right, count) if count else Share(None, None, right, count)

@@ -25,16 +25,20 @@ COUNTED = 0.95
 MARGIN = 0.75
 """The share of what a card allows to be lost on average that may be lost where float nodes are chosen: what was chosen for some pictures
 does a little worse on others. Of the worst pictures a sample tells too little to ask for more."""
+TEMPLATES_MARGIN = 0.9
+"""The same for the distance of templates, which differs less from picture to picture."""
 
 
 def strict(card: ModelCard) -> ModelCard:
-    """The card, whose allowance for averages is `MARGIN` of what it was; the noise counts as a power."""
+    """The card, whose allowance for averages is `MARGIN` of what it was (`TEMPLATES_MARGIN` for templates); the noise counts as a power."""
     own = card.allowance
     losses = {"accuracy": ONE_POINT if own.accuracy is None else own.accuracy}
     if own.probability is not None:
         losses["probability"] = own.probability
     least = {name: value for name in ("mean_overlap", "agreement") if (value := getattr(own, name)) is not None}
     tight = {name: MARGIN * value for name, value in losses.items()} | {name: 1 - MARGIN * (1 - value) for name, value in least.items()}
+    if own.distance is not None:
+        tight["distance"] = TEMPLATES_MARGIN * own.distance
     if own.sqnr_db is not None:
         tight["sqnr_db"] = own.sqnr_db - 10 * math.log10(MARGIN)
     return card.model_copy(update={"allowance": own.model_copy(update=tight)})

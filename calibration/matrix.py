@@ -129,7 +129,7 @@ class Matrix:
         found: dict[Goal, Choice] = {}
         for goal in GOALS:
             shop = Workshop(card, replace(self._options, backend="auto", unit="auto", precision="auto", threads=None, policy=goal))
-            if not shop.tuned:
+            if shop.tuning is None:
                 raise EngineError(f"{card.name} is not tuned for {goal} here: run `almena tune {card.name} --policy {goal}` first")
             found[goal] = shop.choice
         return found

@@ -30,8 +30,8 @@ class Detector(Protocol):
 class AnyScoreDetector(Protocol):
     """What finds faces from any score on."""
 
-    def detect(self, image: Image, threshold: float) -> Detections:
-        """Faces of at least that score, best score first."""
+    def detect(self, image: Image, threshold: float, still: bool) -> Detections:
+        """Faces of at least that score, best score first; `still`: others of any shape may follow."""
         ...
 
 
@@ -44,7 +44,7 @@ class AtScore:
 
     def detect(self, image: Image) -> Detections:
         """As the detector's own."""
-        return self.detector.detect(image, self.least)
+        return self.detector.detect(image, self.least, still=True)
 
 
 def find_faces(detector: Detector, image: Image) -> Detections:

@@ -32,7 +32,8 @@ CENTRED = (127.5,)
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One model of the bench. `keras`: the function in keras.applications; empty: the grey CNN."""
+    """One model of the bench. `keras`: the function in keras.applications; empty: the grey CNN. `top`: its own head, else average pooling
+    and a dense layer, whose first class is the positive one."""
 
     title: str
     keras: str
@@ -41,12 +42,14 @@ class Spec:
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     classes: int
+    top: bool = True
 
 
 SPECS = {
     "grey-cnn": Spec("CNN for 128x128 grey pictures: 3x3 convolutions 32-64-128, dense 128, a logit", "", 128, "GREY", (0.0,), (255.0,), 2),
     "resnet-50": Spec("ResNet-50", "ResNet50", 224, "BGR", CAFFE, ONE, 1000),
     "vgg-16": Spec("VGG-16", "VGG16", 224, "BGR", CAFFE, ONE, 1000),
+    "vgg-16-chest": Spec("VGG-16 with a small head for three classes", "VGG16", 224, "BGR", CAFFE, ONE, 3, top=False),
     "mobilenet-v2": Spec("MobileNetV2", "MobileNetV2", 224, "RGB", CENTRED, CENTRED, 1000),
     "efficientnet-b0": Spec("EfficientNet-B0", "EfficientNetB0", 224, "RGB", (0.0,), ONE, 1000),
 }
@@ -120,6 +123,8 @@ def _card(name: str, digest: str) -> dict[str, Any]:
     """Weights are random, so probabilities are near 0 and 1 for no reason: what is limited is the noise of the logits."""
     spec = SPECS[name]
     grey = spec.colour == "GREY"
+    labels = ["negative", "positive"] if grey else [f"class-{number:04d}" for number in range(spec.classes)]
+    positive = "positive" if grey else None if spec.top else labels[0]
     return {
         "name": name,
         "version": VERSION,
@@ -139,8 +144,8 @@ def _card(name: str, digest: str) -> dict[str, Any]:
             "resize": "stretch" if grey else "crop",
         },
         "decoder": {"name": "classification", "params": {"output": "output_0", "activation": "sigmoid" if grey else "softmax"}},
-        "labels": ["negative", "positive"] if grey else [f"class-{number:04d}" for number in range(spec.classes)],
-        "positive": "positive" if grey else None,
-        "thresholds": {"score": 0.5 if grey else None, "chosen_on": "nothing: the weights are random"},
+        "labels": labels,
+        "positive": positive,
+        "thresholds": {"score": 0.5 if positive else None, "chosen_on": "nothing: the weights are random"},
         "allowance": {"sqnr_db": 20.0, "agreement": 0.9},
     }

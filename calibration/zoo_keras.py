@@ -50,6 +50,9 @@ def _grey_cnn(spec: Spec) -> Any:
 
 def _application(spec: Spec) -> Any:
     make = getattr(keras.applications, spec.keras)
+    if not spec.top:
+        base = make(weights=None, include_top=False, pooling="avg", input_shape=(spec.side, spec.side, 3))
+        return keras.Model(base.input, keras.layers.Dense(spec.classes)(base.output))
     return make(weights=None, input_shape=(spec.side, spec.side, 3), classes=spec.classes, classifier_activation=None)
 
 

@@ -24,3 +24,20 @@ def answer(
     if scores[place] >= limit + margin * (holding not in (None, card.positive)):
         return card.positive
     return next(card.labels[other] for other in order if other != place)
+
+
+def to_spare(card: ModelCard, probabilities: Sequence[float], threshold: float) -> float:
+    """How much a score would have to change for another answer, of a card with a positive class and that threshold for it.
+
+    The positive class's score counts as what it would be if the threshold were one half (odds multiplied by a constant: C. Elkan, "The
+    foundations of cost-sensitive learning", IJCAI 2001): otherwise no score would be far from a threshold near 0.
+    """
+    assert card.positive is not None
+    scores, decision = dict(zip(card.labels, probabilities, strict=True)), answer(card, probabilities, threshold)
+    score = scores[card.positive]
+    for_it, against = score * (1 - threshold), threshold * (1 - score)
+    spare = abs(for_it / (for_it + against) - 0.5)
+    if decision == card.positive:
+        return spare
+    others = [score for label, score in scores.items() if label not in (decision, card.positive)]
+    return min([spare, *(scores[decision] - score for score in others)])

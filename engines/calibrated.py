@@ -42,6 +42,7 @@ class Calibration(BaseModel):
     sqnr_db: signal to quantisation noise of the outputs on samples that the ranges were not taken from.
     accuracy: by backend, the metrics of the labelled set's half that nothing was chosen by, the main one first; empty without such a set.
     parity: by backend, how far the outputs are from FP32's for samples that nothing was chosen by.
+    refusals: how often these, or that half, refused another number of float nodes before; above 0 they took part in the choice so far.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +60,7 @@ class Calibration(BaseModel):
     sqnr_db: float
     accuracy: dict[str, tuple[Accuracy, ...]] = {}
     parity: dict[str, Parity] = {}
+    refusals: int = 0
     made_at: str
     file: str
     file_sha256: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -128,6 +129,16 @@ class Thresholds(_Part):
     chosen_on: str
 
 
+class Familiar(_Part):
+    """What a classifier's training pictures were like, so that it gives no answer for others: `file` beside the card (a .npz of `means`,
+    `axes`, `spread`, `rest` in the space of the decoder's `features`), and the distance from which on a picture counts as another."""
+
+    file: str
+    sha256: Sha256
+    limit: float = Field(gt=0)
+    chosen_on: str
+
+
 class Expected(_Part):
     """An accuracy and the data that it was measured on."""
 
@@ -170,6 +181,8 @@ class ModelCard(_Part):
     task: Literal["face-detection", "face-embedding", "classification"]
     licence: str
     training_data: str
+    intended_use: str = ""
+    known_limits: str = ""
     source: Source
     sha256: Sha256
     format: Format
@@ -180,6 +193,7 @@ class ModelCard(_Part):
     labels: tuple[str, ...] = ()
     positive: str | None = None
     thresholds: Thresholds
+    familiar: Familiar | None = None
     expected: tuple[Expected, ...] = ()
     allowance: Allowance
 
@@ -194,14 +208,16 @@ class ModelCard(_Part):
         limited = self.allowance.probability is not None or self.allowance.sqnr_db is not None
         if self.task == "classification" and not (self.labels and limited and self.allowance.agreement is not None):
             raise ValueError("a classifier's card needs labels, allowance.agreement, and allowance.probability or allowance.sqnr_db")
+        if self.familiar and not self.decoder.params.get("features"):
+            raise ValueError("familiar needs decoder.params.features: the output that it is about")
         if len(set(self.labels)) < len(self.labels) or (self.positive is not None and self.positive not in self.labels):
             raise ValueError("labels must differ, and positive must be one of them")
         return self
 
     @property
     def filename(self) -> str:
-        """The name of the fetched file or folder in the models folder; a model of one's own is trained again under the same name."""
-        version = f"-{self.sha256[:12]}" if isinstance(self.source, LocalSource) else ""
+        """The name of the fetched file or folder in the models folder. Under one name, models of one's own and those that ship change."""
+        version = f"-{self.sha256[:12]}" if isinstance(self.source, (LocalSource, BundledSource)) else ""
         return f"{self.name}{version}{SUFFIXES[self.format]}"
 
     @property
@@ -252,6 +268,22 @@ def _from_file(path: Path) -> ModelCard:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg']}" for fault in error.errors())
         raise ModelFileError(f"model card {path}: {wrong}") from error
-    if not isinstance(found.source, LocalSource):
-        return found
-    return found.model_copy(update={"source": found.source.model_copy(update={"path": str(path.parent / found.source.path)})})
+    changes: dict[str, Any] = {}
+    if isinstance(found.source, LocalSource):
+        changes["source"] = found.source.model_copy(update={"path": str(path.parent / found.source.path)})
+    if found.familiar:
+        changes["familiar"] = found.familiar.model_copy(update={"file": str(path.parent.resolve() / found.familiar.file)})
+    return found.model_copy(update=changes)
+
+
+def familiar_data(card: ModelCard) -> bytes:
+    """The file that `familiar` names, beside the card. Raises ModelFileError where it is missing or another."""
+    assert card.familiar
+    named = Path(card.familiar.file)
+    try:
+        data = (named if named.is_absolute() else resources.files("engines") / "catalog" / card.familiar.file).read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{card.name}: familiar.file {named} cannot be read: {error.strerror}; put it beside the card") from error
+    if hashlib.sha256(data).hexdigest() != card.familiar.sha256:
+        raise ModelFileError(f"{card.name}: familiar.file {named} is not the one that the card describes; fetch or train both again")
+    return data

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LONGEST = 400
-_PLACES = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:")
-"""Where in OpenVINO's sources something went wrong: helps nobody, and stands before what does."""
+_PLACES = re.compile(
+    r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:"  # OpenVINO
+    r"|\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*/onnxruntime/\S+:\d+ .*?\) "
+)
+"""Where in a runtime's sources something went wrong: helps nobody, and stands before what does."""
 _NO_MEMORY = re.compile(r"bad.alloc|allocate .*memory|out of memory|OOM when allocating", re.IGNORECASE)
 """What runtimes say where the system gives them no memory; most say it in an error for everything."""
 
@@ -36,6 +39,10 @@ class MissingRuntimeError(EngineError):
 
 class ModelFileError(EngineError):
     """A model file is not what it should be: truncated, of another format, or with operators that a backend does not know."""
+
+
+class UnsupportedOperatorError(ModelFileError):
+    """A runtime lacks an operator that a model needs; the message names the node, where the runtime or the file tells it."""
 
 
 class WrongHashError(ModelFileError):

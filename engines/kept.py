@@ -57,6 +57,12 @@ class Shelf:
             with self._lock:
                 one.release()
 
+    def clear(self) -> None:
+        """Keep none of them; those in use are closed by their last user."""
+        with self._lock:
+            while self._kept:
+                self._kept.popitem()[1].release()
+
     def close(self) -> None:
         """Close all engines, also those in use."""
         with self._lock:

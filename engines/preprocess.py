@@ -68,6 +68,12 @@ def best_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tupl
     return max(sizes, key=lambda size: (min(size[0] / width, size[1] / height, 1.0), -size[0] * size[1]))
 
 
+def roomy(size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Of `sizes`, one that `size` fits into: the first, which is in use anyway, else the one of the largest area."""
+    wide = [other for other in sizes if other[0] >= size[0] and other[1] >= size[1]]
+    return wide[0] if wide[0] == sizes[0] else max(wide, key=lambda other: other[0] * other[1])
+
+
 def letterbox(image: Image, width: int, height: int, pad: int = 0) -> tuple[Image, Letterbox]:
     """`image` (H, W, C) on a canvas (height, width, C), its aspect ratio kept: shrunk if too large, never enlarged, padded with `pad`."""
     placed = Letterbox.of(image, width, height)

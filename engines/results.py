@@ -69,12 +69,14 @@ class Embeddings:
 class Classification:
     """What a classifier said of N pictures. probabilities: (N, L) float32 in the order of `labels`.
 
-    maps: (N, L, h, w) float32, where in the pictures each class was seen, None where the model does not say.
+    maps: (N, L, h, w) float32, where in the pictures each class was seen; features: (N, C) float32, what the answers are made of; each
+    None where the model does not say.
     """
 
     probabilities: F32
     labels: tuple[str, ...]
     maps: F32 | None = None
+    features: F32 | None = None
 
     def __post_init__(self) -> None:
         _require(

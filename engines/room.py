@@ -27,7 +27,7 @@ CONVERTING = {
     "onnx-from-dlib-1": Factor(150, 4),
     "onnx-from-onnx-1": Factor(150, 4),
     "savedmodel-from-keras-1": Factor(600, 5, 2.0),
-    "onnx-from-savedmodel-1": Factor(1100, 18),
+    "onnx-from-savedmodel-1": Factor(1100, 4),
     "onnx-from-tflite-1": Factor(800, 42),
     "tflite-from-savedmodel-1": Factor(800, 5),
     "openvino-from-any-1": Factor(150, 4),
@@ -41,7 +41,8 @@ BUILDING = {
 }
 """Rounded up from ResNet-50 (103 MB as .keras, 207 MB as SavedModel, 102 MB as ONNX or TFLite) on x86-64, peaks of resident memory:
 Keras to SavedModel 969 MB (VGG-16, 554 MB: 3330 MB), TFLite to ONNX 5040 MB, SavedModel to TFLite 1689 MB; SavedModel to ONNX from
-EfficientNet-B0 (1850 MB) and VGG-16 (20.1 GB, of which TensorFlow's own freezing takes 8.4 GB); building for OpenVINO 423 MB,
+EfficientNet-B0 (1850 MB) and VGG-16 (5.0 GB; 1107 MB as SavedModel), and the least that it takes: where most weights are not in large
+matrices it is more, and the conversion itself looks once it has seen them (`convert.tensorflow_weights`); building for OpenVINO 423 MB,
 ONNX Runtime 567 MB, LiteRT 266 MB, TensorFlow 1194 MB. Those of dlib, ONNX, OpenVINO IR and TensorRT are guesses."""
 
 LEAST = BUILDING["litert"]

@@ -20,6 +20,7 @@ from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, beside
 from engines.errors import NotFiniteError, memory_told
 from engines.files import replacing, scratch, sha256
+from engines.heap import trim
 from engines.parity import Judge, Parity, without_fp32
 from engines.stages import Stage, unsaid
 
@@ -37,7 +38,11 @@ class LessAccurateError(EngineError):
 
 
 class Identity(BaseModel):
-    """What a built engine is bound to. An engine with another identity is rebuilt, never loaded."""
+    """What a built engine is bound to. An engine with another identity is rebuilt, never loaded.
+
+    `build` is among it because a passport tells what the code that wrote it made of the model: precision and verdict of an engine that an
+    older Almena built may be others than this one's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +50,8 @@ class Identity(BaseModel):
     """`<card name>@<sha256[:12]>`."""
     recipe: str
     """Digest of how the model is fed and converted."""
+    build: str = ""
+    """Digest of the code that converted, built and judged it (`engines.building`); empty in passports from before it was noted."""
     calibration: str = ""
     """Of the QDQ file, where int8 is among what may be built: the first twelve digits of its SHA-256."""
     pictures: Literal["portraits", "none"]
@@ -127,15 +134,24 @@ class EngineStore:
         """
         batch, height, width = identity.shape
         with memory_told(f"{identity.model}, {width}x{height}, batch {batch}"):
-            return self._opened(backend, identity, build, judge)
+            opened = self._opened(backend, identity, build, judge)
+        trim()
+        return opened
 
     def _opened(self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge) -> tuple[Engine, Passport]:
         path, passport = self._kept(identity)
         if passport is not None:
             try:
-                return backend.load(build(passport.ordered), self.directory / passport.file), passport
+                engine = backend.load(build(passport.ordered), self.directory / passport.file)
             except EngineError as error:
                 log.warning("%s", error)
+            else:
+                if engine.precision == passport.precision:
+                    return engine, passport
+                engine.close()
+                log.warning(
+                    "%s computes in %s, not in %s as its passport says: built anew", path.stem, engine.precision, passport.precision
+                )
         return self._make(backend, identity, build, judge, path)
 
     def _kept(self, identity: Identity) -> tuple[Path, Passport | None]:

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.backends.base import Backend, Policy
+from engines.building import built_by
 from engines.calibrated import FLAVOURS, find_sound
 from engines.card import ModelCard
 from engines.errors import EngineError
@@ -73,8 +74,8 @@ class Tuning(BaseModel):
 
 
 def fingerprint(card: ModelCard, recipe: str, engines_dir: Path, choice: Choice) -> str:
-    """Digest of what a tuning with that outcome depends on: the model's file, recipe and calibrations, runtimes, drivers, device and power
-    mode. A damaged calibration counts as none.
+    """Digest of what a tuning with that outcome depends on: the model's file, recipe and calibrations, runtimes, drivers, device, power
+    mode and the code that builds the chosen engine. A damaged calibration counts as none.
 
     The chosen runtime is asked about its device; the others count by their packages' versions: to load them all would take seconds.
     """
@@ -85,13 +86,14 @@ def fingerprint(card: ModelCard, recipe: str, engines_dir: Path, choice: Choice)
 
 
 def _device(choice: Choice) -> str:
-    """What the chosen backend and unit say of themselves, or that they are gone."""
+    """What the chosen backend and unit say of themselves and what builds for them, or that they are gone."""
     try:
         backend: Backend = resolve(BACKENDS, choice.backend, "backend")()
     except EngineError:
         return f"{choice.backend} is gone"
     here = choice.unit in backend.units()
-    return f"{backend.name} {backend.version()} {choice.unit} {backend.device(choice.unit) if here else 'is gone'}"
+    device = backend.device(choice.unit) if here else "is gone"
+    return f"{backend.name} {backend.version()} {choice.unit} {device}, built by {built_by(backend)}"
 
 
 def drivers(root: Path = Path("/")) -> list[str]:
@@ -127,6 +129,20 @@ def find(engines_dir: Path, model: str, size: tuple[int, int], goal: Goal) -> Tu
     except ValidationError:
         log.warning("tuning %s cannot be read and does not count; run `almena tune %s` again", path.name, model.partition("@")[0])
         return None
+
+
+def standing(card: ModelCard, recipe: str, engines_dir: Path, goal: Goal) -> tuple[Tuning | None, bool]:
+    """The tuning that is kept for a card's first size, if there is one, and whether it still counts on this device."""
+    tuning = find(engines_dir, card.model_id, card.input.sizes[0], goal)
+    return tuning, tuning is not None and tuning.fingerprint == fingerprint(card, recipe, engines_dir, tuning.choice)
+
+
+def outdated(tuning: Tuning) -> str:
+    """What to say of a tuning that does not count any more."""
+    return (
+        f"it was tuned on {tuning.tuned_at[:10]} for another runtime, driver, device, power mode, model or version of Almena,"
+        " which no longer counts"
+    )
 
 
 def kept(engines_dir: Path) -> list[Tuning]:

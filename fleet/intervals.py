@@ -18,6 +18,9 @@ class Intervals:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(zip(self._lows, self._highs, strict=True))
 
+    def __len__(self) -> int:
+        return len(self._lows)
+
     def __contains__(self, number: int) -> bool:
         place = bisect_left(self._highs, number)
         return place < len(self._lows) and self._lows[place] <= number
@@ -35,7 +38,56 @@ class Intervals:
         self._lows[first:last] = [low]
         self._highs[first:last] = [high]
 
+    def remove(self, number: int) -> None:
+        """Take one out, if it is in."""
+        if number not in self:
+            return
+        place = bisect_left(self._highs, number)
+        low, high = self._lows[place], self._highs[place]
+        parts = [part for part in ((low, number - 1), (number + 1, high)) if part[0] <= part[1]]
+        self._lows[place : place + 1] = [part[0] for part in parts]
+        self._highs[place : place + 1] = [part[1] for part in parts]
+
+    def gaps(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """The ranges from `low` to `high`, both ends included, that are not in."""
+        for place in range(bisect_left(self._highs, low), len(self._lows)):
+            if self._lows[place] > high:
+                break
+            if low < self._lows[place]:
+                yield low, self._lows[place] - 1
+            low = self._highs[place] + 1
+        if low <= high:
+            yield low, high
+
+    def beside(self, number: int) -> bool:
+        """Whether it would make no range of its own."""
+        return number - 1 in self or number + 1 in self
+
+    def keep_highest(self, most: int) -> None:
+        """Forget the lowest ranges where there are more than `most`."""
+        del self._lows[:-most], self._highs[:-most]
+
+    @property
+    def missing(self) -> int:
+        """How many numbers between the lowest and the highest are not in."""
+        return self._highs[-1] - self._lows[0] + 1 - self.count if self._lows else 0
+
+    @property
+    def first_gap(self) -> int:
+        """The lowest number above the lowest that is not in; 0 if there is no gap."""
+        return self._highs[0] + 1 if len(self._lows) > 1 else 0
+
     @property
     def upto(self) -> int:
         """The highest number such that it and all from 1 on are here; 0 if 1 is missing."""
         return self._highs[0] if self._lows and self._lows[0] <= 1 else 0
+
+    @property
+    def highest(self) -> int:
+        """The highest number; 0 if there is none."""
+        return self._highs[-1] if self._highs else 0
+
+    @property
+    def count(self) -> int:
+        """How many numbers are in."""
+        return sum(self._highs) - sum(self._lows) + len(self._lows)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent.commands.models import progress_bars
 from agent.errors import UsageError
 from engines.errors import MissingRuntimeError
+from engines.fetch import ensure_asset
 from training.recipe import Recipe, load
 
 if TYPE_CHECKING:
@@ -67,7 +69,15 @@ def _train(recipe: Recipe, name: str, data: Path, out: Path, version: str, weigh
     except ModuleNotFoundError as error:
         raise MissingRuntimeError(f"training needs {error.name}, which is not installed: pip install 'almena[train]'") from error
     with joined(several) as workers:
-        return train(Plan(name, recipe, data, out, version, weights), _tell, workers)
+        if recipe.network == "efficientnet-lite0" and weights == "imagenet":
+            weights = str(_fetched(out))
+        return train(Plan(name, recipe, data, out, version, weights), _tell, _looked, workers)
+
+
+def _fetched(folder: Path) -> Path:
+    """The weights that a training with efficientnet-lite0 starts from, which are no part of Keras. Raises FetchError, WrongHashError."""
+    with progress_bars() as progress:
+        return ensure_asset("efficientnet-lite0", folder, progress)
 
 
 def _weights(recipe: Recipe, given: str | None) -> str | None:
@@ -85,6 +95,10 @@ def _tell(name: str, epoch: Epoch, left_s: float) -> None:
         f" {epoch.validation_accuracy:.1%} right  {epoch.seconds:.1f} s, at most {left_s / 60:.0f} min left for this network",
         err=True,
     )
+
+
+def _looked(times: int, of: int, left_s: float) -> None:
+    typer.echo(f"all pictures looked at {times} of {of} times, about {left_s / 60:.0f} min left", err=True)
 
 
 def _say(trained: Trained) -> None:

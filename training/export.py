@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from engines.card import ModelCard
 from engines.convert.tensorflow import OnnxFromSavedModel
 from engines.files import replacing, sha256
-from training import networks, state
+from training import networks, ood, state
 from training.batches import normalised
+from training.data import Examples
 from training.errors import TrainingError
 from training.recipe import Recipe
 
+OUTPUTS = ("features", "logits", "maps")
+AT_ONCE = 16
 APART = 1e-3
 """How far a logit of the ONNX file may be from that of Keras."""
 
@@ -37,7 +40,8 @@ class Findings:
 
 
 def write_onnx(recipe: Recipe, members: Sequence[state.Arrays], target: Path, probe: NDArray[np.uint8]) -> None:
-    """One network, or several that answer together: `logits` (N, K) and `maps` (N, K, h, w) are means over all members.
+    """One network, or several that answer together: `logits` (N, K) and `maps` (N, K, h, w) are means over all members, and the pooled
+    `features` (N, F) of all stand side by side.
 
     Raises TrainingError where the file answers otherwise than Keras for the pictures `probe`.
     """
@@ -50,7 +54,8 @@ def write_onnx(recipe: Recipe, members: Sequence[state.Arrays], target: Path, pr
     def answer(picture: Any) -> dict[str, Any]:
         said = [member(picture, training=False) for member in built]
         logits, maps = (tf.add_n([one[name] for one in said]) / len(said) for name in ("logits", "maps"))
-        return {"logits": logits, "maps": tf.transpose(maps, (0, 3, 1, 2))}
+        features = tf.concat([one["features"] for one in said], 1)
+        return {"features": features, "logits": logits, "maps": tf.transpose(maps, (0, 3, 1, 2))}
 
     module = tf.Module()
     module.members = built
@@ -66,7 +71,7 @@ def write_onnx(recipe: Recipe, members: Sequence[state.Arrays], target: Path, pr
 def _name_outputs(file: Path) -> None:
     """tf2onnx names them after the graph's last nodes, in the order of the signature's names."""
     model = onnx.load(str(file))
-    names = {output.name: name for output, name in zip(model.graph.output, ("logits", "maps"), strict=True)}
+    names = {output.name: name for output, name in zip(model.graph.output, OUTPUTS, strict=True)}
     for node in model.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -77,25 +82,51 @@ def _name_outputs(file: Path) -> None:
 
 
 def _require_same(recipe: Recipe, answer: Any, file: Path, probe: NDArray[np.uint8]) -> None:
-    import onnxruntime
-
-    inputs = normalised(probe, recipe.input)
-    (got,) = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"]).run(["logits"], {"picture": inputs})
-    apart = float(np.abs(got - answer(tf.constant(inputs))["logits"].numpy()).max())
+    expected = answer(tf.constant(normalised(probe, recipe.input)))["logits"].numpy()
+    apart = float(np.abs(answers(recipe, file, probe, "logits") - expected).max())
     if not apart <= APART:
         raise TrainingError(f"the ONNX file's logits are {apart:.2g} from Keras's; report this with the versions of tensorflow and tf2onnx")
 
 
-def write_card(recipe: Recipe, name: str, version: str, model: Path, found: Findings) -> ModelCard:
+def answers(recipe: Recipe, file: Path, pictures: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
+    """What the ONNX file says of pictures (N, H, W, C)."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    parts = [pictures[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE)]
+    return np.concatenate([session.run([output], {"picture": normalised(part, recipe.input)})[0] for part in parts])
+
+
+def write_familiar(
+    recipe: Recipe, file: Path, learned: Examples, folds: Sequence[NDArray[np.intp]], unseen: Examples | None
+) -> dict[str, Any] | None:
+    """What tells pictures unlike `learned`, beside the model, and what the card says of it.
+
+    The limit is chosen out of fold where the features are those of a frozen base, which has learned from no picture, else on `unseen`;
+    None where there are neither folds nor such pictures.
+    """
+    known = answers(recipe, file, learned.pictures, "features")
+    found = ood.fitted(known, learned.truth)
+    if recipe.head and folds:
+        found = ood.limited(found, ood.out_of_fold(known, learned.truth, folds), learned.truth)
+        about = f"{len(learned)} pictures out of fold ({len(folds)} folds by patient group), data {learned.digest[:12]}"
+    elif unseen:
+        found = ood.limited(found, found.distances(answers(recipe, file, unseen.pictures, "features")), unseen.truth)
+        about = f"{len(unseen)} pictures that no network learned from, data {unseen.digest[:12]}"
+    else:
+        return None
+    return ood.write(found, file.with_suffix(".npz"), f"{about}: of no class more than {ood.REFUSED:.0%} are refused")
+
+
+def write_card(recipe: Recipe, name: str, version: str, model: Path, found: Findings, familiar: dict[str, Any] | None = None) -> ModelCard:
     """The card of `model`, beside it."""
     feed = recipe.input.model_dump(mode="json") | {"layout": "NHWC"}
-    content = {
+    content: dict[str, Any] = {
         "name": name,
         "version": version,
         "title": recipe.card.title,
         "task": "classification",
-        "licence": recipe.card.licence,
-        "training_data": recipe.card.training_data,
+        **recipe.card.model_dump(exclude={"title"}, exclude_defaults=True),
         "source": {"kind": "local", "path": model.name},
         "sha256": sha256(model),
         "format": "onnx",
@@ -110,6 +141,9 @@ def write_card(recipe: Recipe, name: str, version: str, model: Path, found: Find
         "expected": list(found.expected),
         "allowance": recipe.allowance.model_dump(exclude_none=True),
     }
+    if familiar:
+        content["familiar"] = familiar
+        content["decoder"]["params"]["features"] = "features"
     card = ModelCard.model_validate(content)
     with replacing(model.with_suffix(".yaml")) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=140), encoding="utf-8")

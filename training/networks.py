@@ -12,10 +12,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 from engines.errors import said
+from training import lite
 from training.errors import TrainingError
 from training.recipe import NetworkName, Recipe
 
 EPSILON = 1e-3
+HEAD = "maps"
+"""The layer, a convolution of 1x1, that is trained on a base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ BASES: dict[NetworkName, Base] = {
 
 
 def build(recipe: Recipe, weights: str | None = None, learning: bool = False, synchronised: bool = False) -> Any:
-    """The recipe's network as a Keras model, float32 (N, H, W, C) to `logits` (N, K) and `maps` (N, h, w, K).
+    """The recipe's network as a Keras model, float32 (N, H, W, C) to `logits` (N, K), `maps` (N, h, w, K) and pooled `features` (N, F).
 
     The input is normalised as the recipe's card says. A class's logit is the mean of its map (Zhou et al., "Learning deep features for
     discriminative localization", CVPR 2016). `weights`: of a base, "imagenet" (fetched) or a file that Keras saved; None: random.
@@ -48,12 +51,14 @@ def build(recipe: Recipe, weights: str | None = None, learning: bool = False, sy
     if recipe.network == "compact":
         features = _compact(_standardised(picture) if recipe.standardise else picture, recipe.widths, kind, synchronised)
     else:
-        base = _base(recipe.network, (height, width, recipe.input.channels), weights)
+        base = _base(recipe, (height, width, recipe.input.channels), weights)
         base.trainable = False
         features = base(picture, training=False)
+    pooled = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(features)
     features = keras.layers.SpatialDropout2D(recipe.dropout, dtype="float32")(features)
-    maps = keras.layers.Conv2D(len(recipe.labels), 1, name="maps", dtype="float32")(features)
-    return keras.Model(picture, {"logits": keras.layers.GlobalAveragePooling2D(name="logits", dtype="float32")(maps), "maps": maps})
+    maps = keras.layers.Conv2D(len(recipe.labels), 1, name=HEAD, dtype="float32")(features)
+    logits = keras.layers.GlobalAveragePooling2D(name="logits", dtype="float32")(maps)
+    return keras.Model(picture, {"logits": logits, HEAD: maps, "features": pooled})
 
 
 def _standardised(picture: Any) -> Any:
@@ -82,8 +87,11 @@ def _compact(picture: Any, widths: tuple[int, ...], precision: str, synchronised
     return values
 
 
-def _base(name: NetworkName, shape: tuple[int, int, int], weights: str | None) -> Any:
+def _base(recipe: Recipe, shape: tuple[int, int, int], weights: str | None) -> Any:
     """Raises TrainingError where its weights cannot be had."""
+    name = recipe.network
+    if name == "efficientnet-lite0":
+        return lite.base(shape, recipe.taps, Path(weights) if weights else None)
     function = getattr(keras.applications, BASES[name].function)
     if weights not in (None, "imagenet") and not Path(str(weights)).is_file():
         raise TrainingError(f"there is no file {weights} with the weights of {name}; give --weights imagenet to fetch them, or none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,7 +14,7 @@ from engines.registry import unknown
 from training.augment import Augmentation
 from training.errors import TrainingError
 
-NetworkName = Literal["compact", "mobilenet-v2", "resnet-50", "resnet-152", "xception", "vgg-16", "efficientnet-b0"]
+NetworkName = Literal["compact", "mobilenet-v2", "resnet-50", "resnet-152", "xception", "vgg-16", "efficientnet-b0", "efficientnet-lite0"]
 
 
 CAFFE: dict[str, Any] = {"colour": "BGR", "mean": [103.939, 116.779, 123.68], "scale": [1.0]}
@@ -26,9 +26,16 @@ FEEDS: dict[str, dict[str, Any]] = {
     "xception": CENTRED,
     "vgg-16": CAFFE,
     "efficientnet-b0": {"colour": "RGB", "mean": [0.0], "scale": [1.0]},
+    "efficientnet-lite0": {"colour": "RGB", "mean": [127.0], "scale": [128.0]},
 }
-"""What the ImageNet weights of keras.applications were trained on."""
+"""What the ImageNet weights were trained on."""
 BASE_SIDE = 224
+
+
+LEARNING = frozenset(
+    ("precision", "dropout", "epochs", "batch", "rate", "warmup", "weight_decay", "label_smoothing", "mixup", "averaging", "patience")
+)
+"""Keys of a recipe for networks that learn step by step."""
 
 
 class _Part(BaseModel):
@@ -41,6 +48,8 @@ class CardText(_Part):
     title: str
     licence: str
     training_data: str
+    intended_use: str = ""
+    known_limits: str = ""
 
 
 class FineTuning(_Part):
@@ -51,6 +60,17 @@ class FineTuning(_Part):
     rate: float = Field(1e-5, gt=0)
 
 
+class Discriminant(_Part):
+    """A head in closed form on the frozen base: the linear discriminant of pooled features (`training.discriminant`).
+
+    `shrinkage`: of the covariance towards that of a ball. `views`: how many times each picture is looked at; from the second time on it is
+    changed as `augmentation` says.
+    """
+
+    shrinkage: float = Field(0.5, gt=0, le=1)
+    views: int = Field(4, gt=0)
+
+
 class Recipe(_Part):
     """How a classifier is trained.
 
@@ -59,6 +79,8 @@ class Recipe(_Part):
     `rate` climbs for `warmup` epochs and then falls as half a cosine to nothing (Loshchilov and Hutter, ICLR 2017). `class_weights` is
     the exponent of the classes' rarity: 0 not weighed, 1 each class counts the same. `mixup`: alpha of Zhang et al., ICLR 2018; 0: none.
     `averaging`: of the exponential average of the weights, which is what is validated and kept; 0: the weights themselves.
+    `taps`: the stages of efficientnet-lite0, from 0, whose channels and squares are the features.
+    `head`: in closed form, instead of a learned one.
     `patience`: epochs without a lower validation loss before it ends early. `folds`: networks that are each trained without one fold of
     patient groups; 0: one network on everything. `sensitivity`: what the operating point of the class `positive` must reach out of fold.
     """
@@ -73,7 +95,7 @@ class Recipe(_Part):
     widths: tuple[int, ...] = Field((16, 32, 64, 96, 128), min_length=2)
     standardise: bool = True
     dropout: float = Field(0.2, ge=0, lt=1)
-    epochs: int = Field(gt=0)
+    epochs: int = Field(50, gt=0)
     batch: int = Field(32, gt=0)
     rate: float = Field(1e-3, gt=0)
     warmup: float = Field(2.0, ge=0)
@@ -83,6 +105,8 @@ class Recipe(_Part):
     class_weights: float = Field(1.0, ge=0, le=1)
     averaging: float = Field(0.0, ge=0, lt=1)
     patience: int = Field(20, gt=0)
+    taps: tuple[Annotated[int, Field(ge=0, le=6)], ...] = Field((2, 3, 4), min_length=1)
+    head: Discriminant | None = None
     fine_tuning: FineTuning | None = None
     augmentation: Augmentation = Augmentation()
     folds: int = Field(5, ge=0)
@@ -93,6 +117,10 @@ class Recipe(_Part):
     def _sound(self) -> Recipe:
         if self.positive is not None and self.positive not in self.labels:
             raise ValueError("positive must be one of the labels")
+        if self.head and (self.network == "compact" or self.fine_tuning):
+            raise ValueError("head needs a base network that stays as it is: no compact network, no fine_tuning")
+        if self.head and (useless := self.model_fields_set & LEARNING):
+            raise ValueError(f"with head, which is fitted in closed form, there is no use for {', '.join(sorted(useless))}")
         if self.folds == 1:
             raise ValueError("folds must be 0 or at least 2")
         return self

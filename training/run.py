@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from engines.card import ModelCard
 from engines.files import replacing
 from training import data
 from training.data import Examples
-from training.errors import DataError
-from training.export import Findings, write_card, write_onnx
+from training.errors import DataError, TrainingError
+from training.export import Findings, answers, write_card, write_familiar, write_onnx
+from training.heads import Heads, Looked
 from training.loop import Judge, Trainer, Workers
 from training.plots import curves
 from training.recipe import Recipe
-from training.state import Epoch, State
+from training.state import Epoch, State, merged
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +61,12 @@ class _Division:
     """One network's pictures: those that it learns from, those that end its training, and those that it is asked about."""
 
     name: str
-    learned: tuple[NDArray[np.uint8], NDArray[np.int64]]
+    learned: NDArray[np.intp]
     validation: tuple[NDArray[np.uint8], NDArray[np.int64]]
     asked: NDArray[np.intp]
 
 
-def train(plan: Plan, tell: Tell, workers: Workers | None = None) -> Trained | None:
+def train(plan: Plan, tell: Tell, looked: Looked, workers: Workers | None = None) -> Trained | None:
     """Train the plan's networks, or go on with them where an earlier run was cut off, and write model, card, figures and plots.
 
     Of several workers only the chief writes and gets an answer. Raises TrainingError, LabelsError.
@@ -78,13 +80,23 @@ def train(plan: Plan, tell: Tell, workers: Workers | None = None) -> Trained | N
     states: dict[str, State] = {}
     logits = np.full((len(examples), len(recipe.labels)), np.nan)
     judge, key = Judge(recipe), _key(plan, examples, validation)
-    for division in divisions(recipe, examples, validation):
-        folder = plan.out / division.name
-        trainer = Trainer(recipe, division.learned, division.validation, folder, key, judge, plan.weights, workers)
-        states[division.name] = trainer.run(partial(tell, division.name))
+    if recipe.head and workers.count > 1:
+        raise TrainingError("a head in closed form is fitted by one machine in minutes; start it without --workers")
+    heads = Heads(recipe, recipe.head, examples, plan.weights, plan.out / "views", key, looked) if recipe.head else None
+    divided = divisions(recipe, examples, validation)
+    for division in divided:
+        folder, name = plan.out / division.name, division.name
+        if heads:
+            states[name] = heads.state(division.learned, division.validation, judge)
+            tell(name, states[name].best_epoch, 0.0)
+        else:
+            learned = examples.part(division.learned)
+            states[name] = Trainer(recipe, learned, division.validation, folder, key, judge, plan.weights, workers).run(partial(tell, name))
         if len(division.asked):
-            logits[division.asked] = judge.logits(states[division.name].best, examples.pictures[division.asked])
-    return _written(plan, examples, states, logits) if workers.number == 0 else None
+            logits[division.asked] = judge.logits(states[name].best, examples.pictures[division.asked])
+    if workers.number:
+        return None
+    return _written(plan, examples, validation, states, logits, [one.asked for one in divided if len(one.asked)])
 
 
 def divisions(recipe: Recipe, examples: Examples, validation: Examples | None) -> list[_Division]:
@@ -93,7 +105,7 @@ def divisions(recipe: Recipe, examples: Examples, validation: Examples | None) -
     if not recipe.folds:
         if validation is None:
             raise DataError("without folds the training needs a folder `val` beside `train`; give one, or set folds to 2 or more")
-        return [_Division("whole", examples.part(whole), (validation.pictures, validation.truth), whole[:0])]
+        return [_Division("whole", whole, (validation.pictures, validation.truth), whole[:0])]
     folds = data.grouped_folds(examples.truth, examples.groups, recipe.folds, recipe.seed)
     if validation is None and recipe.folds == 2:
         raise DataError("without a folder `val` beside `train` there must be at least 3 folds: one serves for validation")
@@ -102,7 +114,7 @@ def divisions(recipe: Recipe, examples: Examples, validation: Examples | None) -
         next_fold = (fold + 1) % recipe.folds
         spared = (folds == fold) | ((folds == next_fold) if validation is None else False)
         judged = examples.part(whole[folds == next_fold]) if validation is None else (validation.pictures, validation.truth)
-        made.append(_Division(f"fold-{fold + 1}", examples.part(whole[~spared]), judged, whole[folds == fold]))
+        made.append(_Division(f"fold-{fold + 1}", whole[~spared], judged, whole[folds == fold]))
     return made
 
 
@@ -112,14 +124,29 @@ def _key(plan: Plan, examples: Examples, validation: Examples | None) -> str:
     return json.dumps(parts)
 
 
-def _written(plan: Plan, examples: Examples, states: dict[str, State], logits: NDArray[np.float64]) -> Trained:
+def _written(
+    plan: Plan,
+    examples: Examples,
+    validation: Examples | None,
+    states: dict[str, State],
+    logits: NDArray[np.float64],
+    folds: list[NDArray[np.intp]],
+) -> Trained:
     recipe, out = plan.recipe, plan.out
+    members = [merged(list(states.values()))] if recipe.head else [one.best for one in states.values()]
     found, seen = findings(recipe, examples, logits)
     file = out / f"{plan.name}.onnx"
     probe = examples.pictures[np.linspace(0, len(examples) - 1, PROBED).astype(int)]
-    write_onnx(recipe, [one.best for one in states.values()], file, probe)
-    card = write_card(recipe, plan.name, plan.version, file, found)
-    curves({name: one.history for name, one in states.items()}, out / "curves.png")
+    write_onnx(recipe, members, file, probe)
+    known = write_familiar(recipe, file, examples, folds, validation)
+    if validation:
+        said = softmax(answers(recipe, file, validation.pictures, "logits").astype(np.float64), found.temperature)
+        judged = report(said, validation.truth, validation.labels, recipe.positive, found.threshold)
+        about = f"{len(validation)} pictures of other patients (val), data {validation.digest[:12]}"
+        found = replace(found, expected=(*figures(judged, about, ""), *found.expected))
+    card = write_card(recipe, plan.name, plan.version, file, found, known)
+    if not recipe.head:
+        curves({name: one.history for name, one in states.items()}, out / "curves.png")
     if seen:
         plot_classifier(seen, softmax(logits, found.temperature), examples.truth, out / "out-of-fold.png")
     with replacing(out / "training.json") as temporary:
@@ -140,14 +167,19 @@ def findings(recipe: Recipe, examples: Examples, logits: NDArray[np.float64]) ->
         threshold = operating_point(probabilities[:, recipe.positive_place], positive, recipe.sensitivity)
         chosen_on = f"temperature, and score for a sensitivity of {recipe.sensitivity:g} for {recipe.positive}: {about}"
     seen = report(probabilities, examples.truth, examples.labels, recipe.positive, threshold)
-    expected = [{"metric": "accuracy of one network", "value": round(seen.accuracy.value or 0.0, 4), "data": about}]
-    if seen.positive:
-        figures = {"sensitivity": seen.positive.sensitivity, "specificity": seen.positive.specificity, "ROC AUC": seen.positive.roc_auc}
-        expected += [
-            {"metric": f"{metric} for {recipe.positive}, one network", "value": round(share.value or 0.0, 4), "data": about}
-            for metric, share in figures.items()
-        ]
-    return Findings(temperature, threshold, chosen_on, tuple(expected)), seen
+    return Findings(temperature, threshold, chosen_on, figures(seen, about, " of one network")), seen
+
+
+def figures(judged: ClassifierReport, about: str, whose: str) -> tuple[dict[str, Any], ...]:
+    """What the card says of them: of the likeliest class, and of the positive class at its operating point."""
+    shares = {"accuracy": judged.accuracy}
+    if positive := judged.positive:
+        shares |= {" against ".join(two): judged.pairs[", ".join(two)] for two in combinations(judged.classes, 2) if positive.label in two}
+        shares[f"sensitivity for {positive.label} at the operating point"] = positive.sensitivity
+        shares[f"specificity for {positive.label} at the operating point"] = positive.specificity
+        shares[f"ROC AUC for {positive.label}"] = positive.roc_auc
+    told = {name: share.value for name, share in shares.items() if share.value is not None}
+    return tuple({"metric": f"{name}{whose}", "value": round(value, 4), "data": about} for name, value in told.items())
 
 
 def _record(plan: Plan, examples: Examples, states: dict[str, State], seen: ClassifierReport | None) -> dict[str, Any]:

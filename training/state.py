@@ -84,6 +84,11 @@ def averaged(average: Sequence[NDArray[Any]], weights: Sequence[NDArray[Any]], k
     return [keep * old + (1 - keep) * new for old, new in zip(average, weights, strict=True)]
 
 
+def merged(states: Sequence[State]) -> Arrays:
+    """The one network whose logits are the mean over those of `states`, which differ in their linear heads alone."""
+    return [np.mean(arrays, axis=0) for arrays in zip(*(one.best for one in states), strict=True)]
+
+
 def seconds_left(history: Sequence[Epoch], epochs: int) -> float:
     """What is left of `epochs`, at the pace of the last five."""
     recent = [one.seconds for one in history[-5:]]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from agent.checkup import Check
+from agent.checkup import Check, State
 from agent.dicom_settings import DicomDestinationSettings, DicomSettings
+from agent.uplink.telemetry.dicom import DicomCollector
 
 LIBRARIES = ("pydicom", "pynetdicom", "highdicom", "gdcm")
 WITHIN_S = 5.0
@@ -25,6 +28,7 @@ def dicom_checks(settings: DicomSettings, state_dir: Path) -> Iterator[Check]:
     if settings.receiver.enabled:
         yield _port(settings)
     yield _destination(settings.destination)
+    yield _process(DicomCollector(state_dir).collect())
     yield _unanswered(state_dir)
 
 
@@ -50,11 +54,24 @@ def _destination(settings: DicomDestinationSettings | None) -> Check:
         return Check("dicom destination", "fail", text, "Answers wait until it does.")
 
 
+def _process(figures: dict[str, Any]) -> Check:
+    """What the running process says of itself; what it has given up is a check of its own."""
+    if figures["state"] == "down":
+        return Check("dicom process", "ok", "it does not run now; `almena run` starts it")
+    since, inbox = figures["destination"]["since"], figures["folders"]["inbox"]
+    waiting = f"{inbox['count']} radiographs wait" + (f", the oldest for {inbox['oldest_age_s'] / 60:.0f} min" if inbox["count"] else "")
+    if since is not None:
+        text = f"answers wait since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}: {figures['destination']['detail']}; {waiting}"
+        return Check("dicom process", "fail", text, "They are sent once the destination takes them; nothing is lost before give_up_h.")
+    return Check("dicom process", "ok", waiting)
+
+
 def _unanswered(state_dir: Path) -> Check:
-    """What failed/ and dead/ hold."""
+    """What failed/ and dead/ hold: answers that were given up are a fault, instances that cannot be used a note."""
     folders = {name: sorted((state_dir / "studies" / name).glob("*.json")) for name in ("failed", "dead")}
     if not any(folders.values()):
         return Check("radiographs", "ok", "none failed, every answer was sent or waits")
     reasons = sorted({json.loads(path.read_text(encoding="utf-8"))["reason"] for paths in folders.values() for path in paths})
     counts = ", ".join(f"{len(paths)} in {state_dir / 'studies' / name}" for name, paths in folders.items() if paths)
-    return Check("radiographs", "warn", f"{counts}: {', '.join(reasons)}", "The .json file beside each says why; docs/dicom.md what to do.")
+    state: State = "fail" if folders["dead"] else "warn"
+    return Check("radiographs", state, f"{counts}: {', '.join(reasons)}", "The .json file beside each says why; docs/dicom.md what to do.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from agent.cameras import video_devices
 from agent.checkup import Check
 from agent.clock import kernel_synchronised
 from calibration.power import power_meter
@@ -95,7 +96,7 @@ def clock() -> Check:
 
 def cameras(root: Path) -> Check:
     """Video devices and whether this user may open them."""
-    nodes = sorted((root / "dev").glob("video[0-9]*"))
+    nodes = video_devices(root / "dev")
     if not nodes:
         return Check("cameras", "ok", "no local camera")
     names = sorted(str(link) for link in (root / "dev/v4l/by-id").glob("*"))

@@ -15,7 +15,8 @@ OTHERS = ("cuda-python", "onnx", "tf2onnx", "av", "picamera2", "jetson-stats")
 
 GSTREAMER_PROGRAMS = ("gst-launch-1.0", "gst-inspect-1.0")
 GSTREAMER_ELEMENTS = ("videoconvert", "y4menc")
-CSI_ELEMENT = "nvarguscamerasrc"
+CSI_ELEMENTS = {"nvarguscamerasrc": "JetPack", "libcamerasrc": "gstreamer1.0-libcamera"}
+"""Those that read CSI cameras, and what brings them."""
 PROGRAM_TIMEOUT_S = 30.0
 """The first start after an installation looks through all plug-ins."""
 
@@ -47,8 +48,9 @@ def gstreamer(wanted: bool) -> Check:
         text = f"not there: {', '.join(missing)}"
         return Check("gstreamer", "fail", text, advice) if wanted else Check("gstreamer", "ok", f"{text}; no stream here needs it")
     version = (_run("gst-launch-1.0", "--version") or "unknown version").partition("\n")[0].removeprefix("gst-launch-1.0 version ")
-    csi = "there" if _has_element(CSI_ELEMENT) else "not there (it is part of JetPack)"
-    return Check("gstreamer", "ok", f"{version}; {CSI_ELEMENT} for CSI cameras: {csi}")
+    there = [element for element in CSI_ELEMENTS if _has_element(element)]
+    neither = " or ".join(f"{element} ({origin})" for element, origin in CSI_ELEMENTS.items())
+    return Check("gstreamer", "ok", f"{version}; for CSI cameras: {', '.join(there) or f'neither {neither}'}")
 
 
 def others() -> Check:

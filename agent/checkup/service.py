@@ -14,13 +14,16 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent import settings as settings_module
 from agent.checkup import Check
 from agent.checkup.calibrations import calibrations
+from agent.checkup.certificates import certificates
 from agent.checkup.dicom import dicom_checks
+from agent.checkup.door import door_checks
 from agent.checkup.libraries import gstreamer
 from agent.checkup.tunings import tunings
 from agent.errors import SettingsError
+from agent.mqtt import leave
+from agent.remote import effective
 from agent.settings import MqttSettings, Settings
 from agent.uplink.trouble import UNSUPPORTED_VERSION, Trouble, before_answer, from_exception, from_reason
 from engines.card import card, names
@@ -33,10 +36,13 @@ def read_settings(config: Path | None) -> tuple[Settings | None, Check]:
     if config is None:
         return Settings(), Check("settings", "ok", "no almena.yaml here: the defaults are looked at")
     try:
-        settings = settings_module.load(config)
+        found = effective(config)
     except SettingsError as error:
         return None, Check("settings", "fail", str(error), "Correct the file; almena.example.yaml explains every setting.")
-    return settings, Check("settings", "ok", f"{config}: device {settings.device.name}, {len(settings.streams)} stream(s)")
+    settings, text = found.settings, f"{config}: device {found.settings.device.name}, {len(found.settings.streams)} stream(s)"
+    if found.problem:
+        return settings, Check("settings", "warn", f"{text}; {found.problem}", "The hub shows what it wants; want something else there.")
+    return settings, Check("settings", "ok", f"{text}; from the hub: {', '.join(found.wish.state)}" if found.wish else text)
 
 
 def service_checks(settings: Settings) -> list[Check]:
@@ -44,7 +50,7 @@ def service_checks(settings: Settings) -> list[Check]:
     pipelines = any(stream.source.type == "gstreamer" for stream in settings.streams)
     own = [*models(settings), *calibrations(settings), *tunings(settings), gstreamer(pipelines)]
     dicom = [*dicom_checks(settings.dicom, settings.state_dir)] if settings.dicom else []
-    return [*own, broker(settings.mqtt, settings.device.name), web(settings), *dicom]
+    return [*own, *certificates(settings), _broker(settings), *door_checks(settings), web(settings), *dicom]
 
 
 def models(settings: Settings) -> list[Check]:
@@ -63,6 +69,13 @@ def _model(name: str, folder: Path, wanted: bool) -> Check | None:
         advice = f"The file is damaged or another: delete it and run `almena models fetch {name}`."
         return Check(f"model {name}", "fail", f"{path} has SHA-256 {digest}, its card says {card(name).sha256}", advice)
     return Check(f"model {name}", "ok", f"{path}, SHA-256 as in its card")
+
+
+def _broker(settings: Settings) -> Check:
+    """With a certificate there is one session for each name: a second one would end that of the running agent."""
+    if settings.identity and settings.mqtt and _answers(settings.control_socket):
+        return Check("broker", "ok", f"{settings.mqtt.host}:{settings.mqtt.port} is in use by the running agent; its page says how it is")
+    return broker(settings.mqtt, settings.device.name)
 
 
 def broker(settings: MqttSettings | None, device: str) -> Check:
@@ -113,8 +126,7 @@ def _connect(settings: MqttSettings, device: str, version: str) -> Trouble | Non
         answered.wait(BROKER_TIMEOUT_S)
         closed = ended.is_set()
     finally:
-        client.disconnect()
-        client.loop_stop()
+        leave(client)
     if answers:
         return from_reason(answers[0].value, str(answers[0])) if answers[0].is_failure else None
     return before_answer(settings) if closed else from_exception(TimeoutError(), settings)

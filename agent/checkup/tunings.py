@@ -8,7 +8,7 @@ from agent.vision.face_kit import chosen_models
 from engines.card import card
 from engines.errors import EngineError
 from engines.model import recipe
-from engines.tuning import find, fingerprint
+from engines.tuning import outdated, standing
 
 
 def tunings(settings: Settings) -> list[Check]:
@@ -24,11 +24,11 @@ def _tuning(name: str, settings: Settings) -> Check:
     advice = f"Run `almena tune {name}` while the device is idle; it takes about a minute."
     try:
         model = card(name)
-        tuning = find(settings.engines_dir, model.model_id, model.input.sizes[0], policy)
+        tuning, counts = standing(model, recipe(model), settings.engines_dir, policy)
         if tuning is None:
             return Check(label, "warn", f"nothing was compared for {policy} on this device yet", advice)
-        if tuning.fingerprint != fingerprint(model, recipe(model), settings.engines_dir, tuning.choice):
-            return Check(label, "warn", "runtime, driver, device, power mode or model have changed since it was tuned", advice)
+        if not counts:
+            return Check(label, "warn", outdated(tuning), advice)
     except EngineError as error:
         return Check(label, "warn", str(error), advice)
     return Check(label, "ok", f"{tuning.choice}: {tuning.why}")

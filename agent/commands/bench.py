@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from agent import settings as settings_module
 from agent.commands import bench_engine, bench_http, bench_matrix, bench_parity, bench_studies
 from agent.commands.process_memory import peak_mb
 from agent.errors import AlmenaError
+from agent.supervisor import beside
 from engines.card import card
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -53,7 +53,8 @@ def stream(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """The whole agent on a video file as fast as it goes, against decoder and engines each alone."""
-    from agent.demo import default_folder, fetch_models, sample_clip
+    from agent.demo import fetch_models, sample_clip
+    from agent.home import default_folder
 
     if task != "faces":
         raise typer.BadParameter("there is only: faces", param_hint="--task")
@@ -133,7 +134,7 @@ class StreamBench:
 
     def _pipeline(self) -> dict[str, Any]:
         """One run of both processes over the clip."""
-        processes = [subprocess.Popen([sys.executable, "-m", module, str(self._config)]) for module in ("agent.uplink", "agent.vision")]
+        processes = [beside("-m", module, str(self._config)) for module in ("agent.uplink", "agent.vision")]
         try:
             metrics = self._until_finished(processes)
             peaks = [peak_mb(process.pid) for process in processes]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import yaml
 
 from agent.commands.tune import settings_of
 from agent.errors import AlmenaError
+from agent.supervisor import beside
 from agent.uplink.vision_link import VisionError, VisionLink
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class HttpBench:
         """The figures: medians over the rounds, ratios within a round."""
         with ExitStack() as servers:
             port, vision = servers.enter_context(self._agent())
-            other = servers.enter_context(self._tensorflow()) if against else None
+            other = servers.enter_context(tensorflow_server(self._path, self._options.models_dir)) if against else None
             rows = [self._row(count, port, other) for count in self._images]
             served = vision.get("/inference")[0]
         engine = self._engine_alone() if against else {}
@@ -101,7 +101,7 @@ class HttpBench:
         pictures = np.random.default_rng(count).integers(0, 256, (count, height, width, self._card.input.channels), np.uint8)
         posts = {"almena": _binary(port, pictures)}
         if other is not None:
-            posts["tensorflow"] = _floats(other, pictures, self._card)
+            posts["tensorflow"] = floats(other, pictures, self._card)
         for post in posts.values():
             load(post, LEAST_FOR_A_CLIENT * self._clients, self._clients)
         requests = max(LEAST_FOR_A_CLIENT * self._clients, self._requests // count)
@@ -143,15 +143,6 @@ class HttpBench:
             "serving": {"templates": True, "timeout_s": 60, "models": [served]},
         }
 
-    @contextmanager
-    def _tensorflow(self) -> Iterator[int]:
-        with _process("-m", "calibration.tensorflow_server", self._path, str(self._options.models_dir), stdout=subprocess.PIPE) as process:
-            assert process.stdout
-            line = process.stdout.readline()
-            if not line.strip().isdigit():
-                raise AlmenaError("the server of TensorFlow did not start; its message is above")
-            yield int(line)
-
     def _engine_alone(self) -> dict[int, float]:
         """Pictures a second of the engine's own call, for each number of pictures."""
         from calibration.scenarios import offline, runner
@@ -167,8 +158,19 @@ class HttpBench:
 
 
 @contextmanager
+def tensorflow_server(card: str, models_dir: Path) -> Iterator[int]:
+    """The port of the other way to serve a card's model. Raises AlmenaError."""
+    with _process("-m", "calibration.tensorflow_server", card, str(models_dir), stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        if not line.strip().isdigit():
+            raise AlmenaError("the server of TensorFlow did not start; its message is above")
+        yield int(line)
+
+
+@contextmanager
 def _process(*arguments: str, stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, *arguments], stdout=stdout) as process:
+    with beside(*arguments, stdout=stdout) as process:
         try:
             yield process
         finally:
@@ -212,7 +214,7 @@ def _binary(port: int, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> Post:
     return Post(port, f"/v2/models/{NAME}/infer", headers, head + data, len(pictures), right)
 
 
-def _floats(port: int, pictures: np.ndarray[Any, np.dtype[np.uint8]], card: ModelCard) -> Post:
+def floats(port: int, pictures: np.ndarray[Any, np.dtype[np.uint8]], card: ModelCard) -> Post:
     """JSON of floats as numpy prints them, normalised as the model's graph wants them."""
     from calibration.http_load import Post
 

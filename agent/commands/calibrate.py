@@ -204,6 +204,10 @@ def _print(outcome: Outcome) -> None:
     console.print(table)
     for count, why in outcome.tried:
         console.print(f"refused with {count} nodes in float: {why}", style="dim")
+    if made.refusals:
+        console.print(
+            f"note: what was held back refused {made.refusals} times before; since then it took part in the choice", style="yellow"
+        )
     if outcome.cut_short:
         console.print(f"note: {outcome.cut_short}", style="yellow")
     total = len(made.sensitivity)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from agent import settings as settings_module
 from agent.dicom_settings import DicomServerTls, DicomSettings
 from agent.errors import SettingsError
-from agent.tls_settings import TlsSettings
-from engines.card import card, card_for
-from engines.errors import EngineError
+from agent.model_names import unusable
+from agent.remote import Effective, effective
+from agent.settings import Settings
+from agent.tls_settings import TlsSettings, WebTlsSettings
 
 app = typer.Typer(add_completion=False)
-
-PARTS = {"detector": "face-detection", "embedder": "face-embedding", "model": "classification"}
 
 
 @app.command()
@@ -25,9 +23,10 @@ def check(
     config: Annotated[Path, typer.Option("--config", "-c", help="The settings file.")] = Path("almena.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Read the settings file and say what is wrong, with path and line. Exit code 0 or 2."""
+    """Read the settings file and say what is wrong, with path and line, and what holds instead of it by the hub. Exit code 0 or 2."""
     try:
-        settings = settings_module.load(config)
+        found = effective(config)
+        settings = found.settings
         unusable = _unusable(settings)
         if unusable:
             raise SettingsError("\n".join(f"{config}: {problem}" for problem in unusable))
@@ -37,9 +36,12 @@ def check(
             raise typer.Exit(2) from None
         raise
     if as_json:
-        print(json.dumps({"valid": True, "device": settings.device.name, "streams": [stream.name for stream in settings.streams]}))
+        hub = {"hub": _from_hub(found)} if found.wish or found.problem else {}
+        print(json.dumps({"valid": True, "device": settings.device.name, "streams": [stream.name for stream in settings.streams], **hub}))
         return
     print(f"{config} is right: device {settings.device.name}, {len(settings.streams)} stream(s)")
+    if settings.idle:
+        print(f"  warning: {settings.idle}")
     for stream in settings.streams:
         print(f"  {stream.name}: {stream.source.type} -> {', '.join(task.type for task in stream.tasks) or 'no task'}")
     where = (
@@ -48,8 +50,29 @@ def check(
         else "no broker, results stay on the device"
     )
     print(f"  events: {where}")
+    print(f"  pictures: {_pictures(settings)}")
     if settings.dicom:
         print(f"  dicom: {_dicom(settings.dicom)}")
+    if found.wish:
+        print(f"  from the hub, revision {found.wish.revision}: {', '.join(found.wish.state)}; the file's own do not hold")
+    if found.problem:
+        print(f"  from the hub: {found.problem}")
+
+
+def _from_hub(found: Effective) -> dict[str, Any]:
+    wish = found.wish
+    return {"revision": wish and wish.revision, "sections": list(wish.state) if wish else [], "problem": found.problem}
+
+
+def _pictures(settings: Settings) -> str:
+    """What of pictures and identities leaves the device."""
+    hub = settings.hub
+    if hub is None:
+        return "none leaves the device"
+    leaves = ["faces with their events, and snapshots when somebody at the hub asks"] if hub.pictures else []
+    leaves += ["live pictures while somebody at the hub looks"] if hub.live else []
+    shared = "; identities are shared with the fleet" if hub.identities else ""
+    return f"{', '.join(leaves)}, to {hub.url}{shared}" if leaves else f"none leaves the device{shared}"
 
 
 def _dicom(dicom: DicomSettings) -> str:
@@ -61,37 +84,22 @@ def _dicom(dicom: DicomSettings) -> str:
     return f"from {', '.join(ways) or 'nobody'}; answers to {to}"
 
 
-def _unusable(settings: settings_module.Settings) -> list[str]:
+def _unusable(settings: Settings) -> list[str]:
     """What the settings name that cannot be used: model cards, certificates."""
-    tasks = [(stream, task) for stream in settings.streams for task in stream.tasks]
-    parts = [
-        (f"streams.{stream.name}.{part}", getattr(task, part), kind)
-        for stream, task in tasks
-        for part, kind in PARTS.items()
-        if hasattr(task, part)
-    ]
-    served = [(f"serving.models.{model.name}", model.card, None) for model in settings.serving.models]
-    problems = []
-    for place, name, kind in (*parts, *served):
-        try:
-            card_for(name, kind) if kind else card(name)
-        except EngineError as error:
-            problems.append(f"{place}: {error}")
+    problems = unusable(settings)
     for place, tls in _tls(settings):
         try:
             tls.context()
         except OSError as error:
             problems.append(f"{place}: certificates or key cannot be used: {error}")
-    sources = [stream.name for stream in settings.streams if stream.source.type == "dicom"]
-    if sources and settings.dicom is None:
-        problems.append(f"streams.{sources[0]}: nothing receives radiographs for it: add a section `dicom`")
     return problems
 
 
-def _tls(settings: settings_module.Settings) -> list[tuple[str, TlsSettings | DicomServerTls]]:
+def _tls(settings: Settings) -> list[tuple[str, TlsSettings | WebTlsSettings | DicomServerTls]]:
     dicom = settings.dicom
     found = {
         "mqtt.tls": settings.mqtt and settings.mqtt.tls,
+        "web.tls": settings.web.tls,
         "dicom.receiver.tls": dicom and dicom.receiver.tls,
         "dicom.web.tls": dicom and dicom.web and dicom.web.tls,
         "dicom.destination.tls": dicom and dicom.destination and dicom.destination.tls,

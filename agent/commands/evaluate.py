@@ -60,7 +60,8 @@ def _verify(pairs: Path, root: Path, settings: Settings, detector_name: str, emb
     from dataclasses import replace
 
     from agent.commands.models import progress_bars
-    from agent.vision.face_kit import engine_options, operating_point
+    from agent.vision.face_kit import engine_options
+    from agent.vision.recognition import operating_point
     from calibration.verification import read_pairs, verify
     from engines.model import load_detector, load_embedder
 
@@ -82,7 +83,7 @@ def _verify(pairs: Path, root: Path, settings: Settings, detector_name: str, emb
 
 def demo_settings() -> Settings:
     """Built-in settings, with the files of the demo."""
-    from agent.demo import default_folder
+    from agent.home import default_folder
 
     folder = default_folder()
     return Settings.model_validate({"state_dir": folder / "state", "engines": {"models_dir": folder / "models"}})

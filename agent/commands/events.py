@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +16,13 @@ import typer
 from agent import settings as settings_module
 from agent.envelopes import COLUMNS, number, row
 from agent.errors import AlmenaError
+from agent.moments import moment_of
 from agent.outbox import Outbox
 from agent.sentences import sentence
 
 app = typer.Typer(add_completion=False)
 
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-LANES = {"audit": "audit", "clock": "clock", "telemetry": "telemetry"}
+LANES = {"audit": "audit", "clock": "clock", "loss": "loss", "telemetry": "telemetry"}
 """Kinds that are kept in a lane of their own."""
 PAGE = 500
 
@@ -38,9 +36,10 @@ def events(
     until: Annotated[str | None, typer.Option(help="Up to then, in the same forms.")] = None,
     stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Only this kind: face, stream; or audit, clock, telemetry, which are shown only when asked for.")
+        str | None,
+        typer.Option(help="Only this kind: face, stream …; audit, clock, loss, telemetry are shown only when asked for."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The newest so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="The newest so many.")] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing new ones until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a head line.")] = False,
@@ -48,16 +47,21 @@ def events(
     """Print the events of the local history, oldest first."""
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
+    if follow and kind == "loss":
+        raise typer.BadParameter("losses are declared together, later: ask for them without --follow")
     now = time.time()
     lane = LANES.get(kind or "", "event")
-    wanted: dict[str, Any] = {"since": _moment(since, now), "until": _moment(until, now), "stream": stream, "kind": kind, "lane": lane}
+    wanted: dict[str, Any] = {"since": moment_of(since, now), "until": moment_of(until, now), "stream": stream, "kind": kind, "lane": lane}
     settings = settings_module.load(config)
     if not settings.outbox_dir.is_dir():
         raise AlmenaError(f"there is no history in {settings.outbox_dir} yet; start the agent with `almena run`")
     show = _writer(as_json, as_csv)
     with Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox) as outbox:
         newest = outbox.stats()[lane]["seq"]
-        for envelope in reversed(outbox.history(**wanted, limit=limit, newest_first=True)):
+        found = outbox.history(**wanted, limit=limit, newest_first=True)
+        if not found and not follow:
+            typer.echo("almena: the history holds nothing of that", err=True)
+        for envelope in reversed(found):
             show(envelope)
             newest = max(newest, number(envelope["id"]))
         with suppress(KeyboardInterrupt):
@@ -66,19 +70,6 @@ def events(
                 for envelope in outbox.history(**wanted, limit=PAGE, after_seq=newest):
                     show(envelope)
                     newest = number(envelope["id"])
-
-
-def _moment(text: str | None, now: float) -> float | None:
-    """Unix seconds of `2h` (ago) or of an ISO 8601 date or time."""
-    if text is None:
-        return None
-    ago = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
-    if ago:
-        return now - float(ago[1]) * UNITS[ago[2]]
-    try:
-        return datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither like 30m, 2h, 7d nor a date and time like 2026-05-01T08:00") from None
 
 
 def _writer(as_json: bool, as_csv: bool) -> Callable[[dict[str, Any]], None]:

@@ -13,26 +13,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from agent import errors, wire
-from agent import settings as settings_module
 from agent.audit import Entry, audited
+from agent.commands.table import print_table
 from agent.errors import AlmenaError
+from agent.logs import escaped
 from agent.outbox import Outbox
+from agent.remote import effective
 from agent.settings import Settings
 
 if TYPE_CHECKING:
     from agent.vision.enrolment import Refusal, Report
     from agent.vision.face_kit import FaceKit
-    from agent.vision.gallery import Gallery
+    from agent.vision.gallery import Gallery, Identity
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Enrol, show, rename and erase the persons who may be recognised.")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Consent = Annotated[str, typer.Option(help="How the person agreed: kept with the identity.")]
-Expires = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The identity is erased on this day (UTC).")]
+
+
+def _to_come(day: datetime | None) -> datetime | None:
+    if day and day.replace(tzinfo=timezone.utc) <= datetime.now(timezone.utc):
+        raise typer.BadParameter("that day has begun already (UTC); give one that is to come, or leave it out")
+    return day
+
+
+Expires = Annotated[
+    datetime | None, typer.Option(formats=["%Y-%m-%d"], callback=_to_come, help="The identity is erased on this day (UTC).")
+]
 Name = Annotated[str, typer.Argument(help="The person's name, or the identity's id.")]
 ALMENA_YAML = Path("almena.yaml")
 
@@ -49,7 +60,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Enrol a person from pictures. Pictures that cannot be used are named with the reason."""
-    settings = settings_module.load(config)
+    settings = effective(config).settings
     with _kit(settings) as kit:
         report = _enrol(kit, settings, name, files, consent, expires)
     if as_json:
@@ -76,7 +87,7 @@ def import_folder(
     if not people:
         raise typer.BadParameter(f"{folder} holds no folders; make one per person", param_hint="FOLDER")
     results: list[dict[str, Any]] = []
-    settings = settings_module.load(config)
+    settings = effective(config).settings
     with _kit(settings) as kit:
         for person in track(people, "Enrolling", console=Console(stderr=True), disable=as_json):
             files = sorted(path for path in person.iterdir() if path.suffix.lower() in SUFFIXES)
@@ -100,29 +111,30 @@ def import_folder(
 @app.command("list")
 def list_(config: Config = ALMENA_YAML, as_json: AsJson = False) -> None:
     """All identities."""
-    with _gallery(settings_module.load(config)) as gallery:
+    with _gallery(effective(config).settings) as gallery:
         identities = gallery.identities()
     if as_json:
         _print_json([asdict(identity) for identity in identities])
         return
-    table = Table("name", "id", "pictures", "expires", "consent")
-    for identity in identities:
-        pictures = "needs pictures" if identity.needs_pictures else str(identity.pictures)
-        table.add_row(identity.name, identity.id, pictures, _day(identity.expires_at) or "never", identity.consent)
-    Console().print(table if identities else "Nobody is enrolled; `almena identity add NAME PICTURES…` changes that.")
+    rows = (
+        (one.name, one.id, "needs pictures" if one.needs_pictures else one.pictures, _day(one.expires_at) or "never", one.consent)
+        for one in identities
+    )
+    heads = ("name", "id", "pictures", "expires", "consent")
+    print_table(heads, rows, "Nobody is enrolled; `almena identity add NAME PICTURES…` changes that.")
 
 
 @app.command()
 def show(name: Name, config: Config = ALMENA_YAML, as_json: AsJson = False) -> None:
     """One identity."""
-    with _gallery(settings_module.load(config)) as gallery:
+    with _gallery(effective(config).settings) as gallery:
         identity = gallery.find(name)
     if as_json:
         _print_json(asdict(identity))
         return
     shown = asdict(identity) | {"created_at": _day(identity.created_at), "expires_at": _day(identity.expires_at) or "never"}
     for key, value in shown.items():
-        print(f"{key.removesuffix('_at').replace('_', ' ')}: {value}")
+        print(f"{key.removesuffix('_at').replace('_', ' ')}: {escaped(str(value))}")
 
 
 @app.command()
@@ -133,7 +145,7 @@ def rename(
     as_json: AsJson = False,
 ) -> None:
     """Give an identity another name."""
-    settings = settings_module.load(config)
+    settings = effective(config).settings
     with _gallery(settings) as gallery:
         known = gallery.find(name)
         with _audited(settings, "identity change", id=known.id, fields=["name"]):
@@ -152,11 +164,11 @@ def erase(
     from agent.vision.erasure import erase as erase_everywhere
     from agent.vision.gallery import UnknownIdentityError
 
-    settings = settings_module.load(config)
+    settings = effective(config).settings
     with _gallery(settings) as gallery:
         try:
             known = gallery.find(name)
-            identity, shown = known.id, f"{known.name} with {known.pictures} pictures"
+            identity, shown = known.id, f"{known.name} with {_pictures(known)}"
         except UnknownIdentityError:
             if not gallery.holds(name):
                 raise
@@ -178,16 +190,14 @@ def erase(
 @app.command()
 def clusters(config: Config = ALMENA_YAML, as_json: AsJson = False) -> None:
     """Unknown persons who were seen lately, under their pseudonyms."""
-    with _gallery(settings_module.load(config)) as gallery:
+    with _gallery(effective(config).settings) as gallery:
         found = gallery.clusters.all()
     if as_json:
         rows = [{"id": one.id, "sightings": one.sightings, "created_at": one.created_at, "seen_at": one.seen_at} for one in found]
         _print_json(rows)
         return
-    table = Table("id", "sightings", "first seen", "last seen")
-    for one in found:
-        table.add_row(one.id, str(one.sightings), _minute(one.created_at), _minute(one.seen_at))
-    Console().print(table if found else "No unknown person was seen lately.")
+    told = ((one.id, one.sightings, _minute(one.created_at), _minute(one.seen_at)) for one in found)
+    print_table(("id", "sightings", "first seen", "last seen"), told, "No unknown person was seen lately.")
 
 
 @app.command("name-cluster")
@@ -200,7 +210,7 @@ def name_cluster(
     as_json: AsJson = False,
 ) -> None:
     """Make an identity of an unknown person."""
-    settings = settings_module.load(config)
+    settings = effective(config).settings
     with _gallery(settings) as gallery, _audited(settings, "cluster name") as entry:
         identity = gallery.name_cluster(cluster, name, consent, _seconds(expires))
         entry.detail.update(id=cluster, became=identity.id)
@@ -250,8 +260,9 @@ def _enrol(kit: FaceKit, settings: Settings, name: str, files: Sequence[Path], c
         try:
             report = _enrolment(kit, name, [path.read_bytes() for path in files], consent, _seconds(expires))
         except EnrolmentError as error:
-            error.reasons = _refused(error.refused, files)
-            raise
+            told = EnrolmentError(error.refused, files)
+            told.reasons = _refused(error.refused, files)
+            raise told from None
         entry.detail["id"] = report.identity.id
     return report
 
@@ -284,7 +295,11 @@ def _tell(report: Report, files: Sequence[Path]) -> None:
         typer.echo(f"{files[refusal.index]}: not used: {refusal.message}", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    print(f"{report.identity.name} is enrolled with {report.identity.pictures} pictures ({report.identity.id})")
+    print(f"{report.identity.name} is enrolled with {_pictures(report.identity)} ({report.identity.id})")
+
+
+def _pictures(identity: Identity) -> str:
+    return "1 picture" if identity.pictures == 1 else f"{identity.pictures} pictures"
 
 
 def _seconds(day: datetime | None) -> float | None:

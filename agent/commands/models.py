@@ -12,8 +12,8 @@ import typer
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
 
+from agent.commands.table import print_table
 from agent.commands.tune import settings_of
 from agent.errors import UsageError
 from engines import fetch as fetching
@@ -66,10 +66,9 @@ def list_models(config: Config = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("name", "task", "version", "licence", "from", "fetched", box=None)
-    for row in rows:
-        table.add_row(*(row[key] for key in ("name", "task", "version", "licence", "from")), "yes" if row["fetched"] else "no")
-    Console().print(table)
+    heads = ("name", "task", "version", "licence", "from")
+    told = ((*(row[key] for key in heads), "yes" if row["fetched"] else "no") for row in rows)
+    print_table((*heads, "fetched"), told, "There are no model cards.")
 
 
 @app.command()
@@ -116,13 +115,13 @@ def passports(config: Config = None, as_json: AsJson = False) -> None:
         typer.echo(json.dumps([{**passport.model_dump(mode="json"), "tuned_for": goals} for passport, goals in found], indent=2))
         return
     heads = ("model", "shape", "backend", "precision", "p50 ms", "p99 ms", "per second", "memory MB", "tuned for", "built")
-    table = Table(*heads, box=None)
+    rows = []
     for passport, goals in found:
         speed, identity = passport.speed, passport.identity
         shape = "x".join(map(str, identity.shape))
         figures = (f"{value:g}" for value in (speed.p50_ms, speed.p99_ms, speed.per_second, passport.memory_mb))
-        table.add_row(identity.model, shape, identity.backend, passport.precision, *figures, ", ".join(goals), passport.built_at)
-    Console().print(table)
+        rows.append((identity.model, shape, identity.backend, passport.precision, *figures, ", ".join(goals), passport.built_at))
+    print_table(heads, rows, "No engine was built here yet; the first start of a stream builds those that it needs.")
 
 
 def _tuned_for(passport: Passport, directory: Path) -> list[str]:

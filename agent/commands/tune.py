@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from agent.settings import Settings, load
+from agent.remote import effective
+from agent.settings import Settings
+from agent.supervisor import end_with_parent
 
 if TYPE_CHECKING:
     from calibration.power import PowerMeter
@@ -29,6 +32,8 @@ app = typer.Typer(add_completion=False)
 
 DEFAULT = Path("almena.yaml")
 WIDE = 180
+NICE = 10
+"""Low enough to disturb no stream, high enough to get on beside streams that take the whole device."""
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -58,6 +63,9 @@ def tune(
     if_needed: Annotated[
         bool, typer.Option("--if-needed", help="Only models without a tuning that still counts on this device; for a timer.")
     ] = False,
+    background: Annotated[
+        bool, typer.Option("--background", help="At the lowest priority, and only as long as the process that began it; for the agent.")
+    ] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default: almena.yaml if there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome and every candidate as JSON.")] = False,
 ) -> None:
@@ -70,6 +78,8 @@ def tune(
     """
     from agent.vision.face_kit import chosen_models, engine_options
 
+    if background:
+        _step_back()
     settings = settings_of(config)
     options = engine_options(settings)
     wanted = Wanted(policy or settings.engines.policy, seconds(budget), batch, backend_names(backends))
@@ -96,12 +106,16 @@ def _one(card: ModelCard, options: EngineOptions, wanted: Wanted) -> Tuned:
 def _counts(card: ModelCard, options: EngineOptions, goal: Goal) -> bool:
     """Whether there is a complete tuning, made for this device, runtimes, drivers, power mode and model."""
     from engines.model import recipe
-    from engines.tuning import find, fingerprint
+    from engines.tuning import standing
 
-    tuning = find(options.engines_dir, card.model_id, card.input.sizes[0], goal)
-    if tuning is None or not tuning.complete:
-        return False
-    return tuning.fingerprint == fingerprint(card, recipe(card), options.engines_dir, tuning.choice)
+    tuning, counts = standing(card, recipe(card), options.engines_dir, goal)
+    return counts and tuning is not None and tuning.complete
+
+
+def _step_back() -> None:
+    """Behind whatever else runs, and gone when the process that began this one is."""
+    end_with_parent()
+    os.nice(NICE)
 
 
 def _meter() -> PowerMeter:
@@ -141,12 +155,12 @@ def is_bare(model: str) -> bool:
 
 def settings_of(config: Path | None) -> Settings:
     """Those of the file, of almena.yaml where there is one, else the built-in ones with the demo's folders."""
-    from agent.demo import default_folder
+    from agent.home import default_folder
 
     if config is None and not DEFAULT.is_file():
         folder = default_folder()
         return Settings.model_validate({"state_dir": folder / "state", "engines": {"models_dir": folder / "models"}})
-    return load(config or DEFAULT)
+    return effective(config or DEFAULT).settings
 
 
 def seconds(text: str) -> float:

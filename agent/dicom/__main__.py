@@ -9,7 +9,7 @@ import sys
 from agent import settings as settings_module
 from agent.errors import AlmenaError
 from agent.notify import notify
-from agent.process import begin, refused
+from agent.process import begin, refused, starting
 
 
 def main() -> int:
@@ -19,18 +19,20 @@ def main() -> int:
     for library in ("pydicom", "pynetdicom"):  # their messages quote the data set
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     try:
-        from agent.dicom.service import Dicom
+        with starting():
+            from agent.dicom.service import Dicom
+
+            dicom = Dicom(settings_module.load(config))
+            dicom.start()
     except ModuleNotFoundError as error:
         return refused(AlmenaError(f"the package {error.name} is missing: pip install 'almena[dicom]'"))
-    try:
-        dicom = Dicom(settings_module.load(config))
-        dicom.start()
     except AlmenaError as error:
         return refused(error)
     notify("READY=1")
     while not stopping.wait(1.0):
         dicom.tell()
-        notify("WATCHDOG=1")
+        if dicom.alive:
+            notify("WATCHDOG=1")
     notify("STOPPING=1")
     dicom.stop()
     return 0

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from agent.dicom.capture import capture
+from agent.dicom.common import completed
 from agent.dicom.reading import foreign, parse
 from agent.dicom.report import report
 from agent.studies import StudyFolders
@@ -19,6 +20,7 @@ def answer_files(folders: StudyFolders, item: str) -> list[bytes]:
     result = folders.result(item)
     source = parse(folders.instance(item).data)
     with foreign("answer", "no answer can be made for it"):
+        completed(source)
         made = [report(source, result)]
         if result.heat_map is not None:
             made.append(capture(source, folders.picture(item).image, result))

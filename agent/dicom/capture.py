@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from agent.dicom.common import NOTICE, REPEATED, coded, completed, equip, made
+from agent.dicom.common import NOTICE, REPEATED, UTF8, coded, equip, made
 from agent.dicom.uids import derived
 from agent.studies import StudyResult
 
@@ -23,15 +23,14 @@ STRENGTH = 0.55
 
 
 def capture(source: Dataset, image: NDArray[np.uint8], result: StudyResult) -> Dataset:
-    """Of one instance; `image` is its (H, W) grey picture, and the result has a heat map."""
-    completed(source)
+    """Of one instance that is `completed`; `image` is its (H, W) grey picture, and the result has a heat map."""
     pixels = _burned_in(_overlaid(image, result.heat_map or b""), result)
     instance = str(source.SOPInstanceUID)
     dataset = Dataset()
     for name in REPEATED:
         if name in source:
             setattr(dataset, name, source.get(name))
-    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SpecificCharacterSet = UTF8
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.SOPInstanceUID = derived(instance, result.model, "capture")
     dataset.SeriesInstanceUID = derived(instance, result.model, "capture series")
@@ -39,7 +38,8 @@ def capture(source: Dataset, image: NDArray[np.uint8], result: StudyResult) -> D
     dataset.SeriesDescription = "Machine heat map, unverified"
     dataset.Modality, dataset.ConversionType = "OT", "WSD"
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.DerivationDescription = "Regions that spoke most for the answer of a classifier, drawn over the radiograph"
+    how = f" ({result.explained})" if result.explained else ""
+    dataset.DerivationDescription = f"Regions that spoke most for the answer of a classifier{how}, drawn over the radiograph"
     dataset.ContentDate = dataset.SeriesDate = made(result).strftime("%Y%m%d")
     dataset.ContentTime = dataset.SeriesTime = made(result).strftime("%H%M%S.%f")
     dataset.PatientOrientation = source.get("PatientOrientation")
@@ -78,7 +78,7 @@ def _overlaid(image: NDArray[np.uint8], heat_map: bytes) -> Image.Image:
 def _burned_in(picture: Image.Image, result: StudyResult) -> NDArray[np.uint8]:
     """The picture above a strip that says what it is, so that no viewer shows it without."""
     size = max(picture.width // 48, 10)
-    scores = ", ".join(f"{label} {probability:.2f}" for label, probability in result.probabilities.items())
+    scores = ", ".join(f"{label} {probability:.3f}" for label, probability in result.probabilities.items())
     lines = (NOTICE, f"{result.model}: {result.decision or 'no answer'} ({scores})")
     sheet = Image.new("RGB", (picture.width, picture.height + (2 * len(lines) + 1) * size), "black")
     sheet.paste(picture)

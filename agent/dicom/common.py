@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from datetime import datetime
 
+from pydicom import config
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.valuerep import validate_value
 
 from agent import __version__
 from agent.dicom.decode import MANUFACTURER
 from agent.dicom.uids import derived
 from agent.studies import StudyResult
+
+log = logging.getLogger(__name__)
 
 NOTICE = "Unverified machine output: no diagnosis without a review."
 """At most 64 characters (VR LO)."""
@@ -33,6 +42,17 @@ REQUIRED = (
 """Those of type 2: present, be it empty."""
 
 
+UTF8 = "ISO_IR 192"
+NAMES = ("PatientName", "ReferringPhysicianName")
+"""They keep the bytes that they were read from."""
+_DATE = re.compile(r"(\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01]))?")
+_TIME = re.compile(r"(([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?)?")
+WRITTEN = {"DA": _DATE, "TM": _TIME}
+"""How dates and times are written; pydicom takes ranges of them, too (PS3.5, 6.2)."""
+OF_ONE_LINE = ("AE", "AS", "CS", "LO", "PN", "SH", "UI")
+CHECKED = (*WRITTEN, *OF_ONE_LINE, "DT", "LT", "ST", "UR")
+
+
 def coded(value: str, scheme: str, meaning: str) -> Dataset:
     """An item of a code sequence (PS3.3, 8.8)."""
     item = Dataset()
@@ -41,7 +61,18 @@ def coded(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def completed(source: Dataset) -> None:
-    """Give `source` what other objects of its study must repeat."""
+    """Give `source`, once, what other objects of its study must repeat, in UTF-8 whatever character sets it came in; what is not written as
+    its VR demands is left out, and a UID of the study or series that is none is derived anew.
+    """
+    _leave_out(source)
+    try:
+        source.decode()
+    except (LookupError, ValueError) as error:
+        log.warning("the character set of a radiograph is not known; its texts are repeated as they can be read: %s", type(error).__name__)
+    for name in NAMES:
+        if name in source:
+            setattr(source, name, str(source.get(name) or ""))
+    source.SpecificCharacterSet = UTF8
     if not source.get("StudyInstanceUID"):
         source.StudyInstanceUID = derived(str(source.SOPInstanceUID), "", "study")
     if not source.get("SeriesInstanceUID"):
@@ -51,6 +82,34 @@ def completed(source: Dataset) -> None:
             setattr(source, name, None)
     if not source.PatientSex or source.PatientSex not in ("M", "F", "O"):
         source.PatientSex = None
+
+
+def _leave_out(source: Dataset) -> None:
+    """Remove, and name in the log, what cannot be read or is not written as its VR demands (PS3.5, 6.2), also within sequences."""
+    for tag in list(source.keys()):
+        try:
+            element = source[tag]
+            if element.VR == "SQ":
+                for item in element.value:
+                    _leave_out(item)
+            elif element.VR in CHECKED:
+                _require_written(element)
+        except Exception as error:  # noqa: BLE001 - the supervisor of foreign elements: whatever one raises, the others are repeated
+            log.warning(
+                "%s is left out of an answer: it is not written as it must be (%s)", keyword_for_tag(tag) or tag, type(error).__name__
+            )
+            del source[tag]
+
+
+def _require_written(element: DataElement) -> None:
+    """Raise ValueError where it is not."""
+    for value in element.value if isinstance(element.value, MultiValue) else [element.value]:
+        text = str(value or "")
+        validate_value(element.VR, text, config.RAISE)
+        if element.VR in WRITTEN and not WRITTEN[element.VR].fullmatch(text):
+            raise ValueError("no date or time")
+        if element.VR in OF_ONE_LINE and not text.isprintable():
+            raise ValueError("control characters")
 
 
 def equip(dataset: Dataset, result: StudyResult) -> None:

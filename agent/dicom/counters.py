@@ -1,4 +1,4 @@
-"""What the DICOM process counts, written to a file that the others read."""
+"""What the DICOM process counts and times, written to a file that the others read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from agent.timing import StageTimes
+
+COUNTS = ("accepted", "duplicates", "decoded", "built", "answered", "rejected", "unreachable", "dead")
+STEPS = ("store", "decode", "build", "send")
+"""store: an instance, durable. decode, build: a job of the worker. send: all objects of an answer."""
+
 
 class Counters:
     """Counts since the process started. Several threads use it; nothing in it is of a patient."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts = Counter(dict.fromkeys(COUNTS, 0))
         self._refused: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
+        self.times = StageTimes(STEPS)
 
     def count(self, what: str) -> None:
         """One more of `what`."""
@@ -41,7 +48,8 @@ class Counters:
     def figures(self) -> dict[str, Any]:
         """All of them."""
         with self._lock:
-            return {**self._counts, "refused": dict(self._refused), "failed": dict(self._failed)}
+            counted = {**self._counts, "refused": dict(self._refused), "failed": dict(self._failed)}
+        return {**counted, "seconds": self.times.percentiles()}
 
     def write(self, path: Path, **more: Any) -> None:
         """To a file that appears as a whole. Raises OSError."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import JPEGExtended12BitDecoder, get_decoder
 
 from agent.dicom import views
 from agent.dicom.grey import to_grey
@@ -20,6 +20,8 @@ MOST_PIXELS = 64_000_000
 LEAST_SIDE = 32
 MANUFACTURER = "Almena"
 """What this device's own reports and captures name as their maker."""
+
+JPEGExtended12BitDecoder.add_plugin("almena", ("agent.dicom.jpeg12", "decode_frame"))
 
 
 def picture_of(instance: StudyInstance) -> StudyPicture:

@@ -18,6 +18,7 @@ from pynetdicom import AE
 from agent.dicom.sockets import MAX_PDU
 from agent.dicom_settings import DicomDestinationSettings
 from agent.errors import AlmenaError
+from agent.handed import secret_in
 
 WITHIN_S = 30.0
 WARNINGS = (0xB000, 0xB006, 0xB007)
@@ -115,7 +116,7 @@ class _Stow:
 def _stow(settings: DicomDestinationSettings) -> Iterator[Connection]:
     assert settings.url
     try:
-        headers = {"Authorization": f"Bearer {settings.token_file.read_text().strip()}"} if settings.token_file else {}
+        headers = {"Authorization": f"Bearer {secret_in(settings.token_file)}"} if settings.token_file else {}
         verify = settings.tls.context() if settings.tls else ssl.create_default_context()
     except OSError as error:
         raise UnreachableError(f"dicom.destination: {error.strerror or error}") from error

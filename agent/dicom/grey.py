@@ -11,6 +11,8 @@ from pydicom.dataset import Dataset
 from agent.dicom.reading import UnusableError
 
 Values = NDArray[np.float64]
+ROWS = 32
+"""Of a picture that are looked up at once: numpy makes 64-bit indices of them, which fit into a cache then."""
 
 
 def to_grey(pixels: NDArray[np.integer], dataset: Dataset, big_endian: bool) -> NDArray[np.uint8]:
@@ -27,7 +29,10 @@ def to_grey(pixels: NDArray[np.integer], dataset: Dataset, big_endian: bool) -> 
     mask = (1 << stored) - 1
     if mask < np.iinfo(codes.dtype).max:
         codes = codes & codes.dtype.type(mask)
-    return np.take(_table(stored, signed, codes, dataset, big_endian), codes)
+    table, grey = _table(stored, signed, codes, dataset, big_endian), np.empty(codes.shape, np.uint8)
+    for row in range(0, len(codes), ROWS):
+        np.take(table, codes[row : row + ROWS], out=grey[row : row + ROWS], mode="clip")
+    return grey
 
 
 def _table(stored: int, signed: bool, codes: NDArray[np.unsignedinteger], dataset: Dataset, big_endian: bool) -> NDArray[np.uint8]:
@@ -38,7 +43,12 @@ def _table(stored: int, signed: bool, codes: NDArray[np.unsignedinteger], datase
     values = _modality(values, dataset, big_endian)
     shown = _voi(values, dataset, big_endian)
     if shown is None:
-        used = values if stored <= 8 else values[np.flatnonzero(np.bincount(codes.ravel(), minlength=len(values)))]
+        if stored <= 8:
+            used = values
+        elif signed or dataset.get("ModalityLUTSequence"):
+            used = values[np.flatnonzero(np.bincount(codes.ravel(), minlength=len(values)))]
+        else:  # values grow, or fall, with their codes
+            used = values[[codes.min(), codes.max()]]
         low, high = float(used.min()), float(used.max())
         shown = (values - low) / max(high - low, 1e-9)
     if not np.isfinite(shown).all():

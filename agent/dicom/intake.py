@@ -68,7 +68,8 @@ class Intake:
             duplicate = self._known(item, data)
             if not duplicate:
                 self._require_space(len(data))
-                self._folders.write_instance(StudyInstance(item, data, time.time(), received_ns))
+                with self._counters.times.stage("store"):
+                    self._folders.write_instance(StudyInstance(item, data, time.time(), received_ns))
                 self._folders.reopen(item)
         self._counters.accepted(duplicate)
         self._on_item(item)

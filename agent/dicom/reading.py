@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 import warnings
 import zlib
@@ -38,7 +37,6 @@ COMPRESSED = (
 )  # fmt: skip
 SYNTAXES = (*NATIVE, uid.DeflatedExplicitVRLittleEndian, *COMPRESSED)
 """Transfer syntaxes that are accepted, the preferred first."""
-UID = re.compile(r"[0-9.]{1,64}")
 SOP_INSTANCE_UID = 0x00080018
 
 
@@ -89,8 +87,10 @@ def identify(data: bytes) -> Identity:
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         raise UnusableError("transfer-syntax", "it is deflated")
     with foreign("not-dicom", "its first elements cannot be read"):
+        file = BytesIO(data)
+        file.seek(start)
         found = read_dataset(
-            BytesIO(memoryview(data)[start:]),
+            file,
             syntax == uid.ImplicitVRLittleEndian,
             syntax != uid.ExplicitVRBigEndian,
             stop_when=lambda tag, _vr, _length: tag > SOP_INSTANCE_UID,
@@ -98,7 +98,7 @@ def identify(data: bytes) -> Identity:
         instance, sop_class = str(found.get("SOPInstanceUID", "")), str(found.get("SOPClassUID", ""))
     if sop_class not in STORAGE:
         raise UnusableError("sop-class", "it is neither CR, DX nor Secondary Capture")
-    if not UID.fullmatch(instance):
+    if not uid.UID(instance).is_valid:
         raise UnusableError("uid", "its SOP Instance UID is missing or none")
     return Identity(instance, sop_class, syntax)
 

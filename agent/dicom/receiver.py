@@ -28,6 +28,7 @@ STATUS = {
 CANNOT_UNDERSTAND = 0xC000
 UNKNOWN_CALLER = (0x01, 0x01, 0x03)
 """Rejected for good, by the service user: the calling AE title is not recognised (PS3.8, 9.3.4)."""
+ENDING_S = 1.0
 SLACK = 1024 * 1024
 """Bytes of a message besides its data set."""
 
@@ -87,8 +88,11 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="dicom-receiver", daemon=True).start()
 
     def stop(self) -> None:
-        """Abort associations and close the port."""
+        """Abort associations and close the port. Those that are ending anyway end first: they take no abort (PS3.8, 9.2.3, Sta13)."""
         if self._entity:
+            for association in self._entity.active_associations:
+                if not association.is_established:
+                    association.join(ENDING_S)
             self._entity.shutdown()
 
     def _on_requested(self, event: Any) -> None:

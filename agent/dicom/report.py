@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -22,7 +24,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from agent import __version__
-from agent.dicom.common import NOTICE, completed, equip, made
+from agent.dicom.common import NOTICE, equip, made
 from agent.dicom.decode import MANUFACTURER
 from agent.dicom.uids import DEVICE, derived
 from agent.studies import StudyResult
@@ -33,8 +35,7 @@ SERIES = 9801
 
 
 def report(source: Dataset, result: StudyResult) -> Dataset:
-    """Of one instance: probabilities, decision or reason of abstention, and sentences. VerificationFlag is UNVERIFIED."""
-    completed(source)
+    """Of one instance, `completed`: probabilities, decision or reason of abstention, and sentences. VerificationFlag is UNVERIFIED."""
     instance = str(source.SOPInstanceUID)
     content = MeasurementReport(
         observation_context=ObservationContext(
@@ -73,16 +74,16 @@ def _group(source: Dataset, result: StudyResult) -> MeasurementsAndQualitativeEv
     """TID 1501: what was measured of the whole image."""
     instance = str(source.SOPInstanceUID)
     decision = (
-        CodedConcept(_code(result.decision), SCHEME, result.decision)
+        CodedConcept(_code("class", result.decision), SCHEME, result.decision)
         if result.decision
-        else CodedConcept("no-answer", SCHEME, "No answer: not analysed")
+        else CodedConcept("no-answer", SCHEME, "No answer")
     )
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=derived(instance, result.model, "tracking"), identifier="Whole image"),
         source_images=[SourceImageForMeasurementGroup(str(source.SOPClassUID), instance)],
         measurements=[
             Measurement(
-                name=CodedConcept(f"probability-{_code(label)}"[:16], SCHEME, f"Score of {label}"[:64]),
+                name=CodedConcept(_code("score", label), SCHEME, f"Score of {label}"[:64]),
                 value=round(float(probability), 4),
                 unit=CodedConcept("1", "UCUM", "no units"),
             )
@@ -106,6 +107,7 @@ def _parameters(result: StudyResult) -> list[str]:
     return [f"positive class: {result.positive}", f"threshold: {result.threshold:.4f}"]
 
 
-def _code(label: str) -> str:
-    """A code value has 16 characters at most (VR SH)."""
-    return label[:16]
+def _code(kind: str, label: str) -> str:
+    """Of a label; each has its own, though a code value has 16 characters at most (VR SH)."""
+    room = 15 - len(kind)
+    return f"{kind}-{label if len(label) <= room else hashlib.sha256(label.encode()).hexdigest()[:room]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from typing import Any
 
 from agent.dicom.counters import Counters
 from agent.dicom.destinations import Connection, RejectedError, UnreachableError, connected
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.2
 SCAN_SHARE = 20
-"""The pause between two looks is at least this many times as long as a look took."""
+"""The pause between two looks is at least this many times as long as listing the folders took."""
 PER_CONNECTION = 100
 REJECTIONS = 3
 """An answer that was rejected so often is put into dead/."""
@@ -43,7 +44,8 @@ class Sender:
         self._not_before = 0.0
         self.trouble = ""
         """Why the destination takes nothing at present."""
-        self._rounds = Rounds("dicom-sender", self._round, LOOK_S, SCAN_SHARE)
+        self._down_since: float | None = None
+        self._rounds = Rounds("dicom-sender", self._round, LOOK_S)
 
     def start(self) -> None:
         """Begin."""
@@ -53,17 +55,25 @@ class Sender:
         """End after the object in hand."""
         self._rounds.stop()
 
-    def look(self) -> None:
-        """One round: what has a result is built, what is built is sent."""
-        folders = self._folders
+    def state(self) -> dict[str, Any]:
+        """none, up or down; since when (Unix s) it takes nothing, and why."""
+        if self._settings is None:
+            return {"state": "none", "since": None, "detail": ""}
+        since = self._down_since
+        return {"state": "up" if since is None else "down", "since": since, "detail": self.trouble}
+
+    def look(self) -> float:
+        """One round: what has a result is built, what is built is sent. Returns how long listing the folders took, in seconds."""
+        folders, started = self._folders, time.monotonic()
         waiting = set(folders.inbox.items())
         ready = [item for item in folders.results.items() if item in waiting]
+        held = folders.answers.items()
+        now = time.monotonic()
         if self._settings is None:
             for item in ready:
                 self._finish(item)
-            return
-        now = time.monotonic()
-        built = [item for item in folders.answers.items() if item in waiting and now >= self._again.get(item, 0.0)]
+            return now - started
+        built = [item for item in held if item in waiting and now >= self._again.get(item, 0.0)]
         self._asked &= set(ready)
         for item in ready:
             if item not in self._asked:
@@ -72,14 +82,16 @@ class Sender:
                     self._workshop.build(item)
         if built and now >= self._not_before:
             self._send(built[:PER_CONNECTION])
+        return now - started
 
-    def _round(self) -> None:
+    def _round(self) -> float:
         try:
-            self.look()
+            return SCAN_SHARE * self.look()
         except StudyError as error:
             log.error("%s", error)
         except Exception as error:  # the supervisor of sending: nothing is lost, it is tried again
             log.exception("answers cannot be sent: %s", type(error).__name__)
+        return 0.0
 
     def _send(self, items: list[str]) -> None:
         assert self._settings
@@ -98,9 +110,10 @@ class Sender:
         header, body = self._folders.answers.read(item)
         start = 0
         try:
-            for size in header["sizes"]:
-                connection.send(body[start : start + size])
-                start += size
+            with self._counters.times.stage("send"):
+                for size in header["sizes"]:
+                    connection.send(body[start : start + size])
+                    start += size
         except RejectedError as error:
             self._rejected(item, str(error))
             return
@@ -137,6 +150,7 @@ class Sender:
         assert self._settings
         if reason != self.trouble:
             log.error("answers wait: %s", reason)
+        self._down_since = self._down_since or time.time()
         self.trouble = reason
         self._counters.count("unreachable")
         self._pause_s = min(self._pause_s * 2 or self._settings.first_retry_s, self._settings.longest_retry_s)
@@ -163,4 +177,4 @@ class Sender:
     def _recovered(self) -> None:
         if self.trouble:
             log.info("the destination takes answers again")
-        self.trouble, self._pause_s, self._not_before = "", 0.0, 0.0
+        self.trouble, self._down_since, self._pause_s, self._not_before = "", None, 0.0, 0.0

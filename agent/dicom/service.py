@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,15 @@ from agent.dicom.workshop import Workshop
 from agent.errors import SettingsError
 from agent.rounds import Rounds
 from agent.settings import Settings
-from agent.studies import StudyError, StudyFolders
+from agent.studies import SealedFolder, StudyError, StudyFolders
 
 log = logging.getLogger(__name__)
 
 RECEIPTS_S = 90 * 86400.0
 """How long it is remembered which pixels an instance had that was answered."""
 HOUSEKEEPING_S = 60.0
+FOLDERS = ("inbox", "pictures", "answers", "failed", "dead")
+"""Whose load is told; inbox: all that is not answered, of which some waits in pictures and answers."""
 
 
 class Dicom:
@@ -63,6 +67,13 @@ class Dicom:
             if part:
                 part.stop()
 
+    @property
+    def alive(self) -> bool:
+        """Whether all workers work; one that an error has ended does not."""
+        parts = {"dicom-receiver": self.receiver, "dicom-folder": self.folder, "dicom-web": self.web}
+        wanted = {"workshop", "dicom-sender", "dicom-housekeeping", *(name for name, part in parts.items() if part)}
+        return wanted <= {thread.name for thread in threading.enumerate()}
+
     def ports(self) -> dict[str, int]:
         """Those in use."""
         found = {"C-STORE": self.receiver.port if self.receiver else 0, "STOW-RS": self.web.port if self.web else 0}
@@ -70,12 +81,21 @@ class Dicom:
 
     def tell(self) -> None:
         """Write counters, ports and what is wrong to run/dicom.json."""
-        trouble: dict[str, Any] = {"destination": self.sender.trouble, "folder": self.folder.trouble if self.folder else ""}
-        waiting = {name: len(getattr(self.folders, name).items()) for name in ("inbox", "pictures", "answers", "failed", "dead")}
+        now = time.time()
         try:
-            self.counters.write(self._status, ports=self.ports(), trouble=trouble, waiting=waiting, at=time.time())
+            self.counters.write(
+                self._status, ports=self.ports(), destination=self.sender.state(), folder=self.folder.trouble if self.folder else "",
+                folders={name: self._held(name, now) for name in FOLDERS},
+                free_bytes=shutil.disk_usage(self.folders.inbox.path).free, at=now,
+            )  # fmt: skip
         except OSError as error:
             log.error("%s cannot be written: %s", self._status, error.strerror)
+
+    def _held(self, name: str, now: float) -> dict[str, Any]:
+        folder: SealedFolder = getattr(self.folders, name)
+        load = folder.load()
+        age = None if load.oldest_at is None else round(max(now - load.oldest_at, 0.0), 1)
+        return {"count": load.count, "bytes": load.size_bytes, "oldest_age_s": age}
 
     def _keep_house(self) -> None:
         try:

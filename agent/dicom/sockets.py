@@ -8,12 +8,17 @@ import logging
 import socket
 import ssl
 import sys
+import threading
 import time
 from typing import Any, cast
 
+from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu import A_ABORT_RQ, P_DATA_TF
+from pynetdicom.pdu_items import PresentationDataValueItem
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from agent.dicom.counters import Counters
+from agent.dicom.reading import place
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +27,16 @@ MAX_PDU = 256 * 1024
 PDU_S = 60.0
 """A PDU that is not complete by then was sent to hold the connection."""
 HANDSHAKE_S = 10.0
+PACE_S = 0.005
+"""Between two looks of an association's threads for something to do. pynetdicom's own pace, a millisecond, takes a twentieth of a core for
+each association that is open."""
+P_DATA = 0x04
+HEAD = 6
+"""Type and length of a PDU."""
+DATA_PDU, INVALID_PDU = "Evt10", "Evt19"
+"""The events of a P-DATA-TF PDU, and of an unrecognised or invalid one (PS3.8, table 9-10)."""
+BY_PROVIDER, INVALID_PARAMETER = 0x02, 0x06
+"""Source and reason of an A-ABORT (PS3.8, 9.3.8)."""
 
 
 class Limits:
@@ -49,31 +64,88 @@ class BoundedReader:
         self._connection = connection
         self._limits = limits
         self._received = 0
+        self._room = memoryview(bytearray(MAX_PDU + HEAD))
         self.last_byte_ns = time.monotonic_ns()
 
     def taken(self) -> None:
         """The message that came was taken; the next may begin."""
         self._received = 0
 
-    def recv(self, nr_bytes: int) -> bytearray:
-        """So many bytes, or fewer where the peer is gone. Raises OSError for too many, and for too slow ones."""
+    def recv(self, nr_bytes: int) -> memoryview:
+        """So many bytes, or fewer where the peer is gone, until the next call. Raises OSError for too many, and for too slow ones."""
         self._received += nr_bytes
-        if nr_bytes > MAX_PDU + 6 or self._received > self._limits.message_bytes:
+        if nr_bytes > len(self._room) or self._received > self._limits.message_bytes:
             self._limits.counters.refused("too-large")
             raise OSError("a PDU or a message is larger than allowed")
-        data = bytearray(nr_bytes)
-        view, there, deadline = memoryview(data), 0, time.monotonic() + PDU_S
+        there, deadline = 0, time.monotonic() + PDU_S
         while there < nr_bytes:
-            count = self._connection.recv_into(view[there:])
+            count = self._connection.recv_into(self._room[there:nr_bytes])
             if not count:
-                view.release()
-                del data[there:]
-                return data
+                return self._room[:there]
             there += count
             if time.monotonic() > deadline:
                 raise TimeoutError("a PDU came too slowly")
         self.last_byte_ns = time.monotonic_ns()
-        return data
+        return self._room[:nr_bytes]
+
+
+class Pace(threading.Event):
+    """What an association's thread waits for each time round: that nobody holds it up, and never less than `PACE_S`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep first, so that whoever holds it up in the meantime is not overlooked."""
+        time.sleep(PACE_S)
+        return super().wait(timeout)
+
+
+class ToldMachine(StateMachine):
+    """The state machine of an association: a PDU that cannot be understood is told, counted, and ends that association alone.
+
+    In pynetdicom's own, some of them end the thread that reads by an error, and the caller waits for an answer.
+    """
+
+    def __init__(self, dul: Any, counters: Counters) -> None:
+        super().__init__(dul)
+        self._counters = counters
+
+    def do_action(self, event: str) -> None:
+        """As the standard says; whatever it cannot do is answered by an A-ABORT."""
+        if event == INVALID_PDU:
+            self._tell("it is none, or none that was expected")
+        try:
+            super().do_action(event)
+        except Exception as error:  # noqa: BLE001 - the supervisor of foreign PDUs; the message may quote them
+            self._tell(f"{type(error).__name__} at {place(error)}")
+            abort = A_ABORT_RQ()
+            abort.source, abort.reason_diagnostic = BY_PROVIDER, INVALID_PARAMETER
+            self.dul.kill_dul()
+            if self.dul.socket:
+                self.dul.socket.send(abort.encode())
+
+    def _tell(self, why: str) -> None:
+        self._counters.refused("pdu")
+        log.warning("an association is aborted: a PDU cannot be understood: %s", why)
+
+
+def data_pdu(pdu: bytearray) -> P_DATA_TF:
+    """A P-DATA-TF PDU (PS3.8, 9.3.5) whose values are views of its bytes; pynetdicom's own decoding copies them four times.
+
+    Raises ValueError.
+    """
+    found, rest = P_DATA_TF(), memoryview(pdu)[HEAD:]
+    while rest:
+        ends = 4 + int.from_bytes(rest[:4], "big")
+        if not HEAD <= ends <= len(rest):
+            raise ValueError("an item is empty, or longer than its PDU")
+        item: Any = PresentationDataValueItem()
+        item.presentation_context_id, item.presentation_data_value = rest[4], rest[5:ends]
+        found.presentation_data_value_items.append(item)
+        rest = rest[ends:]
+    return found
 
 
 class BoundedHandler(RequestHandler):
@@ -91,6 +163,10 @@ class BoundedHandler(RequestHandler):
         association: Any = super()._create_association()
         association.reader = BoundedReader(self.request, self.server.limits)
         association.dul.socket.recv = association.reader.recv
+        decode = association.dul._decode_pdu
+        association.dul._decode_pdu = lambda pdu: (data_pdu(pdu), DATA_PDU) if pdu[0] == P_DATA else decode(pdu)
+        association.dul._run_loop_delay, association._reactor_checkpoint = PACE_S, Pace()
+        association.dul.state_machine = ToldMachine(association.dul, self.server.limits.counters)
         return association
 
 
@@ -117,7 +193,7 @@ class BoundedServer(ThreadedAssociationServer):
         if not allows(self.limits.networks, client_address[0]):
             self.limits.counters.refused("address")
             return False
-        if len(self.active_associations) >= 2 * self.limits.connections:
+        if sum(not _over(association) for association in self.active_associations) >= 2 * self.limits.connections:
             self.limits.counters.refused("flood")
             return False
         return True
@@ -128,3 +204,13 @@ class BoundedServer(ThreadedAssociationServer):
         log.warning("a connection could not be brought up: %s", sys.exc_info()[1])
         with contextlib.suppress(OSError):
             request.close()
+
+
+def _over(association: Any) -> bool:
+    """Whether its connection is gone. One that asked for nothing before is woken: pynetdicom lets it wait for that, and count, to its
+    timeout."""
+    dul = association.dul
+    over = dul.ident is not None and not (dul.is_alive() and dul.socket.socket)
+    if over and association.requestor.primitive is None:
+        dul.to_user_queue.put(None)
+    return over

@@ -19,6 +19,7 @@ from agent.dicom.intake import Accepted, Intake, RefusedError
 from agent.dicom.multipart import MultipartError, boundary_of, parts
 from agent.dicom_settings import DicomWebSettings
 from agent.errors import AlmenaError
+from agent.handed import handed
 from agent.serving import HANDLERS, Problem, ThreadedServer, bound
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class StowServer:
         self._counters = counters
         self._busy = asyncio.Semaphore(2)
         try:
-            self._token = settings.token_file.read_text(encoding="utf-8").strip() if settings.token_file else ""
+            self._token = handed(settings.token_file).read_text(encoding="utf-8").strip() if settings.token_file else ""
         except (OSError, UnicodeDecodeError) as error:
             raise AlmenaError(f"dicom.web.token_file cannot be read: {error}") from error
         if settings.token_file and len(self._token) < 16:
@@ -143,7 +144,7 @@ def _listener(settings: DicomWebSettings) -> socket.socket:
 def _tls(settings: DicomWebSettings) -> dict[str, Any]:
     if settings.tls is None:
         return {}
-    options: dict[str, Any] = {"ssl_certfile": str(settings.tls.cert_file), "ssl_keyfile": str(settings.tls.key_file)}
+    options: dict[str, Any] = {"ssl_certfile": str(settings.tls.cert_file), "ssl_keyfile": str(handed(settings.tls.key_file))}
     if settings.tls.client_ca_file:
         options |= {"ssl_ca_certs": str(settings.tls.client_ca_file), "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 
-TEMPLATE = "1"
+TEMPLATE = "2"
 """Version of the report and of the capture. Count it up when either changes, so that old and new ones differ."""
 DEVICE = "2.25.160817214735318286416543187923126137165"
 """Device UID of the software, whatever the machine."""

@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def main() -> int:
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for module in ("decode", "answer"):  # before the first radiograph waits for them
+        import_module(f"agent.dicom.{module}")
     state_dir, *key_file = sys.argv[1:]
     folders = StudyFolders(Path(state_dir), Path(key_file[0]) if key_file else None)
     for line in sys.stdin:

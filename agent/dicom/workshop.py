@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ class Workshop:
             self._jobs.put((ORDER[job], self._number, job, item))
 
     def _run(self) -> None:
+        with suppress(OSError):  # the first job tries again, and says it
+            self._running()
         while True:
             _, _, job, item = self._jobs.get()
             if self._stopping.is_set():
@@ -96,17 +99,21 @@ class Workshop:
             return
         if job == "decode" and any(folder.holds(item) for folder in (folders.pictures, folders.shown, folders.results)):
             return
-        outcome = self._outcome(job, item)
+        with self._counters.times.stage(job):
+            outcome = self._outcome(job, item)
         if outcome is None:
             self._crashed(job, item)
         elif "retry" in outcome:
-            log.error("%s; tried again in %g s", outcome["retry"], FULL_WAIT_S)
-            self._stopping.wait(FULL_WAIT_S)
-            self._ask(job, item)
+            self._again(job, item, outcome["retry"])
         elif "reason" in outcome:
             self._give_up(job, item, outcome["reason"], outcome["detail"])
         elif "gone" not in outcome:
             self._counters.count("decoded" if job == "decode" else "built")
+
+    def _again(self, job: str, item: str, why: str) -> None:
+        log.error("%s; tried again in %g s", why, FULL_WAIT_S)
+        self._stopping.wait(FULL_WAIT_S)
+        self._ask(job, item)
 
     def _crashed(self, job: str, item: str) -> None:
         self._end_worker()
@@ -121,29 +128,35 @@ class Workshop:
             self._give_up(job, item, "crash", f"the decoder crashed or hung {TRIES} times over it")
 
     def _give_up(self, job: str, item: str, reason: str, detail: str) -> None:
-        self._counters.failed(reason)
-        log.error("%s: %s: %s", item, "cannot be used" if job == "decode" else "cannot be answered", f"{reason}: {detail}")
         try:
             if job == "decode":
                 self._folders.fail(item, reason, detail)
             else:
                 self._folders.bury(item, reason, detail)
         except StudyError as error:
-            log.error("%s", error)
+            self._again(job, item, str(error))
+            return
+        self._counters.failed(reason)
+        log.error("%s: %s: %s", item, "cannot be used" if job == "decode" else "cannot be answered", f"{reason}: {detail}")
 
     def _outcome(self, job: str, item: str) -> dict[str, Any] | None:
         """What the worker says; None if it crashed or hung."""
-        if self._worker is None or self._worker.poll() is not None:
-            self._end_worker()
-            self._worker = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        assert self._worker.stdin is not None
-        assert self._worker.stdout is not None
+        worker = self._running()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
-            self._worker.stdin.write(f"{job} {item}\n".encode())
-            line = _line(self._worker.stdout.fileno(), time.monotonic() + JOB_S)
+            worker.stdin.write(f"{job} {item}\n".encode())
+            line = _line(worker.stdout.fileno(), time.monotonic() + JOB_S)
         except OSError:
             return None
         return json.loads(line) if line else None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        """The worker, started if it does not run: that takes seconds, which the first radiograph need not wait for."""
+        if self._worker is None or self._worker.poll() is not None:
+            self._end_worker()
+            self._worker = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        return self._worker
 
     def _end_worker(self) -> None:
         worker, self._worker = self._worker, None

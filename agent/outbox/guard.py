@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -89,16 +88,23 @@ class Reserve:
 
 
 def make_private(path: Path, mode: int = FILE_MODE) -> None:
-    """Make the file if there is none, for its owner (and group) alone whatever the umask is. Opens no file that is there: closing it would
-    drop the locks that SQLite has on it, and another process would then delete the log that is in use."""
+    """Make the file if there is none, for its owner (and group) alone whatever the umask is; root makes it for whom the folder belongs to.
+    Opens no file that is there: closing it would drop the locks that SQLite has on it, and another process would then delete the log
+    that is in use."""
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            if os.geteuid() == 0:
+                folder = path.parent.stat()
+                os.fchown(made, folder.st_uid, folder.st_gid)
+        finally:
+            os.close(made)
     restrict(path, mode)
 
 
 def restrict(path: Path, mode: int) -> None:
-    """Give the path this mode."""
-    if stat.S_IMODE(path.stat().st_mode) != mode:
+    """Give the path these rights. A folder that has them, and hands down its group beside, as an installation makes it, stays so."""
+    if path.stat().st_mode & 0o777 != mode:
         try:
             path.chmod(mode)
         except PermissionError:

@@ -37,6 +37,7 @@ class Ledger:
         self._db = connection
         self._rules = rules
         self.states = load_states(connection)
+        self._stored = {_values(state) for state in self.states.values()}
         self.wall = rules.clock.wall()
         self._mono_ns = rules.clock.mono_ns()
         self._synced = rules.clock.synchronised()
@@ -44,10 +45,11 @@ class Ledger:
         self._boot = self._this_boot()
 
     def save(self) -> None:
-        """Write the books back."""
+        """Write back the books that have changed: a process that starts must not need room for those of another that runs."""
+        changed = [values for state in self.states.values() if (values := _values(state)) not in self._stored]
         self._db.executemany(
             f"INSERT OR REPLACE INTO lanes({_COLUMNS}) VALUES({','.join('?' * len(fields(LaneState)))})",
-            [_values(state) for state in self.states.values()],
+            changed,
         )
 
     def append(self, lane: str, events: Sequence[Event]) -> list[int]:
@@ -71,6 +73,8 @@ class Ledger:
                 except (WireError, TypeError, ValueError) as error:
                     logger.error("an event is not stored but declared as lost: %s", error)
                     unfit.setdefault(f"unfit: {error}", []).append(seq)
+            else:
+                logger.info("%s: the same was stored before, as %s event %d, and is not stored again", event.stream, event.kind, known)
             numbers.append(known)
         added = sum(row[_SIZE] for row in rows)
         if lane == "audit":
@@ -137,7 +141,7 @@ class Ledger:
     def maintain(self) -> None:
         """Age: settled rows that are too old go; unsettled ones expire and are declared. Old keys go too."""
         for state in self.states.values():
-            if state.lane in self._rules.limits and state.lane != "audit":
+            if state.lane in self._rules.limits:
                 self._expire(state, self._rules.limits[state.lane].max_age_s)
         self._purge_history()
         self._db.execute(
@@ -227,7 +231,7 @@ class Ledger:
         )
 
     def _room_for_audit(self, state: LaneState, added: int) -> None:
-        limit = self._rules.limits["audit"].max_bytes
+        limit = self._rules.audit_bytes
         if state.pending_bytes + added > limit:
             raise OutboxFullError(f"the audit lane holds {state.pending_bytes} bytes that nobody has taken; {limit} are allowed")
 

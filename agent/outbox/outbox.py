@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.clock import Clock
 from agent.datatypes import Event
@@ -24,6 +24,7 @@ from agent.settings import MEBIBYTE, LaneSettings, OutboxSettings
 
 logger = logging.getLogger(__name__)
 
+Own = TypeVar("Own", bound="Outbox")
 POLL_S = 0.2
 _TELEMETRY_LOSSES = 1 << 40
 
@@ -41,22 +42,10 @@ class Outbox:
         self._seen: object = None
 
     @classmethod
-    def open(cls, directory: Path, device: str, settings: OutboxSettings, clock: Clock | None = None) -> Outbox:
+    def open(cls: type[Own], directory: Path, device: str, settings: OutboxSettings, clock: Clock | None = None) -> Own:
         """Open or make it. A damaged file is set aside and a new one started. Raises OutboxError if the folder cannot be used."""
-        rules = Rules(
-            device=device,
-            host=platform.node(),
-            clock=clock or Clock(),
-            limits={
-                "event": settings.event,
-                "audit": settings.audit,
-                "telemetry": settings.telemetry,
-                "clock": LaneSettings(max_bytes=MEBIBYTE, max_age_s=settings.event.max_age_s),
-            },
-            history_bytes=settings.history_bytes,
-            history_age_s=settings.history_age_s,
-        )
-        telemetry_rules = rules.model_copy(update={"history_bytes": min(settings.history_bytes, settings.telemetry.max_bytes)})
+        rules = Rules(device=device, host=platform.node(), clock=clock or Clock(), **_limits(settings))
+        telemetry_rules = rules.model_copy(update=_telemetry_limits(settings))
         try:
             directory.mkdir(parents=True, exist_ok=True)
             restrict(directory, FOLDER_MODE)
@@ -69,6 +58,12 @@ class Outbox:
         except (OSError, sqlite3.Error) as error:
             raise OutboxError(f"the outbox in {directory} cannot be opened: {error}") from error
         return cls((main, other))
+
+    def limit(self, settings: OutboxSettings) -> None:
+        """From the next transaction on these limits hold for what this process writes."""
+        main, telemetry = self._stores
+        main.limit(_limits(settings))
+        telemetry.limit(_limits(settings) | _telemetry_limits(settings))
 
     def close(self) -> None:
         """Close all files."""
@@ -96,10 +91,18 @@ class Outbox:
             self._news.notify_all()
         return numbers
 
+    def tidy(self) -> None:
+        """What is to be done from time to time, whether anybody takes rows or not: ages, and loss records. Call it often."""
+        for store in self._stores:
+            try:
+                store.tidy()
+            except OutboxError as error:
+                logger.debug("ages and loss records wait until the disk can be written: %s", error)
+
     def pending(self, lane: str, limit: int, after_seq: int = 0) -> list[Row]:
         """Unsettled rows with a number above `after_seq`, in order. Numbers grow within a lane, also from one spool to the next."""
         if lane == "loss":
-            self._tidy()
+            self.tidy()
         rows: list[Row] = []
         for store in self._stores:
             if lane in store.lanes and len(rows) < limit:
@@ -178,9 +181,12 @@ class Outbox:
         where = " AND ".join(["lane = ?", *asked, *(["(captured_at, seq) < (?, ?)"] if before else [])])
         order = "seq ASC" if after_seq is not None else "captured_at DESC, seq DESC" if newest_first else "captured_at ASC, seq ASC"
         values = (lane, *asked.values(), *(before or ()), limit)
-        query = f"SELECT payload FROM rows WHERE {where} ORDER BY {order} LIMIT ?"
-        rows = self._store(lane).read(lambda db: db.execute(query, values).fetchall())
-        return [json.loads(payload) for (payload,) in rows]
+        query = f"SELECT captured_at, seq, payload FROM rows WHERE {where} ORDER BY {order} LIMIT ?"
+        self._store(lane)
+        stores = [store for store in self._stores if lane in store.lanes]
+        rows = [row for store in stores for row in store.read(lambda db: db.execute(query, values).fetchall())]
+        rows.sort(key=lambda row: row[1:2] if after_seq is not None else row[:2], reverse=newest_first and after_seq is None)
+        return [json.loads(payload) for _, _, payload in rows[:limit]]
 
     def open_tracks(self) -> list[dict[str, Any]]:
         """The envelope of the last event of every track (`data.track`) that has no `end` yet, whether its row is still here or not."""
@@ -215,13 +221,6 @@ class Outbox:
         except KeyError:
             raise OutboxError(f"there is no lane {lane!r}; there are: {', '.join(LANES)}") from None
 
-    def _tidy(self) -> None:
-        for store in self._stores:
-            try:
-                store.tidy()
-            except OutboxError as error:
-                logger.debug("loss records wait until the disk can be written: %s", error)
-
     def _pending(self, store: Store, lane: str, limit: int, after_seq: int) -> list[Row]:
         query = "SELECT spool, seq, stream, kind, payload, checksum FROM rows WHERE lane=? AND state=0 AND seq>? ORDER BY seq LIMIT ?"
         found = store.read(lambda db: db.execute(query, (lane, after_seq, limit)).fetchall())
@@ -230,6 +229,22 @@ class Outbox:
             store.write(lambda ledger: ledger.drop_damaged(lane, damaged))
         bad = {seq for _, seq in damaged}
         return [Row(lane, spool, seq, stream, kind, payload) for spool, seq, stream, kind, payload, _ in found if seq not in bad]
+
+
+def _limits(settings: OutboxSettings) -> dict[str, Any]:
+    """What of the rules the settings say."""
+    clock = LaneSettings(max_bytes=MEBIBYTE, max_age_s=settings.event.max_age_s)
+    return {
+        "limits": {"event": settings.event, "telemetry": settings.telemetry, "clock": clock},
+        "audit_bytes": settings.audit.max_bytes,
+        "history_bytes": settings.history_bytes,
+        "history_age_s": settings.history_age_s,
+    }
+
+
+def _telemetry_limits(settings: OutboxSettings) -> dict[str, Any]:
+    """What is otherwise in the file of telemetry."""
+    return {"history_bytes": min(settings.history_bytes, settings.telemetry.max_bytes)}
 
 
 def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict
 from typing import Any
 
 from agent.clock import Clock
@@ -23,9 +22,8 @@ def books(connection: sqlite3.Connection, clock: Clock) -> dict[str, dict[str, A
     for lane, state in load_states(connection).items():
         pending = connection.execute("SELECT COUNT(*) FROM rows WHERE lane=? AND state=0", (lane,)).fetchone()[0]
         dead = connection.execute("SELECT COUNT(*) FROM rows WHERE lane=? AND state=?", (lane, DEAD)).fetchone()[0]
-        everything = asdict(state)
         wanted = ("spool", "seq", "produced", "settled", "lost", "booked", "history_bytes")
-        found[lane] = {name: everything[name] for name in wanted}
+        found[lane] = {name: getattr(state, name) for name in wanted}
         found[lane] |= {"pending": pending, "dead": dead, "bytes": state.pending_bytes, "alarm": alarm}
         found[lane]["oldest_age_s"] = _oldest_age(connection, clock, lane) if pending else None
     return found

@@ -79,6 +79,8 @@ class Rules(Config):
     host: str
     clock: Clock
     limits: dict[str, LaneSettings]
+    """Of the lanes that evict and expire."""
+    audit_bytes: int
     history_bytes: int
     history_age_s: float
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +70,10 @@ class Store:
             self._close_connections()
             self._mirror.close()
         self._gate.close()
+
+    def limit(self, limits: Mapping[str, Any]) -> None:
+        """Other values for fields of the rules, from the next transaction on."""
+        self._rules = self._rules.model_copy(update=limits)
 
     def append(self, lane: str, events: Sequence[Event], *, kept: bool = False) -> list[int]:
         """Store events; threads that come at the same time share a commit. Raises OutboxError, after counting the failure if the caller

@@ -1,4 +1,4 @@
-"""What the hub asks of this device: commands, and the desired state.
+"""What the hub asks of this device: commands; the desired state is handed on.
 
 Commands run one after another in a thread of their own. Each is audited before and after, carried out at most once, and answered with
 the same reply however often it comes.
@@ -7,7 +7,6 @@ the same reply however often it comes.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -22,13 +21,12 @@ from agent import wire
 from agent.audit import record
 from agent.errors import AlmenaError
 from agent.outbox import Outbox, OutboxError
-from agent.uplink.journal import Journal
+from agent.uplink.journal import Journal, JournalError
 
 log = logging.getLogger(__name__)
 
 LOOK, LOOK_S = ("", b"look"), 5.0
 """In place of a message, when there is none for so long: time to look what runs."""
-NOT_APPLIED = "this version does not apply remote settings; change the settings file on the device"
 
 
 class Publish(Protocol):
@@ -38,12 +36,22 @@ class Publish(Protocol):
         """False if there is no connection."""
 
 
+class Desires(Protocol):
+    """Who looks after the desired state."""
+
+    def submit(self, payload: bytes) -> None:
+        """Take a message, at once. Raises WireError."""
+
+    def reported(self) -> dict[str, Any]:
+        """The fields of `wire.Reported` that answer it."""
+
+
 Handler = Callable[[Mapping[str, Any]], Any]
 """Carries a command out with its arguments; returns what goes into the reply. Raises AlmenaError with a message for people."""
 
 
 class Commands:
-    """The thread. `state` gives what is reported: settings digest, streams, engines."""
+    """The thread. `state` gives what is reported: settings digest, streams, engines. `journal`: one that others use too."""
 
     def __init__(
         self,
@@ -53,14 +61,16 @@ class Commands:
         publish: Publish,
         handlers: Mapping[str, Handler],
         state: Callable[[], dict[str, Any]],
+        desires: Desires,
+        journal: Journal | None = None,
     ) -> None:
         self._device = device
-        self._desired_file = directory / "desired.json"
-        self._journal = Journal(directory / "commands.sqlite")
+        self._journal = journal or Journal(directory / "commands.sqlite")
         self._outbox = outbox
         self._publish = publish
         self._handlers = handlers
         self._state = state
+        self._desires = desires
         self._inbox: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
         self._reported = b""
         self._thread = threading.Thread(target=self._run, name="commands", daemon=True)
@@ -90,11 +100,12 @@ class Commands:
                 if message == LOOK:
                     self._follow()
                 else:
-                    self._take(*message)
+                    self.handle(*message)
             except Exception:  # a supervisor: no message may end the thread
                 log.exception("a message from the hub could not be handled")
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def handle(self, topic: str, payload: bytes) -> None:
+        """Carry a message out at once, for a caller that has a thread for it; without a topic: report."""
         if not topic:
             self._report()
             return
@@ -108,17 +119,26 @@ class Commands:
             log.warning("%s: %s", topic, error)
 
     def _on_command(self, name: str, command: wire.Command) -> None:
-        if self._journal.begin(command.id):
-            reply = self._carry_out(name, command)
-            payload = wire.encode(reply)
-            self._journal.finish(command.id, payload)
-        else:
-            stored = self._journal.reply(command.id)
-            interrupted = wire.Reply(id=command.id, ok=False, code="interrupted", detail="the agent ended while it carried this out")
-            payload = stored or wire.encode(interrupted)
+        payload = self._answer(name, command)
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.CorrelationData = command.id.encode()
         self._publish(self._reply_topic(command), payload, properties=properties)
+
+    def _answer(self, name: str, command: wire.Command) -> bytes:
+        """The reply, of now or of the first time; a command that cannot be noted is not carried out."""
+        try:
+            if not self._journal.begin(command.id):
+                interrupted = _no(command, "interrupted", "the agent ended while it carried this out")
+                return self._journal.reply(command.id) or wire.encode(interrupted)
+        except JournalError as error:
+            log.warning("command %s is refused: %s", command.id, error)
+            return wire.encode(_no(command, "not-recorded", f"not carried out now; whether it was before is not known: {error}"))
+        payload = wire.encode(self._carry_out(name, command))
+        try:
+            self._journal.finish(command.id, payload)
+        except JournalError as error:
+            log.error("the reply to command %s could not be kept: %s", command.id, error)
+        return payload
 
     def _reply_topic(self, command: wire.Command) -> str:
         """Only ever a reply topic of this device: a command must not make it write elsewhere."""
@@ -153,13 +173,10 @@ class Commands:
         record(self._outbox, "hub", f"command {command.name}", outcome, {"id": command.id})
 
     def _on_desired(self, payload: bytes) -> None:
-        """Keep it and answer. An empty payload takes it back."""
-        if not payload:
-            self._desired_file.unlink(missing_ok=True)
-        else:
-            wire.decode(wire.Desired, payload)
-            _replace(self._desired_file, payload)
-        self._report()
+        try:
+            self._desires.submit(payload)
+        finally:
+            self._report()
 
     def _next(self) -> tuple[str, bytes] | None:
         try:
@@ -177,22 +194,8 @@ class Commands:
         self._publish(wire.TOPICS["reported"].of(self._device), self._reported, retain=True)
 
     def _what_runs(self) -> bytes:
-        errors: tuple[str, ...] = ()
-        if self._desired_file.exists():
-            wanted = wire.decode(wire.Desired, self._desired_file.read_bytes())
-            errors = (f"revision {wanted.revision} is not in force: {NOT_APPLIED}",)
-        return wire.encode(wire.Reported(state=self._state(), errors=errors))
+        return wire.encode(wire.Reported(state=self._state(), **self._desires.reported()))
 
 
 def _no(command: wire.Command, code: str, detail: str) -> wire.Reply:
     return wire.Reply(id=command.id, ok=False, code=code, detail=detail)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old or the new one."""
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

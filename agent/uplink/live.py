@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from agent import wire
 from agent.settings import Settings
@@ -19,7 +21,6 @@ class LiveDetections:
 
     def __init__(self, settings: Settings, per_second: float, publish: Publish) -> None:
         self._device = settings.device.name
-        self._streams = [stream.name for stream in settings.streams]
         self._vision = VisionLink(settings.control_socket)
         self._period_s = 1 / per_second
         self._publish = publish
@@ -39,24 +40,24 @@ class LiveDetections:
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):
             try:
-                for stream in self._streams:
-                    self._look(stream)
-            except (VisionError, ValueError, StopIteration) as error:
+                for health in self._vision.get("/streams"):
+                    self._look(health)
+            except (VisionError, ValueError) as error:
                 log.debug("no live detections: %s", error)
                 self._stop.wait(5.0)
 
-    def _look(self, stream: str) -> None:
+    def _look(self, health: Mapping[str, Any]) -> None:
         """Publish what is in view, and once that there is nothing any more."""
+        stream = health["stream"]
         seen = self._vision.get(f"/streams/{stream}/annotations")
         if not seen and not self._shown.get(stream):
             return
         self._shown[stream] = bool(seen)
-        size = next(health for health in self._vision.get("/streams") if health["stream"] == stream)
         live = wire.Live(
             stream=stream,
-            captured_at=size["last_frame_at"] or time.time(),
-            width=size["width"],
-            height=size["height"],
+            captured_at=health["last_frame_at"] or time.time(),
+            width=health["width"],
+            height=health["height"],
             detections=tuple(wire.LiveDetection.model_validate(each) for each in seen),
         )
         self._publish(wire.TOPICS["live"].of(self._device, stream=stream), wire.encode(live), qos=0)

@@ -18,12 +18,13 @@ from collections.abc import Callable
 from typing import Any
 
 from agent import wire
+from agent.backoff import Backoff
 from agent.outbox import Outbox, OutboxError, Row, ranges
 from agent.outbox.ledger import TRIES
 from agent.uplink import oversize
 from agent.uplink.doubt import Doubt
 from agent.uplink.oversize import Oversize
-from agent.uplink.session import Backoff, Link, packet_size
+from agent.uplink.session import Link, packet_size
 from agent.uplink.status import UplinkStatus
 from agent.uplink.window import Parcel, Window
 

@@ -11,11 +11,12 @@ that met no session is sent again by its sender, so neither paho's queue nor a s
 from __future__ import annotations
 
 import logging
-import random
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +25,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent import wire
+from agent.backoff import Backoff
+from agent.mqtt import Network, OwnThread
 from agent.settings import MqttSettings
+from agent.uplink.credentials import Credentials
 from agent.uplink.status import UplinkStatus
 from agent.uplink.trouble import LOST, LOST_SOON, UNSUPPORTED_VERSION, Trouble, before_answer, from_exception, from_reason
 
@@ -46,6 +51,12 @@ class Status:
     birth: bytes
     stopped: bytes
     will: bytes
+
+    @classmethod
+    def of(cls, device: str, birth: wire.Birth) -> Status:
+        """Goodbye and will go with the birth."""
+        stopped, will = birth.model_copy(update={"state": "stopped"}), wire.Will(session=birth.session)
+        return cls(wire.TOPICS["status"].of(device), wire.encode(birth), wire.encode(stopped), wire.encode(will))
 
 
 class Listener(Protocol):
@@ -88,19 +99,6 @@ def packet_size(topic: str, payload: bytes) -> int:
     return 5 + 2 + len(topic.encode()) + 2 + 1 + len(payload)
 
 
-@dataclass(frozen=True)
-class Backoff:
-    """Full jitter: a random time up to `base_s` doubled with each attempt, at most `cap_s`
-    (Brooker, "Exponential Backoff And Jitter", 2015)."""
-
-    base_s: float
-    cap_s: float
-
-    def delay(self, attempt: int) -> float:
-        """Seconds to wait after the failed attempt number `attempt`, from 0."""
-        return random.uniform(0, min(self.cap_s, self.base_s * 2.0 ** min(attempt, 30)))
-
-
 class Session:
     """The thread that keeps one session up. `status_of()` makes birth, will and goodbye for each connection."""
 
@@ -113,8 +111,12 @@ class Session:
         status_of: Callable[[], Status],
         subscriptions: Sequence[str],
         backoff: Backoff,
+        credentials: Credentials | None = None,
+        network: Network | None = None,
     ) -> None:
         self._settings = settings
+        self._credentials = credentials
+        self._network = network or OwnThread()
         self._client_id = client_id
         self._status = status
         self._listener = listener
@@ -122,6 +124,7 @@ class Session:
         self._subscriptions = [(topic, 1) for topic in subscriptions]
         self._backoff = backoff
         self._stop = threading.Event()
+        self._anew = threading.Event()
         self._attempt: _Attempt | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         status.broker = f"{settings.host}:{settings.port}"
@@ -132,12 +135,15 @@ class Session:
         """Start trying."""
         self._thread.start()
 
-    def stop(self, timeout: float = 2.0) -> None:
-        """Say `stopped`, disconnect in order and end the thread; gives up waiting after `timeout` seconds."""
+    def stop(self, timeout: float = 2.0, *, goodbye: bool = True) -> None:
+        """Say `stopped`, disconnect in order and end the thread; gives up waiting after `timeout` seconds. Without a `goodbye` the
+        connection breaks, so that the broker publishes the will."""
         self._stop.set()
         attempt = self._attempt
-        if attempt is not None:
+        if attempt is not None and goodbye:
             attempt.leave(timeout)
+        elif attempt is not None:
+            attempt.cut()
         self._thread.join(timeout)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, properties: Properties | None = None) -> bool:
@@ -148,6 +154,13 @@ class Session:
         attempt.link.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         return True
 
+    def reconnect(self) -> None:
+        """Begin the session anew, with the certificate that is there now."""
+        self._anew.set()
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.end()
+
     def announce(self) -> bool:
         """Publish the birth once more, if connected."""
         attempt = self._attempt
@@ -157,9 +170,13 @@ class Session:
         failures = 0
         while not self._stop.is_set():
             started = time.monotonic()
+            self._anew.clear()
             trouble = self._connect_and_stay()
             if self._stop.is_set():
                 break
+            if self._anew.is_set():
+                self._status.state = "connecting"
+                continue
             if self._status.connected and time.monotonic() - started > STABLE_AFTER_S:
                 failures = 0
             self._show(trouble)
@@ -176,7 +193,17 @@ class Session:
         return trouble
 
     def _try(self, protocol: MQTTProtocolVersion) -> Trouble:
-        attempt = _Attempt(self._settings, self._client_id, protocol, self._status_of(), self._subscriptions, self._listener, self._status)
+        attempt = _Attempt(
+            self._settings,
+            self._credentials,
+            self._client_id,
+            protocol,
+            self._status_of(),
+            self._subscriptions,
+            self._listener,
+            self._status,
+            self._network,
+        )
         self._attempt = attempt
         try:
             return attempt.run(self._stop)
@@ -209,20 +236,24 @@ class _Attempt:
     def __init__(
         self,
         settings: MqttSettings,
+        credentials: Credentials | None,
         client_id: str,
         protocol: MQTTProtocolVersion,
         said: Status,
         subscriptions: list[tuple[str, int]],
         listener: Listener,
         status: UplinkStatus,
+        network: Network,
     ) -> None:
         self.said = said
         self.link: Link | None = None
         self._settings = settings
+        self._credentials = credentials
         self._protocol = protocol
         self._subscriptions = subscriptions
         self._listener = listener
         self._status = status
+        self._network = network
         self._since = time.monotonic()
         self._trouble: Trouble | None = None
         self._answered = threading.Event()
@@ -239,15 +270,14 @@ class _Attempt:
             client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s)
         except (OSError, ValueError) as error:
             return from_exception(error, self._settings)
-        client.loop_start()
+        self._network.carry(client)
         try:
             if not self._answered.wait(ANSWER_WITHIN_S) and not stop.is_set():
                 return from_exception(TimeoutError(), self._settings)
             self._ended.wait()
             return self._trouble or self._lost()
         finally:
-            client.disconnect()
-            client.loop_stop()
+            self._network.leave(client)
             client.on_connect = client.on_disconnect = client.on_publish = client.on_message = None
             if self.link is not None:
                 self._listener.down(self.link)
@@ -263,6 +293,19 @@ class _Attempt:
         if self.link is not None:
             self._goodbye = self.link.publish(self.said.topic, self.said.stopped, retain=True)
             self._said_goodbye.wait(timeout)
+        self.end()
+
+    def cut(self) -> None:
+        """From another thread: end without a word to the broker."""
+        connection: Any = self._client.socket()
+        if connection is not None:
+            with suppress(OSError):  # it has just ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
+        self._answered.set()
+        self._ended.set()
+
+    def end(self) -> None:
+        """From another thread: disconnect in order, without a goodbye."""
         self._client.disconnect()
         self._answered.set()
         self._ended.set()
@@ -272,7 +315,7 @@ class _Attempt:
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.secret())
         if settings.tls is not None:
-            context = settings.tls.context()
+            context = self._credentials.context() if self._credentials else settings.tls.context()
             context.sslsocket_class = _ClosingSocket
             client.tls_set_context(context)
         client.max_inflight_messages_set(0)
@@ -289,6 +332,9 @@ class _Attempt:
             self._trouble = from_reason(reason.value, str(reason))
             self._answered.set()
             return
+        if self._credentials:
+            self._credentials.accepted()
+        self._status.certificate_ends_at = self._settings.tls.ends() if self._settings.tls else None
         receive_maximum = min(getattr(properties, "ReceiveMaximum", 65535), 65535)
         name = _NAMES[self._protocol]
         self.link = Link(client, name, receive_maximum, getattr(properties, "MaximumPacketSize", MAX_PACKET))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agent.uplink.trouble import Trouble
@@ -38,7 +38,18 @@ class UplinkStatus:
     row_trouble: str = ""
     """Why rows are refused, while they are."""
     page_trouble: str = ""
-    """Why there is no page, while there is none."""
+    """Why there is no page, or nobody is told where, while that is so."""
+    identity_trouble: str = ""
+    """Why the certificate is not renewed, while it should be."""
+    door_trouble: str = ""
+    """Why pictures do not reach the hub, while that is so."""
+    pictures_waiting: int = 0
+    pictures_lost: int = 0
+    """Of events, for the hub's door."""
+    watched: list[dict[str, Any]] = field(default_factory=list)
+    """Live pictures that somebody at the hub looks at: `stream`, and `since` when (Unix time)."""
+    certificate_ends_at: float | None = None
+    """When the client certificate ends that the broker has accepted: Unix time."""
 
     @property
     def connected(self) -> bool:
@@ -58,8 +69,14 @@ class UplinkStatus:
                 notes.append("The hub is not online; events wait on this device.")
         else:
             notes = [f"{self.broker}: {self.trouble}." if self.trouble else f"Connecting to {self.broker} …"]
+        if self.identity_trouble:
+            notes.append(f"{self.identity_trouble[0].upper()}{self.identity_trouble[1:]}.")
+        if self.door_trouble:
+            notes.append(f"Pictures do not reach the hub: {self.door_trouble}.")
+        if self.pictures_lost:
+            notes.append(f"{self.pictures_lost} picture(s) of events are lost.")
         if self.page_trouble:
-            notes.append(f"There is no page: {self.page_trouble}.")
+            notes.append(f"{self.page_trouble[0].upper()}{self.page_trouble[1:]}.")
         if self.row_trouble:
             notes.append(f"Some messages are refused: {self.row_trouble}.")
         return " ".join(notes)

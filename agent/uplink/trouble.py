@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from dataclasses import dataclass
 
+from agent.errors import UnreadableError
 from agent.settings import MqttSettings
 
 
@@ -40,7 +42,10 @@ _REASONS = {
     0x8A: ("MQTT_BANNED", "the broker has banned this client; ask its operator"),
     0x8B: ("MQTT_SHUTDOWN", "the broker is shutting down"),
     0x8D: ("MQTT_KEEPALIVE", "the connection was silent for too long; the network may be down"),
-    0x8E: ("MQTT_TAKEN_OVER", "another client connected with this device's name; give each device its own device.name"),
+    0x8E: (
+        "MQTT_TAKEN_OVER",
+        "another client connected with this device's name; give each device its own device.name, or, if its identity was copied, revoke it",
+    ),
     0x93: ("MQTT_RECEIVE_MAXIMUM", "the broker got more messages at once than it takes; lower mqtt.inflight"),
     0x95: ("MQTT_PACKET_TOO_LARGE", "the broker got a packet that is larger than it takes; raise its limit"),
     0x97: ("MQTT_QUOTA", "the broker's quota for this client is used up; raise it"),
@@ -60,6 +65,8 @@ def from_reason(value: int, name: str) -> Trouble:
 def from_exception(error: Exception, settings: MqttSettings) -> Trouble:
     """The trouble behind a connection that could not be opened."""
     where = f"{settings.host}:{settings.port}"
+    if isinstance(error, UnreadableError):
+        return Trouble("MQTT_FILE_UNREADABLE", f"no session with {where}: {error}")
     if isinstance(error, socket.gaierror):
         return Trouble("MQTT_HOST_NOT_FOUND", f"there is no host {settings.host!r}; check mqtt.host and the name server")
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -70,6 +77,8 @@ def from_exception(error: Exception, settings: MqttSettings) -> Trouble:
     if isinstance(error, ssl.SSLError):
         reason = error.reason or error
         return Trouble("MQTT_TLS", f"no TLS with {where}: {reason}; check that the port speaks TLS, and the files in mqtt.tls")
+    if isinstance(error, OSError) and error.errno in (errno.ENOKEY, errno.EKEYREJECTED):
+        return Trouble("MQTT_IDENTITY", f"no session with {where}: {error.strerror}")
     if isinstance(error, ConnectionRefusedError):
         return Trouble("MQTT_CONNECTION_REFUSED", f"nothing listens at {where}; check that the broker runs, mqtt.host and mqtt.port")
     if isinstance(error, TimeoutError):
@@ -86,7 +95,8 @@ def before_answer(settings: MqttSettings) -> Trouble:
         )
     return Trouble(
         "MQTT_TLS_CLIENT_CERTIFICATE",
-        f"{where} closed the TLS connection before it answered; it may want another client certificate: see mqtt.tls.cert_file",
+        f"{where} closed the TLS connection before it answered; it may want another client certificate (mqtt.tls.cert_file);"
+        " one that was revoked is replaced by `almena join` with a new token",
     )
 
 

@@ -31,6 +31,11 @@ class ClassifierKit:
         """The kit, opened once more, if it is there already; never waits for a model."""
         return _kits.opened(_key(settings, model))
 
+    @property
+    def models(self) -> dict[str, Classifier]:
+        """By the name that the settings have for it."""
+        return {self.key[-1]: self.classifier}
+
     def engines(self) -> list[dict[str, Any]]:
         """The passport of its engine."""
         return [passport_of(self.classifier)]
@@ -38,6 +43,11 @@ class ClassifierKit:
     def close(self) -> None:
         """Give it back."""
         _kits.close(self.key)
+
+
+def open_kits() -> list[ClassifierKit]:
+    """Every kit of this process, opened once more: close each."""
+    return _kits.all_opened()
 
 
 def _key(settings: Settings, model: str) -> Any:

@@ -21,13 +21,17 @@ from starlette.types import ASGIApp
 
 from agent.datatypes import Annotation, StreamHealth
 from agent.errors import UnknownError
+from agent.remote import Wish
 from agent.serving import HANDLERS, Problem, ThreadedServer
 from agent.settings import Settings
 from agent.vision.control_socket import listening
+from agent.vision.event_pictures import EventPictures
 from agent.vision.gallery import LATEST_EXPIRY
 from agent.vision.inference.http import InferenceApp
 from agent.vision.inference.models import Serving
+from agent.vision.picture_routes import picture_routes
 from agent.vision.preview import Preview
+from agent.vision.sharing import SharedFaces, sharing_routes
 from agent.vision.study_control import StudyControl
 
 BOUNDARY = "almena-frame"
@@ -65,6 +69,9 @@ class Faces(Protocol):
 
     def recognise(self, picture: bytes) -> Sequence[Mapping[str, Any]]: ...
 
+    @property
+    def shared(self) -> SharedFaces: ...
+
 
 class VisionControl(Protocol):
     """What the API needs of the vision process."""
@@ -80,6 +87,11 @@ class VisionControl(Protocol):
 
     @property
     def studies(self) -> StudyControl: ...
+
+    @property
+    def pictures(self) -> EventPictures | None:
+        """Those that wait for the hub; None where the settings do not allow any."""
+        ...
 
     def streams(self) -> list[StreamHealth]: ...
 
@@ -99,6 +111,22 @@ class VisionControl(Protocol):
         ...
 
     def reload(self) -> bool: ...
+
+    def try_out(self, wish: Wish) -> bool:
+        """Raises SettingsError."""
+        ...
+
+    def in_force(self) -> dict[str, Any]: ...
+
+    def restart(self, name: str) -> None:
+        """Raises UnknownError."""
+        ...
+
+    def tune(self, model: str | None, budget_s: float | None) -> dict[str, Any]:
+        """Raises UsageError."""
+        ...
+
+    def tuning(self) -> dict[str, Any]: ...
 
 
 class ControlServer:
@@ -139,6 +167,10 @@ class _Api:
             Route("/metrics", self.metrics, methods=get),
             Route("/inference", self.inference, methods=get),
             Route("/reload", self.reload, methods=post),
+            Route("/settings", self.try_out, methods=post),
+            Route("/streams/{stream}/restart", self.restart, methods=post),
+            Route("/tune", self.tune, methods=post),
+            Route("/tune", self.tuning, methods=get),
             Route("/identities", self.identities, methods=get),
             Route("/identities", self.create_identity, methods=post),
             Route("/identities/{identity}", self.change_identity, methods=["PATCH"]),
@@ -152,11 +184,13 @@ class _Api:
             Route("/studies/{item}/picture.jpg", self.study_picture, methods=get),
             Route("/studies/{item}/heat-map.png", self.study_heat_map, methods=get),
             Route("/recognize", self.recognise, methods=post),
+            *sharing_routes(lambda: self._vision.faces.shared),
+            *picture_routes(self._vision.pictures, self._vision.preview),
         ]
         return InferenceApp(lambda: self._vision.serving, Starlette(routes=routes, exception_handlers=HANDLERS))
 
     def health(self, _request: Request) -> Response:
-        in_force = self._vision.settings.summary()
+        in_force = self._vision.in_force()
         return JSONResponse({"status": "ok", "pid": os.getpid(), "started_at": self._started_at, "in_force": in_force})
 
     def streams(self, _request: Request) -> Response:
@@ -188,6 +222,31 @@ class _Api:
         """201 when streams were started anew, 200 when there was nothing to do; `restart_needed` names what takes a restart."""
         changed = self._vision.reload()
         return JSONResponse({"reloaded": changed, "restart_needed": list(self._vision.restart_needed)}, 201 if changed else 200)
+
+    async def try_out(self, request: Request) -> Response:
+        """Sections that the hub wants, in force until a reload or a start: 201 where streams were started anew, 422 for a refusal."""
+        try:
+            wish = Wish.of_json(await _json(request))
+        except ValueError as error:
+            raise Problem(400, "No settings", str(error)) from error
+        changed = await run_in_threadpool(self._vision.try_out, wish)
+        return JSONResponse({"reloaded": changed}, 201 if changed else 200)
+
+    def restart(self, request: Request) -> Response:
+        name = request.path_params["stream"]
+        _known(name, "stream", self._vision.restart)
+        return JSONResponse({"restarted": name})
+
+    async def tune(self, request: Request) -> Response:
+        """202: it goes on. `model`: one that is in use; `budget_s`: seconds for each."""
+        asked = await _json(request)
+        model, budget_s = asked.get("model"), asked.get("budget_s")
+        if not isinstance(model, str | None) or not isinstance(budget_s, int | float | None):
+            raise Problem(422, "The question is wrong", "`model` is a text, `budget_s` a number")
+        return JSONResponse(await run_in_threadpool(self._vision.tune, model, budget_s), 202)
+
+    def tuning(self, _request: Request) -> Response:
+        return JSONResponse(self._vision.tuning())
 
     def snapshot(self, request: Request) -> Response:
         name = request.path_params["stream"]

@@ -70,10 +70,10 @@ class Report:
 
 
 class EnrolmentError(AlmenaError):
-    """No picture could be taken; `refused` (and for scripts `reasons`) says why for each."""
+    """No picture could be taken; `refused` (and for scripts `reasons`) says why for each. `names`: what the pictures are called."""
 
-    def __init__(self, refused: Sequence[Refusal]) -> None:
-        reasons = "; ".join(f"picture {one.index + 1}: {one.message}" for one in refused)
+    def __init__(self, refused: Sequence[Refusal], names: Sequence[object] = ()) -> None:
+        reasons = "; ".join(f"{names[one.index] if names else f'picture {one.index + 1}'}: {one.message}" for one in refused)
         super().__init__(f"no picture could be used: {reasons or 'none was given'}")
         self.refused = tuple(refused)
         self.reasons = [asdict(one) for one in refused]

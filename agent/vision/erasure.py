@@ -15,7 +15,7 @@ from agent.outbox import Outbox
 from agent.rounds import Rounds
 from agent.settings import Settings
 from agent.vision.face_kit import open_gallery, open_kits
-from agent.vision.gallery import Gallery, Receipt
+from agent.vision.gallery import LEFT, Gallery, Receipt
 from agent.vision.gallery_store import GalleryError
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ SETTLE_S = 5.0
 """After so long nothing that was under way at an erasure can still tell of the person."""
 
 
-def erase(gallery: Gallery, outbox: Outbox, identity: str) -> tuple[Receipt, int]:
+def erase(gallery: Gallery, outbox: Outbox, identity: str, reason: str = "requested") -> tuple[Receipt, int]:
     """Erase an identity and blank it in the history; also how many events held it. It may be repeated.
 
     Raises UnknownIdentityError. GalleryError or OutboxError: it is erased, but traces are left, which the vision process goes on to remove.
     """
-    receipt = gallery.erase(identity)
+    receipt = gallery.erase(identity, reason)
     try:
         return receipt, outbox.erase(identity)
     finally:
@@ -72,6 +72,8 @@ class Housekeeping:
     def _look_through(self) -> None:
         gallery = self._gallery = self._gallery or open_gallery(self._settings)
         gallery.clusters.expire(self._clock.wall())
+        if not self._settings.shares_identities:
+            self._guarded("what other devices shared is not erased yet", partial(self._leave, gallery))
         self._guarded("who has expired is hidden, but not erased", partial(self._expire, gallery))
         for receipt in gallery.receipts(unfollowed=True):
             self._guarded(f"the erasure {receipt.id} is not finished", partial(self._follow, gallery, receipt))
@@ -82,6 +84,11 @@ class Housekeeping:
             gallery.expire(now)
         elif gallery.over(now):
             raise GalleryError("the clock is not synchronised")
+
+    def _leave(self, gallery: Gallery) -> None:
+        """A device that no longer shares keeps nothing that others have shared with it."""
+        for identity in gallery.exchange.held:
+            gallery.erase(identity, LEFT)
 
     def _follow(self, gallery: Gallery, receipt: Receipt) -> None:
         """At once, and once more when nothing is under way any more; then it is on record, which tells the hub."""
@@ -95,7 +102,8 @@ class Housekeeping:
         gallery.scrub()
         if last:
             detail = {"id": receipt.identity, "receipt": receipt.id, "reason": receipt.reason}
-            record(self._outbox, "device", wire.IDENTITY_ERASE, "done", detail)
+            action = "identity leave" if receipt.reason == LEFT else wire.IDENTITY_ERASE  # the hub blanks only whom it must never see again
+            record(self._outbox, "device", action, "done", detail)
             gallery.follow(receipt.id)
             del self._due[receipt.id]
 

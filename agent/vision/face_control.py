@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from agent.datatypes import Image
 from agent.errors import AlmenaError, UnknownError
 from agent.outbox import Outbox
 from agent.serving import Problem
@@ -22,6 +23,7 @@ from agent.vision.face_kit import FaceKit, open_gallery
 from agent.vision.gallery import Gallery, Identity, UnknownIdentityError
 from agent.vision.pictures import decode
 from agent.vision.recognition import Evidence, Judge, geometry, sharp_share
+from agent.vision.sharing import SharedFaces
 from agent.vision.tasks.faces import FacesConfig
 from engines.base import EngineError
 from engines.results import Detections
@@ -45,8 +47,11 @@ class FaceControl:
         self._settings = settings
         self._outbox = outbox
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        """Held while a photograph is decoded and looked at: each takes up to 400 MB."""
         self._loader = ThreadPoolExecutor(1, "load-faces")
         self._loaded: Future[FaceKit] | None = None
+        self.shared = SharedFaces(self._gallery, outbox)
 
     @property
     def kit(self) -> FaceKit:
@@ -63,10 +68,10 @@ class FaceControl:
             raise AlmenaError(str(error)) from error
 
     def close(self) -> None:
-        """Give the models back."""
-        self._loader.shutdown()
-        if self._loaded is not None and not self._loaded.exception():
-            self._loaded.result().close()
+        """Give the models back: at once, or when they are there, if they are still being loaded."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        if self._loaded is not None:
+            self._loaded.add_done_callback(self._give_back)
 
     def identities(self) -> list[dict[str, Any]]:
         """All, by name."""
@@ -81,7 +86,8 @@ class FaceControl:
     def add_image(self, identity: str, picture: bytes) -> Mapping[str, Any]:
         """`accepted`, and `reasons` if it was not; `warnings` are for people."""
         try:
-            report = _known(lambda: self.kit.enrolment.add(identity, [picture]))
+            with self._looking:
+                report = _known(lambda: self.kit.enrolment.add(identity, [picture]))
         except EnrolmentError as error:
             return {
                 "accepted": False,
@@ -106,6 +112,11 @@ class FaceControl:
         """Templates, pictures, matching clusters, and the name in the local history. Waits for no model."""
         with self._gallery() as gallery:
             _known(lambda: erase(gallery, self._outbox, identity))
+
+    def _give_back(self, loaded: Future[FaceKit]) -> None:
+        with self._looking:
+            if not loaded.cancelled() and not loaded.exception():
+                loaded.result().close()
 
     @contextmanager
     def _gallery(self) -> Iterator[Gallery]:
@@ -133,7 +144,10 @@ class FaceControl:
 
     def recognise(self, picture: bytes) -> list[dict[str, Any]]:
         """Every face of a photograph, decided as the stream decides about photographs."""
-        image = decode(picture)
+        with self._looking:
+            return self._recognised(decode(picture))
+
+    def _recognised(self, image: Image) -> list[dict[str, Any]]:
         kit, config = self.kit, self._config
         score = config.score or kit.score
         faces = kit.photograph(image, score)
@@ -141,7 +155,7 @@ class FaceControl:
         clear = set(config.recognisable(faces, score))
         answers = []
         for index in range(len(faces)):
-            judge = Judge(config.point(kit.point), least_views=1)
+            judge = Judge.of_photograph(config.point(kit.point))
             if index in clear:
                 chip = kit.embedder.chip(image, faces.landmarks[index])
                 evidence = Evidence()

@@ -14,7 +14,7 @@ from agent.settings import Settings
 from agent.vision.enrolment import Enrolment
 from agent.vision.gallery import Gallery
 from agent.vision.kits import Kits
-from agent.vision.recognition import OperatingPoint
+from agent.vision.recognition import OperatingPoint, operating_point
 from agent.vision.tasks.faces_config import DETECTOR, EMBEDDER
 from calibration.stills import AtScore, find_faces
 from engines.card import ModelCard, card
@@ -46,6 +46,11 @@ class FaceKit:
     def opened(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER) -> FaceKit | None:
         """The kit, opened once more, if it is there already; never waits for models."""
         return _kits.opened(_key(settings, detector, embedder))
+
+    @property
+    def models(self) -> dict[str, FaceDetector | FaceEmbedder]:
+        """By the names that the settings have for them."""
+        return {self.key[-2]: self.detector, self.key[-1]: self.embedder}
 
     @property
     def score(self) -> float:
@@ -114,14 +119,6 @@ def chosen_models(settings: Settings) -> tuple[str, str]:
     """Detector and embedder of the first stream that looks for faces, else the default ones."""
     named = [(task.detector, task.embedder) for stream in settings.streams for task in stream.tasks if task.type == "faces"]
     return named[0] if named else (DETECTOR, EMBEDDER)
-
-
-def operating_point(embedder: ModelCard) -> OperatingPoint:
-    """Of an embedder's card."""
-    thresholds = embedder.thresholds
-    assert thresholds.verify is not None
-    assert thresholds.identify is not None
-    return OperatingPoint.of(thresholds.verify, thresholds.identify)
 
 
 def least_score(detector: ModelCard) -> float:

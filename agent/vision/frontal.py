@@ -7,13 +7,14 @@ Journal of Cognitive Neuroscience 3(1), 1991; B. Moghaddam, A. Pentland, PAMI 19
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.vision.plane import F32 as F32
+from agent.vision.plane import Plane
 from engines.preprocess import stretched
 
 SIDE = 24
@@ -24,26 +25,9 @@ FLAT = 6.0
 LONGEST = 2.0
 """A radiograph of a chest is not more than so many times as long as wide, nor as wide as long."""
 
-F32 = NDArray[np.float32]
 
-
-@dataclass(frozen=True, slots=True)
-class Frontal:
-    """mean: (D,); axes: (K, D), orthonormal; spread: (K,) variances along them; rest: the mean square distance from their plane;
-    limit: the distance from which a picture is refused. D is SIDE squared."""
-
-    mean: F32
-    axes: F32
-    spread: F32
-    rest: float
-    limit: float
-
-    def distances(self, rows: F32) -> F32:
-        """Of `features`, (N, D); about 2 for radiographs like those that it was fitted to."""
-        centred = rows - self.mean
-        within = centred @ self.axes.T
-        outside = np.square(centred).sum(1) - np.square(within).sum(1)
-        return np.asarray(np.square(within / np.sqrt(self.spread)).mean(1) + outside / self.rest, np.float32)
+class Frontal(Plane):
+    """Of `features`; D is SIDE squared."""
 
     def objection(self, image: NDArray[np.uint8]) -> str:
         """Why a picture (H, W) is taken for no frontal chest radiograph; "" if it may be one."""

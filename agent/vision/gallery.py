@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -13,11 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.datatypes import MAX_NAME
 from agent.settings import GallerySettings
 from agent.vault import VaultKeyError, load_key
 from agent.vision.clusters import Clusters
+from agent.vision.exchange import Exchange
 from agent.vision.gallery_store import GalleryError, GalleryKeyError, Store
-from agent.vision.recognition import Candidates, OperatingPoint, Vector
+from agent.vision.recognition import Candidates, OperatingPoint, Vector, operating_point
+from engines.base import EngineError
+from engines.card import card
 
 LATEST_EXPIRY = 253_370_764_800.0
 """The first second of 9999: later times have no date."""
@@ -27,6 +32,9 @@ log = logging.getLogger(__name__)
 REFRESH_S = 1.0
 RECEIPT = "id, identity, reason, erased_at, pictures, templates, clusters"
 """Columns, in the order of `Receipt`."""
+ADD = "INSERT INTO identities (id, record, created_at, expires_at, origin, revision) VALUES (?, ?, ?, ?, ?, ?)"
+LEFT = "left"
+"""The reason of an erasure that is no obstacle to having the identity again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,8 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Identity:
     """An enrolled person. Times are Unix seconds. `templates` counts those of the embedder in use;
-    `needs_pictures`: there is none, because the embedder changed and no picture was kept: add pictures."""
+    `needs_pictures`: there is none, because the embedder changed and no picture was kept: add pictures.
+    `origin`: the device that shares it with this one, empty for those enrolled here; `revision` counts changes."""
 
     id: str
     name: str
@@ -50,6 +59,8 @@ class Identity:
     pictures: int
     templates: int
     needs_pictures: bool
+    origin: str = ""
+    revision: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,7 @@ class Gallery:
         self._expired: list[str] = []
         self.clusters = Clusters(store, settings.clusters, model, point.cluster if point else 0.0)
         self.candidates = Candidates.none()
+        self.exchange = Exchange(self, store)
         self._load()
 
     @classmethod
@@ -111,15 +123,16 @@ class Gallery:
         with self._store.lock, self._store.write():
             self._require_free(name)
             record = self._store.seal_json({"name": name, "consent": consent}, f"identity {identity}")
-            self._store.execute("INSERT INTO identities VALUES (?, ?, ?, ?)", identity, record, time.time(), expires_at)
-            self._insert(identity, pictures)
+            self._store.execute(ADD, identity, record, time.time(), expires_at, "", 1)
+            self.insert(identity, ((picture.image, picture.vector) for picture in pictures))
         return self._changed(identity, pictures)
 
     def add_pictures(self, identity: str, pictures: Sequence[Picture]) -> Identity:
         """More pictures of an identity. Raises UnknownIdentityError."""
         with self._store.lock, self._store.write():
-            self.get(identity)
-            self._insert(identity, pictures)
+            _require_own(self.get(identity))
+            self.insert(identity, ((picture.image, picture.vector) for picture in pictures))
+            self._store.execute("UPDATE identities SET revision = revision + 1 WHERE id = ?", identity)
         return self._changed(identity, pictures)
 
     def name_cluster(self, cluster: str, name: str, consent: str = "", expires_at: float | None = None) -> Identity:
@@ -137,26 +150,27 @@ class Gallery:
         """Other values for any of `name`, `consent` and `expires_at`. Raises UnknownIdentityError, GalleryError for a bad or taken name."""
         _require_future(changes.get("expires_at"))
         with self._store.lock, self._store.write():
-            known = replace(self.get(identity), **changes)
+            known = replace(_require_own(self.get(identity)), **changes)
             if "name" in changes:
                 known = replace(known, name=_checked(known.name))
                 self._require_free(known.name, but=identity)
             record = self._store.seal_json({"name": known.name, "consent": known.consent}, f"identity {identity}")
-            self._store.execute("UPDATE identities SET record = ?, expires_at = ? WHERE id = ?", record, known.expires_at, identity)
+            query = "UPDATE identities SET record = ?, expires_at = ?, revision = revision + 1 WHERE id = ?"
+            self._store.execute(query, record, known.expires_at, identity)
         return self._changed(identity, ())
 
     def identities(self, now: float | None = None) -> list[Identity]:
         """All that have not expired, by name."""
         now = time.time() if now is None else now
         query = """SELECT id, record, created_at, expires_at, (SELECT count(*) FROM pictures WHERE identity = i.id),
-            (SELECT count(*) FROM pictures p JOIN templates t ON t.picture = p.id WHERE p.identity = i.id AND t.model IS ?)
-            FROM identities i WHERE expires_at IS NULL OR expires_at > ?"""
+            (SELECT count(*) FROM pictures p JOIN templates t ON t.picture = p.id WHERE p.identity = i.id AND t.model IS ?),
+            origin, revision FROM identities i WHERE expires_at IS NULL OR expires_at > ?"""
         found = []
-        for id_, sealed, created, expires, pictures, templates in self._store.rows(query, self.model, now):
+        for id_, sealed, created, expires, pictures, templates, *shared in self._store.rows(query, self.model, now):
             record = self._store.unseal_json(sealed, f"identity {id_}")
             needs = self.model is not None and templates == 0
             until = None if expires is None else min(expires, LATEST_EXPIRY)  # earlier versions took any number
-            found.append(Identity(id_, record["name"], record["consent"], created, until, pictures, templates, needs))
+            found.append(Identity(id_, record["name"], record["consent"], created, until, pictures, templates, needs, *shared))
         return sorted(found, key=lambda identity: identity.name.casefold())
 
     def get(self, identity: str) -> Identity:
@@ -186,10 +200,12 @@ class Gallery:
 
     def add_template(self, picture: str, vector: Vector) -> None:
         """The template of a kept picture by the embedder in use; nothing if the picture was erased meanwhile."""
+        new: list[Vector] = []
         with self._store.write():
             if self._store.rows("SELECT 1 FROM pictures WHERE id = ?", picture):
                 self._template(picture, vector)
-        self._load()
+                new.append(vector)
+        self.reload(new)
 
     def holds(self, identity: str) -> bool:
         """Whether that id is of an identity, also of one that has expired, or of one that was erased."""
@@ -203,6 +219,8 @@ class Gallery:
         """
         with self._store.lock:
             if not self._store.rows("SELECT 1 FROM identities WHERE id = ?", identity):
+                if self._receipt(identity).reason == LEFT != reason:
+                    self.exchange.renounce(identity, reason)
                 return self._receipt(identity)
             self.clusters.reload()
             clusters = self._erase_clusters(identity)
@@ -273,41 +291,59 @@ class Gallery:
         best = int(np.argmin(distances))
         return candidates.names[candidates.owners[rows][best]], float(distances[best])
 
-    def _insert(self, identity: str, pictures: Iterable[Picture]) -> None:
-        for picture in pictures:
+    def insert(self, identity: str, pictures: Iterable[tuple[bytes | None, Vector | None]]) -> None:
+        """Images and templates, within a transaction of the caller's; where there is no template, `without_template` tells."""
+        for image, vector in pictures:
             id_ = secrets.token_hex(8)
-            sealed = None if picture.image is None else self._store.seal(picture.image, f"picture {id_}")
+            sealed = None if image is None else self._store.seal(image, f"picture {id_}")
             self._store.execute("INSERT INTO pictures VALUES (?, ?, ?, ?)", id_, identity, sealed, time.time())
-            self._template(id_, picture.vector)
+            if vector is not None:
+                self._template(id_, vector)
 
     def _template(self, picture: str, vector: Vector) -> None:
         sealed = self._store.seal_vectors(vector[None], f"template {picture} {self.model}")
         self._store.execute("INSERT OR REPLACE INTO templates VALUES (?, ?, ?)", picture, self.model, sealed)
 
     def _changed(self, identity: str, pictures: Sequence[Picture]) -> Identity:
-        if pictures and self.model and self.point:
-            self.clusters.erase_near(np.stack([picture.vector for picture in pictures]), self.model, self.point.cluster)
-        self._load()
+        self.reload(picture.vector for picture in pictures)
         return self.get(identity)
+
+    def reload(self, new: Iterable[Vector] = ()) -> None:
+        """Match with what is in the file now; clusters of unknown persons near the `new` templates are no longer needed."""
+        if (vectors := list(new)) and self.model and self.point:
+            self.clusters.erase_near(np.stack(vectors), self.model, self.point.cluster)
+        self._load()
 
     def _require_free(self, name: str, but: str | None = None) -> None:
         if any(known.name.casefold() == name.casefold() and known.id != but for known in self.identities()):
             raise GalleryError(f"the name {name!r} is taken; add pictures to that identity, or choose another name")
 
     def _erase_clusters(self, identity: str) -> int:
-        if self.point is None or self.model is None:
-            return 0
-        vectors = self._templates("AND p.identity = ?", identity)
-        return self.clusters.erase_near(np.stack([row[1] for row in vectors]), self.model, self.point.cluster) if vectors else 0
+        """Of every embedder that has seen the identity's pictures, in use or not."""
+        query = "SELECT DISTINCT t.model FROM templates t JOIN pictures p ON p.id = t.picture WHERE p.identity = ?"
+        erased = 0
+        for (model,) in self._store.rows(query, identity):
+            vectors = [vector for _, vector in self._templates(model, "AND p.identity = ?", identity)]
+            erased += self.clusters.erase_near(np.stack(vectors), model, self._radius(model))
+        return erased
 
-    def _templates(self, condition: str, *values: Any) -> list[tuple[str, NDArray[np.float32]]]:
+    def _radius(self, model: str) -> float:
+        """Within which templates of `model` show one person; without limit where its card is gone."""
+        if model == self.model and self.point:
+            return self.point.cluster
+        try:
+            return operating_point(card(model.partition("@")[0])).cluster
+        except EngineError:
+            return math.inf
+
+    def _templates(self, model: str | None, condition: str = "", *values: Any) -> list[tuple[str, NDArray[np.float32]]]:
         query = f"""SELECT p.identity, t.picture, t.vector FROM templates t JOIN pictures p ON p.id = t.picture
             WHERE t.model = ? {condition} ORDER BY p.identity"""
-        rows = self._store.rows(query, self.model, *values)
-        return [(owner, self._store.unseal_vectors(sealed, f"template {picture} {self.model}")[0]) for owner, picture, sealed in rows]
+        rows = self._store.rows(query, model, *values)
+        return [(owner, self._store.unseal_vectors(sealed, f"template {picture} {model}")[0]) for owner, picture, sealed in rows]
 
     def _receipt(self, identity: str) -> Receipt:
-        for receipt in self.receipts():
+        for receipt in reversed(self.receipts()):
             if receipt.identity == identity:
                 return receipt
         raise UnknownIdentityError(f"there is no identity {identity!r}; `almena identity list` shows all")
@@ -318,7 +354,7 @@ class Gallery:
             self._version += 1
             self._expired = self.over(now)
             known = {identity.id: identity for identity in self.identities(now)}
-            templates = [(owner, vector) for owner, vector in self._templates("") if owner in known]
+            templates = [(owner, vector) for owner, vector in self._templates(self.model) if owner in known]
             ids = sorted({owner for owner, _ in templates})
             if not ids:
                 self.candidates = Candidates.none(self._version)
@@ -333,8 +369,14 @@ def _require_future(expires_at: float | None) -> None:
         raise GalleryError("the expiry must be in the future, in seconds since 1970, and before the year 9999; or leave it out")
 
 
+def _require_own(identity: Identity) -> Identity:
+    if identity.origin:
+        raise GalleryError(f"this person was enrolled on {identity.origin}, which shares it: make changes there, or erase it here")
+    return identity
+
+
 def _checked(name: str) -> str:
     name = " ".join(name.split())
-    if not name or len(name) > 100 or not name.isprintable():
-        raise GalleryError("a name must have 1 to 100 printable characters")
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise GalleryError(f"a name must have 1 to {MAX_NAME} printable characters")
     return name

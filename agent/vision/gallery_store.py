@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from agent.errors import AlmenaError
 from agent.outbox.guard import make_private
+from agent.transaction import transaction
 from agent.vault import Vault, VaultKeyError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS identities (id TEXT PRIMARY KEY, record BLOB NOT NULL, created_at REAL NOT NULL, expires_at REAL);
+CREATE TABLE IF NOT EXISTS identities (id TEXT PRIMARY KEY, record BLOB NOT NULL, created_at REAL NOT NULL, expires_at REAL,
+    origin TEXT NOT NULL DEFAULT '', revision INTEGER NOT NULL DEFAULT 1);
 CREATE TABLE IF NOT EXISTS pictures (id TEXT PRIMARY KEY, identity TEXT NOT NULL, picture BLOB, added_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS pictures_identity ON pictures (identity);
 CREATE TABLE IF NOT EXISTS templates (picture TEXT NOT NULL, model TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (picture, model));
@@ -28,6 +30,11 @@ CREATE TABLE IF NOT EXISTS clusters (id TEXT PRIMARY KEY, model TEXT NOT NULL, v
 CREATE TABLE IF NOT EXISTS receipts (id TEXT PRIMARY KEY, identity TEXT NOT NULL, reason TEXT NOT NULL, erased_at REAL NOT NULL,
     pictures INTEGER NOT NULL, templates INTEGER NOT NULL, clusters INTEGER NOT NULL, followed INTEGER NOT NULL DEFAULT 0);
 """
+ADDED = {
+    "receipts": {"followed": "INTEGER NOT NULL DEFAULT 0"},
+    "identities": {"origin": "TEXT NOT NULL DEFAULT ''", "revision": "INTEGER NOT NULL DEFAULT 1"},
+}
+"""Columns that galleries of earlier versions lack."""
 BUSY_S = 5.0
 
 
@@ -62,8 +69,10 @@ class Store:
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
             self._db.executescript(SCHEMA)
             with self.write():
-                if "followed" not in [column[1] for column in self._db.execute("PRAGMA table_info(receipts)")]:
-                    self._db.execute("ALTER TABLE receipts ADD COLUMN followed INTEGER NOT NULL DEFAULT 0")
+                for table, columns in ADDED.items():
+                    there = [column[1] for column in self._db.execute(f"PRAGMA table_info({table})")]
+                    for name in columns.keys() - there:
+                        self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
                 row = self._db.execute("SELECT value FROM meta WHERE key = 'key check'").fetchone()
                 if row is None:
                     self._db.execute("INSERT INTO meta VALUES ('key check', ?)", (self.seal(b"almena", "key check"),))
@@ -103,6 +112,15 @@ class Store:
         count = int(np.frombuffer(plain[:4], "<u4")[0])
         return np.frombuffer(plain[4:], "<f4").reshape(count, -1).astype(np.float32)
 
+    def secret(self, name: str, new: Callable[[], bytes]) -> bytes:
+        """Bytes that are made once and kept sealed."""
+        place = f"secret {name}"
+        with self.write():
+            if not (rows := self._db.execute("SELECT value FROM meta WHERE key = ?", (place,)).fetchall()):
+                rows = [(self.seal(new(), place),)]
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (place, *rows[0]))
+            return self.unseal(rows[0][0], place)
+
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read."""
         with self.lock, self._typed():
@@ -116,14 +134,8 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[None]:
         """One transaction."""
-        with self.lock, self._typed():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self.lock, self._typed(), transaction(self._db):
+            yield
 
     @contextmanager
     def _typed(self) -> Iterator[None]:

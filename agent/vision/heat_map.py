@@ -12,13 +12,18 @@ LONGEST = 256
 """Pixels of the longer side: the maps are much coarser."""
 
 
-def heat_map(maps: NDArray[np.float32], place: int, feed: ModelInput, shape: tuple[int, int]) -> bytes:
-    """A PNG of 8-bit grey, to be stretched over a picture of `shape` (rows, columns): 255 where it speaks most for class `place`, 0 where
-    it speaks for others or was not seen. `maps`: the picture's class activation maps, (classes, h, w).
+def activation(maps: NDArray[np.float32], place: int) -> NDArray[np.float32]:
+    """(h, w): what of a picture's class activation maps (classes, h, w) speaks for class `place`.
 
     A class's map less the mean over all classes, because only differences of logits move the scores (Zhou et al., CVPR 2016).
     """
-    evidence = np.maximum(maps[place] - maps.mean(0), 0.0)
+    return np.asarray(maps[place] - maps.mean(0), np.float32)
+
+
+def heat_map(evidence: NDArray[np.float32], feed: ModelInput, shape: tuple[int, int]) -> bytes:
+    """A PNG of 8-bit grey, to be stretched over a picture of `shape` (rows, columns): 255 where `evidence`, (h, w) over the model's whole
+    input, is highest, 0 where it is not positive or the model did not look."""
+    evidence = np.maximum(evidence, 0.0)
     strongest = float(evidence.max())
     grid = evidence / strongest if strongest > 0 else evidence
     rows, columns = shape

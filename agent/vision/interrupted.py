@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from agent.datatypes import Event
 from agent.outbox import Outbox
+from agent.vision.sightings import Seen
 
 
-def end_interrupted(outbox: Outbox) -> int:
+def end_interrupted(outbox: Outbox, seen: Seen) -> int:
     """Append an `end` with reason `interrupted` for each track that has none. How many there were.
 
-    Nobody knows when such a track ended: `ended_at` is the time of its last event, when it was surely there.
+    Nobody knows when such a track ended: `ended_at` is when it was last `seen` for sure, at the latest in its last event.
     """
+
+    def last_seen(envelope: dict[str, Any]) -> float:
+        noted = seen.get(envelope["stream"], {}).get(str(envelope["data"]["track"]), 0.0)
+        return max(float(envelope["captured_at"]), noted)
+
     events = [
         Event(
             envelope["stream"],
             envelope["kind"],
-            {**envelope["data"], "type": "end", "ended_at": envelope["captured_at"], "reason": "interrupted"},
+            {**envelope["data"], "type": "end", "ended_at": last_seen(envelope), "reason": "interrupted"},
             time.time(),
             time.monotonic_ns(),
             envelope["model"],

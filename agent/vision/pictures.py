@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from agent import jpeg
 from agent.datatypes import Image
 from agent.errors import AlmenaError
 
@@ -30,7 +31,7 @@ def decode(data: bytes) -> Image:
     width, height = size(data)
     if width * height > MAX_PIXELS:
         raise PictureError(f"the picture has {width}x{height} pixels; at most {MAX_PIXELS} are allowed")
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if data.startswith(b"\xff\xd8") and not jpeg.has_end(data):
         raise PictureError("the JPEG is truncated: it has no end mark")
     if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
         raise PictureError("the PNG is truncated: it has no end mark")
@@ -57,7 +58,10 @@ def size(data: bytes) -> tuple[int, int]:
         if data[:8] == b"\x89PNG\r\n\x1a\n":
             return struct.unpack_from(">II", data, 16)
         if data[:2] == b"\xff\xd8":
-            return _jpeg_size(data)
+            found = jpeg.size(data)
+            if found is None:
+                raise PictureError("the picture is damaged")
+            return found
         if data[:2] == b"BM":
             return _bmp_size(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -67,21 +71,6 @@ def size(data: bytes) -> tuple[int, int]:
     except struct.error:
         raise PictureError("the picture is cut off") from None
     raise PictureError("not a JPEG, PNG, BMP, WebP or TIFF picture")
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """From the start-of-frame segment (ITU-T T.81, B.2.2)."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:
-            place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, place + 5)
-            return width, height
-        else:
-            place += 2 + struct.unpack_from(">H", data, place + 2)[0]
-    raise PictureError("the picture is damaged")
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:

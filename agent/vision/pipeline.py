@@ -7,10 +7,11 @@ RunningSource ──► newest or next frame ──► infer (workers, parallel)
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
@@ -20,9 +21,10 @@ import numpy as np
 from agent.datatypes import Annotation, Event, Frame, StreamHealth
 from agent.errors import AlmenaError, NotNowError
 from agent.outbox import Outbox, OutboxError
+from agent.timing import StageTimes
 from agent.vision.base import Source, Task
 from agent.vision.running_source import RunningSource
-from agent.vision.timing import StageTimes
+from agent.vision.sightings import Sightings
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,10 @@ class _StoppedError(AlmenaError):
 
 
 class Pipeline:
-    """Runs one stream. `start` and `stop` are called once each."""
+    """Runs one stream. `start` and `stop` are called once each.
+
+    Whatever a task raises is told, also what is no Exception: a library in Rust that panics raises such.
+    """
 
     def __init__(
         self,
@@ -56,7 +61,10 @@ class Pipeline:
         outbox: Outbox,
         viewer: Viewer,
         on_progress: Callable[[], None] = lambda: None,
+        sightings: Sightings | None = None,
+        on_stored: Callable[[Frame, list[Event], list[int]], None] = lambda frame, events, numbers: None,
     ) -> None:
+        """`on_stored` hears which numbers the outbox gave to the events of a frame; it must not wait."""
         workers = max((task.parallel for task in tasks), default=1)
         self.stream = source.stream
         self.tasks = tasks
@@ -64,6 +72,8 @@ class Pipeline:
         self._outbox = outbox
         self._viewer = viewer
         self._on_progress = on_progress
+        self._sightings = sightings
+        self._on_stored = on_stored
         self._source = RunningSource(source, self._on_state, on_read=self._on_read)
         self._taking = threading.Lock()
         self._in_flight = threading.Semaphore(2 * workers + 2 if source.finite else workers + 1)
@@ -89,10 +99,16 @@ class Pipeline:
             thread.start()
         self._source.start()
 
-    def stop(self) -> None:
-        """Stop along the flow: no new frames, then what is under way, then open tracks end with reason `stopped`."""
+    def interrupt(self) -> None:
+        """Begin to stop; waits for nothing."""
         self._stopping.set()
-        self._source.stop()
+        self._source.interrupt()
+
+    def stop(self, until: float = math.inf) -> None:
+        """Stop along the flow: no new frames, then what is under way, then open tracks end with reason `stopped`. A source that does not
+        answer is left behind, at `until` (monotonic) at the latest."""
+        self.interrupt()
+        self._source.stop(until)
         for thread in (*self._workers, self._deliverer):
             thread.join()
         for task in self.tasks:
@@ -161,7 +177,7 @@ class Pipeline:
                 self._finish(frame, self._predictions(frame, future))
             except _StoppedError:
                 continue
-            except Exception as error:  # noqa: BLE001 - the supervisor of the stream: a failed frame is counted and told, the stream goes on
+            except BaseException as error:  # noqa: BLE001 - the supervisor of the stream: a failed frame is counted and told, it goes on
                 self._frame_failed(frame, error)
             finally:
                 self._in_flight.release()
@@ -188,12 +204,12 @@ class Pipeline:
         wait_s = RETRY_S
         try:
             return future.result()
-        except Exception as error:  # noqa: BLE001 - the supervisor of the stream: told below if it comes again
+        except BaseException as error:  # noqa: BLE001 - the supervisor of the stream: told below if it comes again
             log.warning("%s: %s is tried again: %s", self.stream, frame.item, _reason(error))
         while True:
             try:
                 return self._infer(frame)
-            except Exception as error:  # the supervisor of the stream: an item's own fault goes on to where failed frames are told
+            except BaseException as error:  # the supervisor of the stream: an item's own fault goes on to where failed frames are told
                 if self._works(frame):
                     raise
                 self._tell_failure(error, f"{frame.item} waits until it can be processed")
@@ -206,7 +222,7 @@ class Pipeline:
         """Whether the tasks can infer a blank picture of a usual size."""
         try:
             self._infer(replace(frame, image=np.zeros((*BLANK, *frame.image.shape[2:]), np.uint8), index=-1))
-        except Exception:  # noqa: BLE001 - the supervisor of the stream: the question is whether anything fails
+        except BaseException:  # noqa: BLE001 - the supervisor of the stream: the question is whether anything fails
             return False
         return True
 
@@ -215,7 +231,11 @@ class Pipeline:
             events = [event for task, made in zip(self.tasks, predictions, strict=True) for event in self._updated(task, frame, made)]
         with self.times.stage("publish"):
             self._commit(frame, events)
-        self._viewer.offer(frame, tuple(annotation for task in self.tasks for annotation in task.annotations))
+        annotations = tuple(annotation for task in self.tasks for annotation in task.annotations)
+        if frame.about is None:
+            self._viewer.offer(frame, annotations)
+        if frame.item is None:
+            self._note(frame.captured_at, annotations, events)
         self.times.add("total", (time.monotonic_ns() - frame.mono_ns) / 1e9)
         if self._failing:
             self._failing = ""
@@ -224,6 +244,10 @@ class Pipeline:
         if impaired != self._impaired:
             self._impaired = impaired
             self._report("running", "TASK_IMPAIRED" if impaired else "", impaired or "nothing is impaired any more")
+
+    def _note(self, captured_at: float, annotations: Iterable[Annotation], events: list[Event]) -> None:
+        if self._sightings:
+            self._sightings.note(self.stream, captured_at, (annotation.track for annotation in annotations), events)
 
     def _updated(self, task: Task, frame: Frame, prediction: Any) -> list[Event]:
         """An item waits for as long as the task cannot finish it."""
@@ -240,7 +264,7 @@ class Pipeline:
         """Append; an item of a finite source is done only once that has worked, so it is tried until it does."""
         while events:
             try:
-                self._outbox.append("event", events, kept=frame.item is not None)
+                self._on_stored(frame, events, self._outbox.append("event", events, kept=frame.item is not None))
                 break
             except OutboxError as error:
                 log.error("%s: events could not be stored: %s", self.stream, error)
@@ -250,7 +274,7 @@ class Pipeline:
         if frame.item is not None:
             self._source.done(frame.item)
 
-    def _frame_failed(self, frame: Frame, error: Exception) -> None:
+    def _frame_failed(self, frame: Frame, error: BaseException) -> None:
         self._failed += 1
         if frame.item is not None:
             self._source.failed(frame.item, _reason(error))
@@ -260,7 +284,7 @@ class Pipeline:
                 self.forget()
         self._tell_failure(error, f"frame {frame.index} failed")
 
-    def _tell_failure(self, error: Exception, what: str) -> None:
+    def _tell_failure(self, error: BaseException, what: str) -> None:
         """Once for each reason, until a frame is processed again."""
         reason = _reason(error)
         if reason != self._failing:
@@ -280,8 +304,9 @@ class Pipeline:
             try:
                 events = ending(task)
                 self._append(events)
+                self._note(0.0, (), events)
                 ended |= bool(events)
-            except Exception as error:  # noqa: BLE001 - the supervisor of the stream: what one task cannot end, it tells, and the rest goes on
+            except BaseException as error:  # noqa: BLE001 - the supervisor of the stream: what one task cannot end, it tells, and the rest goes on
                 self._tell_failure(error, "open tracks could not be ended")
         return ended
 
@@ -305,5 +330,5 @@ class Pipeline:
             log.error("%s: %d events could not be stored, the outbox declares them: %s", self.stream, len(events), error)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, AlmenaError) else f"{type(error).__name__}: {error}"

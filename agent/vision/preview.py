@@ -95,7 +95,7 @@ class Preview:
                     newest = self._newest
                     fresh = newest is not None and newest.number > after
                     if fresh and now >= self._next_at:
-                        self._next_at = max(self._next_at + self._period, now)
+                        self._next_at = max(self._next_at, now) + self._period
                         return newest
                     wake = min(deadline, self._next_at) if fresh else deadline
                     if now >= deadline:

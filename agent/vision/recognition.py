@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.card import ModelCard
+
 REFERENCE = 20
 """The size of the gallery for which a card's `identify` was chosen."""
 
@@ -46,6 +48,14 @@ class OperatingPoint:
         them about level.
         """
         return self.identify + self.slack * (1.0 - math.log(max(enrolled, 1)) / math.log(REFERENCE))
+
+
+def operating_point(embedder: ModelCard) -> OperatingPoint:
+    """Of an embedder's card."""
+    thresholds = embedder.thresholds
+    assert thresholds.verify is not None
+    assert thresholds.identify is not None
+    return OperatingPoint.of(thresholds.verify, thresholds.identify)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,11 @@ class Judge:
     """The largest distance of an identity in force at the last assessment."""
     _rival: tuple[str, str | None] | None = None
     _against: int = 0
+
+    @staticmethod
+    def of_photograph(point: OperatingPoint) -> Judge:
+        """For a face of which there is one view and will be no other, so it is enough, also at the border."""
+        return Judge(point, least_views=1, sure_views=1)
 
     def assess(self, evidence: Evidence, candidates: Candidates) -> bool:
         """Look at the evidence again. True when the answer or the name changed."""

@@ -9,14 +9,14 @@ watchdog thread:  no frame for too long, even while read() hangs ─► failed, 
 from __future__ import annotations
 
 import logging
-import random
+import math
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from agent.backoff import Backoff
 from agent.datatypes import Frame, StreamHealth
 from agent.errors import ItemError, SourceError
 from agent.vision.base import Source
@@ -33,24 +33,14 @@ STABLE_S = 10.0
 OPEN_ALLOWANCE_S = 20.0
 """How much longer than the stale limit a connection may take before it is called stuck; sources have shorter limits of their own."""
 
+AGAIN = Backoff(base_s=0.5, cap_s=30.0)
+"""After each failure, unless a caller says otherwise."""
+
 _PICTURE_CODES = {"frozen": "STREAM_FROZEN", "covered": "STREAM_COVERED"}
 _PICTURE_DETAILS = {
     "frozen": "frames arrive, but the picture does not change; restart the camera",
     "covered": "the picture is dark or of one colour; uncover the lens or turn on a light",
 }
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """Exponential back-off with full jitter: between 0 and min(cap, base · 2^attempt) seconds."""
-
-    base_s: float = 0.5
-    cap_s: float = 30.0
-    uniform: Callable[[float, float], float] = field(default=random.uniform)
-
-    def delay(self, attempt: int) -> float:
-        """Seconds to wait after the failed try number `attempt`, counted from 0."""
-        return self.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(attempt, 32)))
 
 
 class RunningSource:
@@ -66,7 +56,7 @@ class RunningSource:
         on_state: Callable[[StreamHealth], None],
         *,
         limits: HealthSettings | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff = AGAIN,
         on_read: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.source = source
@@ -75,7 +65,7 @@ class RunningSource:
         if limits is None:
             limits = source.config.health if isinstance(source.config, LiveConfig) else HealthSettings()
         self._limits = limits
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff
         self._picture = PictureHealth(limits)
         self._stopping = threading.Event()
         self._changed = threading.Condition()
@@ -132,20 +122,22 @@ class RunningSource:
 
     def done(self, item: str) -> None:
         """All events of `item` are committed."""
-        try:
-            self.source.done(item)
-        except OSError as error:
-            log.error("%s: %s cannot be marked as done: %s", self.source.stream, item, error)
+        self._mark(item, "done", lambda: self.source.done(item))
 
     def failed(self, item: str, reason: str) -> None:
         """`item` cannot be processed."""
         with self._changed:
             self._failed += 1
         log.warning("%s: %s: %s", self.source.stream, item, reason)
+        self._mark(item, "failed", lambda: self.source.failed(item, reason))
+
+    def _mark(self, item: str, mark: str, marking: Callable[[], None]) -> None:
         try:
-            self.source.failed(item, reason)
+            marking()
         except OSError as error:
-            log.error("%s: %s cannot be marked as failed: %s", self.source.stream, item, error)
+            log.error("%s: %s cannot be marked as %s: %s", self.source.stream, item, mark, error)
+        except Exception:  # a supervisor: one item that cannot be marked ends neither the source nor who delivers
+            log.exception("%s: %s cannot be marked as %s", self.source.stream, item, mark)
 
     def health(self) -> StreamHealth:
         """How the stream is doing now."""
@@ -170,23 +162,31 @@ class RunningSource:
                 expected_per_second=expected,
                 reconnects_last_hour=reconnects,
                 stalls_last_hour=stalls,
-                quality=quality(self._state, reconnects + stalls, captured, None if self.source.finite else expected),
+                quality="" if self.source.finite else quality(self._state, reconnects + stalls, captured, expected),
                 width=self._size[0],
                 height=self._size[1],
                 last_frame_at=self._last_frame_at,
             )
 
-    def stop(self) -> None:
-        """Stop and free the source. A read() that hangs in its library is left behind on its thread, with a warning."""
+    def interrupt(self) -> None:
+        """Ask the source to end; waits for nothing."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self.source.interrupt()
         with self._changed:
             self._changed.notify_all()
+
+    def stop(self, until: float = math.inf) -> None:
+        """Stop and free the source. A read() that hangs in its library, after STOP_TIMEOUT_S and at `until` (monotonic), is left behind on
+        its thread, with a warning."""
+        self.interrupt()
+        until = min(until, time.monotonic() + STOP_TIMEOUT_S)
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(STOP_TIMEOUT_S)
-            if thread.is_alive():
-                log.warning("%s: the source does not answer; its thread is left behind", self.source.stream)
+                thread.join(max(0.0, until - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            log.warning("%s: the source does not answer; its thread is left behind", self.source.stream)
 
     def _run(self) -> None:
         attempt = 0
@@ -218,7 +218,7 @@ class RunningSource:
                 self.source.close()
         except SourceError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - a supervisor: the stream outlives a fault of its source
+        except BaseException as error:  # noqa: BLE001 - a supervisor: the stream outlives a fault of its source
             # The message may hold an address with a password, so only its place and its type are logged.
             log.error("%s: %s in\n%s", self.source.stream, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             return SourceError("STREAM_FAILED", f"the source failed with {type(error).__name__}; the log shows where")

@@ -1,4 +1,4 @@
-"""The worklist: recent radiographs with what the model said of them, for the page."""
+"""The worklist: recent radiographs with what the model said of them, or why they came to nothing, for the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from agent.errors import UnknownError
 from agent.settings import Settings
-from agent.studies import StudyFolders, StudyResult, UnknownStudyError
+from agent.studies import StudyFailure, StudyFolders, StudyResult, UnknownStudyError
 from agent.vision.sources.dicom import study_folders
 from engines.preprocess import opencv
 
@@ -31,7 +31,11 @@ class StudyControl:
 
     def recent(self) -> list[dict[str, Any]]:
         """The newest first, ready for JSON; empty where the settings have no section `dicom`. Raises StudyError."""
-        return list(self._records(self._opened())) if self._settings.dicom else []
+        if not self._settings.dicom:
+            return []
+        folders = self._opened()
+        found = [*self._records(folders), *(_failed(failure) for failure in folders.failures()[-RECENT:])]
+        return sorted(found, key=lambda record: float(record["made_at"]), reverse=True)[:RECENT]
 
     def picture(self, item: str) -> bytes:
         """A JPEG of the radiograph. Raises UnknownError, StudyError."""
@@ -82,8 +86,15 @@ def _record(result: StudyResult, picture: bool) -> dict[str, Any]:
         "threshold": result.threshold,
         "scores": dict(result.probabilities),
         "abstained": result.abstained or None,
+        "failure": None,
         "findings": list(result.findings),
         "timings": dict(result.timings),
         "picture": picture,
         "heat_map": result.heat_map is not None,
+        "explained": result.explained or None,
     }
+
+
+def _failed(failure: StudyFailure) -> dict[str, Any]:
+    nothing = StudyResult(failure.item, "", {}, "", 0.0, "", failure.detail, made_at=failure.failed_at)
+    return _record(nothing, picture=False) | {"failure": failure.reason}

@@ -11,6 +11,7 @@ from agent.datatypes import Event
 from agent.wire.payloads import DATA, MAX_PAYLOAD, VERSION, Envelope, Versioned, WireError
 
 P = TypeVar("P", bound=Versioned)
+_AnyEvent = Envelope[dict[str, Any]]
 
 
 def _plain(value: Any) -> Any:
@@ -64,7 +65,7 @@ def decode(model: type[P], payload: bytes) -> P:
 
 def decode_event(payload: bytes) -> Envelope[dict[str, Any]]:
     """Read an envelope of any kind; the data of the known kinds are checked too. Raises WireError."""
-    envelope = decode(Envelope[dict[str, Any]], payload)
+    envelope = decode(_AnyEvent, payload)
     data = DATA.get(envelope.kind)
     if data is not None:
         try:

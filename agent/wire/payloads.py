@@ -16,8 +16,9 @@ NAME = r"[a-z0-9][a-z0-9-]{0,62}"
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Spool = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Seq = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Revision = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Nanoseconds = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-UnixTime = Annotated[float, Field(description="Unix time in seconds, UTC.")]
+UnixTime = Annotated[float, Field(ge=-1e10, le=1e11, description="Unix time in seconds, UTC: of the years 1654 to 5138.")]
 Box = Annotated[
     tuple[float, float, float, float], Field(description="x_min, y_min, x_max, y_max in pixels of the frame; the origin is top left.")
 ]
@@ -114,11 +115,16 @@ class StudyEvent(Payload):
     threshold: Annotated[float, Field(description="Its score from which it is the answer.")]
     scores: Annotated[dict[str, float], Field(description="By label, 0 to 1; empty where the model was not asked.")]
     abstained: Annotated[
-        Literal["tags", "pixels", "margin"] | None,
-        Field(description="No frontal chest radiograph by its tags, or by its pixels; or its scores are too close to another answer."),
+        Literal["unusable", "tags", "pixels", "unfamiliar", "margin"] | None,
+        Field(
+            description="It came to nothing (`failure`); no frontal chest radiograph by its tags, or by its pixels; unlike what the model"
+            " has learned from; or its scores are too close to another answer."
+        ),
     ]
+    failure: Annotated[str | None, Field(description="Why it came to nothing: `truncated`, `no-pixels`, `multi-frame` …")] = None
     reason: Annotated[str | None, Field(description="Why it abstained, in a sentence.")]
     heat_map: Annotated[bool, Field(description="Whether there is one.")]
+    explained: Annotated[Literal["class activation", "occlusion"] | None, Field(description="What it was made by.")] = None
     timings: Annotated[
         dict[str, float],
         Field(description="Seconds: queue, decode (codec: the part of it in codecs), preprocess, infer, explain, publish (its result)."),
@@ -156,7 +162,7 @@ class Loss(Payload):
     lane: str
     spool: str
     reason: str
-    count: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1, le=2**63 - 1)]
     ranges: tuple[Range, ...] = ()
     since: UnixTime
     until: UnixTime
@@ -169,12 +175,63 @@ class ClockReading(Payload):
     wall: UnixTime
 
 
+class DicomFolder(Payload):
+    """What one folder of studies holds."""
+
+    count: int
+    bytes: int
+    oldest_age_s: float | None
+
+
+class DicomDestination(Payload):
+    """The PACS to which answers go."""
+
+    state: Annotated[Literal["none", "up", "down"], Field(description="none: none is set; down: answers wait.")]
+    since: Annotated[float | None, Field(description="Down since, Unix time.")]
+    detail: str
+
+
+class DicomFigures(Payload):
+    """The DICOM process; counts are since its start. Without a sign of life there are only state and reason."""
+
+    model_config = ConfigDict(extra="allow")
+
+    state: Literal["up", "down"]
+    reason: str = ""
+    accepted: int = 0
+    duplicates: Annotated[int, Field(description="Acknowledged, and here before.")] = 0
+    refused: Annotated[dict[str, int], Field(description="By reason: instances and callers that were not taken.")] = {}
+    failed: Annotated[dict[str, int], Field(description="By reason: accepted instances that came to nothing.")] = {}
+    decoded: int = 0
+    built: Annotated[int, Field(description="Answers made.")] = 0
+    answered: Annotated[int, Field(description="Answers that the destination has.")] = 0
+    rejected: Annotated[int, Field(description="Tries after which the destination did not want an answer.")] = 0
+    unreachable: Annotated[int, Field(description="Tries that found no destination.")] = 0
+    dead: Annotated[int, Field(description="Answers that were given up.")] = 0
+    seconds: Annotated[dict[str, float], Field(description="Percentiles of store, decode, build, send: decode_p50_seconds …")] = {}
+    folders: Annotated[
+        dict[str, DicomFolder], Field(description="inbox: not answered yet; pictures, answers: parts of it; failed, dead.")
+    ] = {}
+    destination: DicomDestination | None = None
+    folder: Annotated[str, Field(description="What is wrong with the watched folder.")] = ""
+    free_bytes: Annotated[int | None, Field(description="On the disk where instances are stored.")] = None
+
+
+class TelemetrySample(Payload):
+    """Measurements of one moment; sections that are not described here may be added."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: UnixTime
+    dicom: Annotated[DicomFigures | None, Field(description="Where radiographs are received.")] = None
+
+
 class Telemetry(Payload):
     """Measurements since the last batch."""
 
     model_config = ConfigDict(extra="allow")
 
-    samples: tuple[dict[str, Any], ...]
+    samples: tuple[TelemetrySample, ...]
 
 
 D = TypeVar("D")
@@ -233,7 +290,11 @@ class Live(Versioned):
 class Reported(Versioned):
     """The state that the device is in, answering `Desired`."""
 
-    revision: Annotated[int | None, Field(description="Of the desired state that is in force; None: none yet.")] = None
+    revision: Annotated[
+        int | None, Field(ge=-(2**63), le=2**63 - 1, description="Of the desired state that is in force; None: none yet.")
+    ] = None
+    trying: Annotated[Revision | None, Field(description="Of the desired state that is being tried now.")] = None
+    refused: Annotated[Revision | None, Field(description="Of the desired state that is refused; `errors` say why.")] = None
     state: dict[str, Any]
     errors: tuple[str, ...] = ()
 
@@ -241,7 +302,7 @@ class Reported(Versioned):
 class Desired(Versioned):
     """The state that the hub wants."""
 
-    revision: Annotated[int, Field(ge=1)]
+    revision: Revision
     state: dict[str, Any]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from engines.base import Engine
 from engines.card import Format, ModelInput
+from engines.errors import ModelFileError
 
 if TYPE_CHECKING:
     from engines.backends.trtexec import Figures
@@ -49,6 +50,19 @@ class Build:
     streams: int | None = None
     least: int | None = None
     outputs: tuple[str, ...] = ()
+
+    def require_channels(self, name: str, shape: Sequence[int | None]) -> None:
+        """Raise ModelFileError where the channels of the model's own input are not where the card says, or not as many."""
+        axis, other = (1, 3) if self.input.layout == "NCHW" else (3, 1)
+        channels = self.input.channels
+        if len(shape) == 4 and (shape[axis] == channels or (shape[axis] is None and shape[other] != channels)):
+            return
+        shown = ", ".join("free" if size is None else str(size) for size in shape)
+        wanted = "(N, {0}, H, W)" if axis == 1 else "(N, H, W, {0})"
+        raise ModelFileError(
+            f"{self.name}: input {name!r} of {self.model.name} is ({shown}), and {self.input.layout} of {self.input.colour} would be"
+            f" {wanted.format(channels)}: correct input.layout and input.colour in the card"
+        )
 
     def output_names(self, known: Sequence[Sequence[str]]) -> list[str]:
         """What the built engine's outputs are called, given the names that each has in the model, the best first.

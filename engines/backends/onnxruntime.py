@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from engines.backends.base import IMAGE, Backend, Build, Flavour
 from engines.backends.cuda import gpus
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
+from engines.convert.onnx_operators import unsupported
 from engines.errors import ModelFileError, said
 from engines.files import sha256
 
@@ -118,9 +119,10 @@ class OnnxRuntimeBackend(Backend):
         try:
             session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
         except _FAILURES as error:
-            raise ModelFileError(
+            lacking = unsupported(error, build.name, f"ONNX Runtime {self.version()}", build.model)
+            raise lacking or ModelFileError(
                 f"{build.name}: ONNX Runtime {self.version()} cannot load {shown}: {said(error)}."
-                " If the file is damaged, delete it and fetch it again; if an operator is unknown, choose another backend."
+                " If the file is damaged, delete it and fetch it again; else choose another backend."
             ) from error
         if session.get_providers()[0] != provider:
             raise EngineError(f"{build.name}: ONNX Runtime runs on {session.get_providers()}, not on {provider}; `almena doctor` says why")

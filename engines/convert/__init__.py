@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engines.card import SUFFIXES, Format, ModelCard
+from engines.convert.inspect import format_of
 from engines.errors import ModelFileError
 from engines.files import replacing, sha256
 from engines.registry import CONVERSIONS, CONVERTERS, resolve
@@ -27,8 +28,14 @@ def converted(card: ModelCard, fetched: Path, formats: Sequence[Format] = ("onnx
     """The model in the first of `formats` that can be had with the fewest conversions, and which that is.
 
     That is `fetched` itself, or a conversion, which is kept beside it under the hash of its source. Its own hash lies beside it: a
-    conversion that was damaged or replaced is made anew. Raises ModelFileError where no format can be had.
+    conversion that was damaged or replaced is made anew. Raises ModelFileError where no format can be had, or the file is of another
+    format than its card says.
     """
+    if card.converter is None and fetched.is_file():
+        try:
+            format_of(fetched)
+        except ModelFileError as error:
+            raise ModelFileError(f"{card.name} (`format: {card.format}` by its card): {error}") from error
     path, wanted = fetched, card.format
     for name, produced in route(card, formats):
         path, wanted = _step(card, path, name, produced, stage), produced

@@ -8,6 +8,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
 
+from engines.convert.onnx_operators import unsupported
 from engines.errors import ModelFileError, said
 
 
@@ -36,7 +37,8 @@ def checked(path: Path, model: str = "") -> onnx.ModelProto:
     try:
         onnx.checker.check_model(found)
     except onnx.checker.ValidationError as error:
-        raise ModelFileError(f"{_shown(path, model)} is not a valid ONNX model: {said(error)}; export it again") from error
+        lacking = unsupported(error, model or path.stem, f"onnx {onnx.__version__}", path)
+        raise lacking or ModelFileError(f"{_shown(path, model)} is not a valid ONNX model: {said(error)}; export it again") from error
     return found
 
 

@@ -31,6 +31,9 @@ def with_picture_input(build: Build) -> bytes:
     if kind not in _FLOATS:
         name = TensorProto.DataType.Name(kind).lower()
         raise ModelFileError(f"{build.name}: input {own!r} of {build.model.name} is {name}; {FLOAT_INPUT}")
+    own_shape = model.graph.input[0].type.tensor_type
+    if own_shape.HasField("shape"):
+        build.require_channels(own, [size.dim_value if size.HasField("dim_value") else None for size in own_shape.shape.dim])
     batch = build.batch if build.least is None else "N"
     nodes, weights = _steps(build, NORMALISED)
     body = list(model.graph.node)

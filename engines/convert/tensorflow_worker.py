@@ -5,20 +5,21 @@ Prints one line of JSON: {"almena": 1, "result": …} or {"almena": 1, "wrong": 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.convert.tensorflow_weights import WrongModelError, large_weights
 from engines.errors import said
+from engines.heap import trim
 
 OPSET = 17
-
-
-class WrongModelError(Exception):
-    """The model file is at fault; the message says how."""
 
 
 def savedmodel_from_keras(source: str, target: str) -> None:
@@ -43,12 +44,13 @@ def tflite_from_savedmodel(source: str, target: str) -> None:
 
 
 def onnx_from_savedmodel(source: str, target: str) -> None:
-    """tf2onnx of the serving signature; inputs and outputs keep the signature's names."""
+    """tf2onnx of the serving signature; inputs and outputs keep the signature's names. Large matrices go around it."""
     import tensorflow as tf
     import tf2onnx
 
     loaded = _loaded(source)
     concrete = loaded.signatures[_signature(loaded)]
+    large = large_weights(concrete)
 
     class Function:
         @staticmethod
@@ -56,10 +58,23 @@ def onnx_from_savedmodel(source: str, target: str) -> None:
             return concrete
 
     try:
-        model, _ = tf2onnx.convert.from_function(Function, [], opset=OPSET)
+        if large is None:
+            model, _ = tf2onnx.convert.from_function(Function, [], opset=OPSET)
+        else:
+            outputs = [tensor.name for tensor in concrete.outputs]
+            names = dict(zip(outputs, sorted(concrete.structured_outputs), strict=True))
+            names |= dict(zip(large.inputs, sorted(concrete.structured_input_signature[1]), strict=False))
+            model, _ = tf2onnx.convert.from_graph_def(
+                large.graph, input_names=[*large.inputs, *large.weights], output_names=outputs, opset=OPSET, tensors_to_rename=names
+            )
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise WrongModelError(f"tf2onnx {tf2onnx.__version__} cannot convert it: {said(error)}; choose another backend") from error
-    _hold(model, {inner.name: outer.numpy() for outer, inner in concrete.graph.captures if outer.dtype != tf.resource})
+    gc.collect()
+    trim()
+    _hold(model, {inner.name: outer.numpy for outer, inner in concrete.graph.captures if outer.dtype != tf.resource})
+    if large is not None:
+        _hold(model, large.weights)
+        _turn(model, large.weights)
     _write(model, target)
 
 
@@ -129,15 +144,35 @@ def _signature(loaded: Any) -> str:
     return str(names[0])
 
 
-def _hold(model: Any, constants: dict[str, Any]) -> None:
-    """Make initialisers of the constants that the signature captured, which tf2onnx leaves as inputs (those of Keras' Normalization)."""
-    from onnx import numpy_helper
+def _hold(model: Any, constants: Mapping[str, Callable[[], Any]]) -> None:
+    """Make initialisers of what tf2onnx leaves as inputs: the constants that the signature captured (those of Keras' Normalization), and
+    large weights. Each is read when it is its turn.
+    """
+    import onnx
 
     used = {name for node in model.graph.node for name in node.input}
     for given in [given for given in model.graph.input if given.name in constants]:
         model.graph.input.remove(given)
         if given.name in used:
-            model.graph.initializer.append(numpy_helper.from_array(constants[given.name], given.name))
+            values, held = constants[given.name](), model.graph.initializer.add()
+            held.name, held.data_type = given.name, onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+            held.dims.extend(values.shape)
+            held.raw_data = values.tobytes()
+
+
+def _turn(model: Any, names: Collection[str]) -> None:
+    """Lay initialisers out as their only use wants them: where tf2onnx does not see a weight, it leaves that to a node."""
+    from onnx import numpy_helper
+
+    weights = {one.name: one for one in model.graph.initializer if one.name in names}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    for node in [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        weight = weights[node.input[0]]
+        if uses[weight.name] == 1:
+            order = [int(axis) for axis in node.attribute[0].ints]
+            turned = numpy_helper.to_array(weight).transpose(order)
+            weight.name, weight.dims[:], weight.raw_data = node.output[0], turned.shape, turned.tobytes()
+            model.graph.node.remove(node)
 
 
 def _write(model: Any, target: str) -> None:

@@ -19,12 +19,14 @@ class ClassificationParams(DecoderParams):
     `activation`: what makes probabilities of it; `none` where the graph has done it. `temperature`: what logits are divided by before
     (Guo et al., "On calibration of modern neural networks", ICML 2017). `maps`: the output (N, labels, h, w) of class activation maps,
     whose means are the logits but for a bias (Zhou et al., "Learning deep features for discriminative localization", CVPR 2016).
+    `features`: the output (N, C) of the pooled features that the logits are made of; the card's `familiar` is about them.
     """
 
     output: str
     activation: Literal["softmax", "sigmoid", "none"] = "none"
     temperature: float = Field(1.0, gt=0)
     maps: str | None = None
+    features: str | None = None
 
     @model_validator(mode="after")
     def _of_logits(self) -> ClassificationParams:
@@ -34,8 +36,8 @@ class ClassificationParams(DecoderParams):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """One, or two with the maps."""
-        return (self.output,) if self.maps is None else (self.output, self.maps)
+        """One, and those of maps and features where there are such."""
+        return tuple(name for name in (self.output, self.maps, self.features) if name is not None)
 
 
 class ClassificationDecoder:
@@ -61,3 +63,10 @@ class ClassificationDecoder:
     def maps(self, outputs: Mapping[str, NDArray[Any]]) -> F32 | None:
         """Class activation maps, (N, labels, h, w) float32, where the model has them."""
         return None if self.params.maps is None else np.asarray(outputs[self.params.maps], np.float32)
+
+    def features(self, outputs: Mapping[str, NDArray[Any]]) -> F32 | None:
+        """Pooled features, (N, C) float32, where the model gives them."""
+        if self.params.features is None:
+            return None
+        found = np.asarray(outputs[self.params.features], np.float32)
+        return found.reshape(len(found), -1)

@@ -16,13 +16,14 @@ import engines.registry
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("agent", "engines", "calibration", "fleet", "training")
+PACKAGES = ("agent", "engines", "calibration", "fleet", "provisioning", "training")
 HEAVY = {"cv2", "onnxruntime", "openvino", "av", "onnx", "amqtt", "gi", "jtop", "tensorrt", "tensorflow"}
 BEHIND = {
     "agent.sample_clip",
     "calibration.zoo_keras",
-    *(f"training.{part}" for part in ("export", "loop", "networks", "run", "workers")),
-    *(f"engines.convert.onnx_{part}" for part in ("file", "floats", "input")),
+    "fleet.store.migrations.env",
+    *(f"training.{part}" for part in ("export", "heads", "lite", "loop", "networks", "run", "workers")),
+    *(f"engines.convert.onnx_{part}" for part in ("file", "floats", "input", "stacking")),
     *(f"engines.backends.{part}" for part in ("openvino_runtime", "trt_build", "trt_engine", "trt_log")),
 }
 """Modules that only plug-ins and bodies of functions import."""

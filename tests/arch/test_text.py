@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("agent", "engines", "calibration", "fleet", "training")
+PACKAGES = ("agent", "engines", "calibration", "fleet", "provisioning", "training")
 FILE_LINES = 400
 FUNCTION_LINES = 45
 

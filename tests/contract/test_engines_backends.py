@@ -321,6 +321,14 @@ def test_a_model_of_two_inputs_is_an_error(backend: Backend, models: Models, tmp
         backend.build(order(models("two"), backend), tmp_path / "built")
 
 
+def test_a_card_of_another_layout_or_colour_is_told_with_the_input(backend: Backend, models: Models, tmp_path: Path) -> None:
+    model = models("small-NCHW")
+    for change in ({"layout": "NHWC"}, {"colour": "GREY", "mean": (1.0,), "scale": (1.0,)}):
+        build = order(model, backend, input=FEED.model_copy(update=change))
+        with pytest.raises(ModelFileError, match=r"small: input '[\w:]+' of .*small-NCHW"):
+            backend.build(build, tmp_path / "built")
+
+
 def test_an_only_output_is_called_what_the_decoder_reads(backend: Backend, models: Models, tmp_path: Path) -> None:
     build = order(models("small-NHWC"), backend, input=FEED.model_copy(update={"layout": "NHWC"}), outputs=("wanted",))
     with opened(backend, build, tmp_path) as engine:

@@ -19,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from playwright.sync_api import Browser, expect
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.mqtt import leave
 from tests.fakes.agent_process import AgentProcess, almena, events
 from tests.waiting import wait_until
 
@@ -109,8 +110,7 @@ def test_a_consumer_at_the_broker_gets_valid_payloads_and_the_retained_birth(dem
     try:
         wait_until(lambda: any(message.topic.endswith("/sample/face") for message in heard), 90, "a face event")
     finally:
-        client.disconnect()
-        client.loop_stop()
+        leave(client)
     (birth,) = (message for message in heard if message.topic == "almena/1/demo/status")
     assert birth.retain
     assert json.loads(birth.payload)["state"] == "online"

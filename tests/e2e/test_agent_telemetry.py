@@ -11,6 +11,7 @@ import paho.mqtt.client as mqtt
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
+from agent.mqtt import leave
 from tests.fakes.agent_process import AgentProcess
 from tests.fakes.mosquitto import Mosquitto
 from tests.waiting import wait_until
@@ -47,8 +48,7 @@ def test_latency_percentiles_of_engines_arrive(tmp_path: Path, short_clip: Path,
             sample = wait_until(lambda: with_both_engines(heard), 60, "a sample after detector and embedder have run")
         finally:
             code = agent.stop()
-            client.disconnect()
-            client.loop_stop()
+            leave(client)
     assert code == 0
     for envelope in heard:
         jsonschema.Draft202012Validator(SCHEMA).validate(envelope)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 import yaml
 from pydicom import dcmread
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
@@ -49,3 +51,32 @@ def test_a_radiograph_is_answered_at_the_pacs_and_told_without_its_patient(tmp_p
     finally:
         agent.stop()
         pacs.stop()
+
+
+def test_the_demo_sends_radiographs_and_shows_what_becomes_of_them(tmp_path: Path, cache_dir: Path) -> None:
+    folder = tmp_path / "xray"
+    folder.mkdir()
+    (folder / "models").symlink_to(cache_dir / "models")
+    demo = AgentProcess(tmp_path, "demo-xray", "--dir", str(folder))
+    try:
+        demo.start()
+        wait_until(lambda: "that was all" in demo.out, 150, "the end of the demo")
+        assert "no answer: no frontal chest radiograph by its tags: body part EXTREMITY is not the chest" in demo.out
+        assert "no answer: no frontal chest radiograph by its pixels: it is unlike the training images" in demo.out
+        assert "it cannot be used (truncated)" in demo.out
+        names = ("1-chest", "2-phantom", "3-leg", "4-mislabelled")
+        assert sorted(path.name for path in (folder / "results").glob("*.report.dcm")) == [f"{name}.report.dcm" for name in names]
+        maps = sorted((folder / "results").glob("*.heat-map.dcm"))
+        assert len(maps) == len(re.findall("^   answer of ", demo.out, re.MULTILINE))
+        printed = subprocess.run(["dsrdump", str(folder / "results" / "1-chest.report.dcm")], capture_output=True, text=True)
+        assert "Classification by machine" in printed.stdout, printed.stderr
+        studies = f"{demo.page}api/1/studies"
+        assert httpx.get(studies).status_code == 401
+        login = httpx.BasicAuth("demo", (folder / "password.txt").read_text().strip())
+        rows = httpx.get(studies, auth=login).json()
+        assert len(rows) == len(names) + 1
+        assert sorted(row["failure"] or "" for row in rows) == [""] * len(names) + ["truncated"]
+        assert "CompressedSamples" not in demo.err
+        assert demo.stop() == 0
+    finally:
+        demo.stop()

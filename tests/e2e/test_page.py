@@ -10,11 +10,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from agent.datatypes import Event
-from agent.settings import LoginSettings, WebSettings, WebTlsSettings
-from agent.uplink.web.auth import hash_password
+from agent.http.passwords import hash_password
+from agent.settings import LoginSettings, WebSettings
+from agent.tls_settings import WebTlsSettings
 from tests.fakes.certificates import Authority
+from tests.fakes.face_events import face
 from tests.fakes.small_site import SmallSite
-from tests.fakes.small_uplink import face
 from tests.fakes.watched import watched
 from tests.waiting import wait_until
 
@@ -82,6 +83,8 @@ def test_an_event_is_on_the_page_within_a_second(page: Page, site: SmallSite) ->
     now = time.time()
     site.outbox.append("event", [face("end", cluster="u-3f9a21", started_at=now - 12, ended_at=now)])
     expect(first).to_contain_text("Unknown u-3f9a21 left door after 12 s")
+    site.outbox.append("event", [face("end", "Ada", "inbox", started_at=now, ended_at=now, reason=None)])
+    expect(first).to_contain_text("Ada is on a photograph of inbox")
     site.outbox.append(
         "event", [Event("yard", "stream", {"state": "failed", "code": "STREAM_TIMEOUT", "detail": "no frame for 10 s"}, now, 1)]
     )
@@ -198,11 +201,13 @@ def test_an_unknown_visitor_is_named_and_another_forgotten(page: Page, site: Sma
 
 
 def test_who_is_this(page: Page, site: SmallSite) -> None:
-    site.vision.faces.create("Ada Lovelace", "", None)
     page.get_by_role("tab", name="People").click()
     page.get_by_role("button", name="Who is this?").click()
     picture = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8picture"}
     page.get_by_role("dialog").get_by_label("Picture").set_input_files([picture])
+    page.get_by_role("dialog").get_by_role("button", name="Look").click()
+    expect(page.get_by_role("dialog")).to_contain_text("undecided · face at 10, 20 · distance 0.31")
+    site.vision.faces.create("Ada Lovelace", "", None)
     page.get_by_role("dialog").get_by_role("button", name="Look").click()
     expect(page.get_by_role("dialog")).to_contain_text("Ada Lovelace · face at 10, 20 · distance 0.31")
 

@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from agent.dicom_settings import DicomSettings
+from agent.http.passwords import hash_password
 from agent.settings import LoginSettings, WebSettings
 from agent.studies import StudyFolders, StudyPicture, StudyResult
-from agent.uplink.web.auth import hash_password
 from tests.fakes.radiograph import chest
 from tests.fakes.small_site import SmallSite
 from tests.fakes.watched import watched
@@ -68,7 +68,7 @@ def test_recent_radiographs_with_scores_times_and_a_heat_map_that_can_be_hidden(
     expect(cards.first).to_contain_text("No frontal chest radiograph by its tags: view LL is not frontal.")
     answered = page.get_by_role("article", name=f"Radiograph {first[:8]}")
     expect(answered).to_contain_text("The model answers covid")
-    expect(answered).to_contain_text("0.91 (answer from 0.41 on)")
+    expect(answered).to_contain_text("0.910 (answer from 0.410 on)")
     expect(answered).to_contain_text("decode 31 ms · preprocess 2 ms · infer 6 ms")
     heat = answered.get_by_alt_text("Where the model saw covid")
     expect(heat).to_be_visible()
@@ -80,6 +80,10 @@ def test_recent_radiographs_with_scores_times_and_a_heat_map_that_can_be_hidden(
     expect(picture).to_be_visible()
     folders.shown.remove(second)
     expect(cards.first).to_contain_text("The picture has been deleted.")
+    folders.fail(folders.item("3"), "truncated", "it ends early: 10 of 20 bytes of pixel data are there")
+    expect(cards).to_have_count(3)
+    expect(cards.first).to_contain_text("Cannot be used: truncated")
+    expect(cards.first).to_contain_text("It ends early: 10 of 20 bytes of pixel data are there.")
 
 
 def test_without_a_login_nothing_of_a_radiograph_is_shown(tmp_path: Path, browser: Browser) -> None:

@@ -22,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent import settings
 from agent.datatypes import Event
+from agent.mqtt import leave
 from agent.outbox import Outbox
 from agent.settings import Settings
 from tests.waiting import wait_until
@@ -93,6 +94,11 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """It has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self) -> None:
         """Start it."""
         with self._log.open("ab") as log:
@@ -152,11 +158,11 @@ class Hub(Process):
 
     def numbers(self) -> list[int]:
         """The numbers of all events in the store, in ascending order."""
-        return sorted(json.loads(payload)["data"]["n"] for (payload,) in self.sql("SELECT payload FROM rows WHERE lane = 'event'"))
+        return sorted(json.loads(payload)["data"]["n"] for (payload,) in self.sql("SELECT payload FROM events"))
 
     def count(self) -> int:
         """How many events are in the store."""
-        return (self.sql("SELECT count(*) FROM rows WHERE lane = 'event'") or [(0,)])[0][0]
+        return (self.sql("SELECT count(*) FROM events") or [(0,)])[0][0]
 
 
 @dataclass(frozen=True)
@@ -207,8 +213,7 @@ def peer(port: int, *topics: str, version: str = "5", name: str = "observer") ->
         one.subscribed.get(timeout=30)
         yield one
     finally:
-        client.disconnect()
-        client.loop_stop()
+        leave(client)
         client.on_message = client.on_subscribe = client.on_connect = None
 
 

@@ -20,9 +20,12 @@ CHEST = ("covid", "normal", "pneumonia")
 TERRAIN = ("damaged", "intact")
 
 
-def save_model(path: Path, side: int, weights: Sequence[float], biases: Sequence[float], edges: bool = False) -> Path:
+def save_model(
+    path: Path, side: int, weights: Sequence[float], biases: Sequence[float], edges: bool = False, features: bool = False
+) -> Path:
     """Maps are the brightness, 0..1, in a grid of 8x8 cells (with `edges` that of the Laplacian's size) times a class's weight; a logit is
-    the mean of the class's map and its bias. Input `x` (n, 1, side, side), outputs `logits` (n, K) and `maps` (n, K, 8, 8)."""
+    the mean of the class's map and its bias. Input `x` (n, 1, side, side), outputs `logits` (n, K) and `maps` (n, K, 8, 8), and with
+    `features` the cells as `pooled` (n, 64)."""
     kinds = len(weights)
     laplacian = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32).reshape(1, 1, 3, 3)
     constants = {
@@ -40,6 +43,7 @@ def save_model(path: Path, side: int, weights: Sequence[float], biases: Sequence
         helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
         helper.make_node("Flatten", ["means"], ["flat"]),
         helper.make_node("Add", ["flat", "bias"], ["logits"]),
+        *([helper.make_node("Flatten", ["cells"], ["pooled"])] if features else []),
     ]
     graph = helper.make_graph(
         nodes, "mapped",
@@ -47,6 +51,7 @@ def save_model(path: Path, side: int, weights: Sequence[float], biases: Sequence
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", kinds]),
             helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", kinds, GRID, GRID]),
+            *([helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["n", GRID * GRID])] if features else []),
         ],
         [numpy_helper.from_array(values, name) for name, values in constants.items() if edges or name != "laplacian"],
     )  # fmt: skip
@@ -54,14 +59,16 @@ def save_model(path: Path, side: int, weights: Sequence[float], biases: Sequence
     return path
 
 
-def write_card(model: Path, labels: Sequence[str], side: int, threshold: float, **params: Any) -> Path:
+def write_card(
+    model: Path, labels: Sequence[str], side: int, threshold: float, familiar: dict[str, Any] | None = None, **params: Any
+) -> Path:
     """Beside the model; the first label is the positive one. Grey pictures are divided by 255."""
     content = {
         "name": model.stem, "version": "1", "title": "a model of the tests", "task": "classification", "licence": "CC0-1.0",
         "training_data": "none", "source": {"kind": "local", "path": model.name}, "sha256": sha256(model), "format": "onnx",
         "input": {"layout": "NCHW", "colour": "GREY", "sizes": [[side, side]], "scale": [255.0], "resize": "stretch"},
         "decoder": {"name": "classification", "params": {"output": "logits", "activation": "softmax", **params}},
-        "labels": list(labels), "positive": labels[0], "thresholds": {"score": threshold, "chosen_on": "nothing"},
+        "familiar": familiar, "labels": list(labels), "positive": labels[0], "thresholds": {"score": threshold, "chosen_on": "nothing"},
         "allowance": {"probability": 0.05, "agreement": 0.5},
     }  # fmt: skip
     path = model.with_suffix(".yaml")

@@ -54,6 +54,12 @@ class Mosquitto:
             self.set_users(users)
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def passwords(self) -> Path:
         """The password file."""
         return self.folder / "passwords"

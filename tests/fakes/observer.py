@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ TOPICS = "almena/1/#"
 class Observer:
     """`mosquitto_sub` at MQTT 5 and QoS 1 with a session that the broker keeps; every message is a line of a file."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, topics: Sequence[str] = (TOPICS,)) -> None:
         self._file, self._log = folder / "observed.txt", folder / "observer.log"
         command = [
             "mosquitto_sub",
@@ -31,10 +32,9 @@ class Observer:
             "86400",
             "-q",
             "1",
-            "-t",
-            TOPICS,
             "-F",
             "%t %p",
+            *(word for topic in topics for word in ("-t", topic)),
         ]
         with self._file.open("wb") as out, self._log.open("wb") as log:
             self._process = subprocess.Popen(["stdbuf", "-oL", *command, "-d"], stdout=out, stderr=log)

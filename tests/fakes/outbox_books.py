@@ -12,13 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.datatypes import Event
 from agent.outbox import Outbox, OutboxFullError
-from agent.settings import MEBIBYTE, LaneSettings, OutboxSettings
+from agent.settings import MEBIBYTE, AuditLaneSettings, LaneSettings, OutboxSettings
 from tests.fakes.clock import FakeClock
 
 AGE_S = 1000.0
 SETTINGS = OutboxSettings(
     event=LaneSettings(max_bytes=MEBIBYTE, max_age_s=AGE_S),
-    audit=LaneSettings(max_bytes=MEBIBYTE),
+    audit=AuditLaneSettings(max_bytes=MEBIBYTE),
     telemetry=LaneSettings(max_bytes=MEBIBYTE, max_age_s=AGE_S),
     history_bytes=100_000,
     history_age_s=AGE_S,

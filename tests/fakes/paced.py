@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from calibration import scenarios, trials, tuner
-from engines import model, store
+from engines import store, workshop
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
 from engines.card import ModelCard, ModelInput, card
@@ -128,7 +128,7 @@ class Site:
         for kind in (Quick, Slow, Wrong, Broken, Frugal):
             monkeypatch.setitem(BACKENDS, kind.name, f"tests.fakes.paced:{kind.__name__}")
             monkeypatch.setitem(MODULES, kind.name, "numpy")
-        monkeypatch.setattr(model, "ensure_asset", self._put_portrait)
+        monkeypatch.setattr(workshop, "ensure_asset", self._put_portrait)
         monkeypatch.setattr(store, "MEASURE_S", 0.01)
         monkeypatch.setattr(trials.gc, "collect", lambda: 0)  # slow in a large process, and these engines hold nothing
         monkeypatch.setattr(scenarios, "perf_counter", CLOCK)

@@ -10,9 +10,10 @@ from types import TracebackType
 import httpx
 
 from agent.dicom_settings import DicomSettings
+from agent.http.site import PageServer
 from agent.outbox import Outbox
 from agent.settings import DeviceSettings, OutboxSettings, Settings, WebSettings
-from agent.uplink.web.app import WebServer, serve
+from agent.uplink.web.app import serve
 from agent.uplink.web.context import WebContext
 from agent.vision.control import ControlServer
 from tests.fakes.small_uplink import SmallStatus, telemetry
@@ -43,7 +44,7 @@ class SmallSite(AbstractContextManager["SmallSite"]):
         self.status = SmallStatus()
         self.vision: SmallVision
         self.outbox: Outbox
-        self.server: WebServer
+        self.server: PageServer
         self.client: httpx.Client
 
     def __enter__(self) -> SmallSite:

@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agent.datatypes import Event
-
 
 @dataclass
 class SmallStatus:
@@ -41,14 +39,3 @@ def telemetry() -> dict[str, Any]:
         },
         "missing": {},
     }  # fmt: skip
-
-
-def face(kind: str = "new", name: str | None = None, stream: str = "door", at: float | None = None, **data: Any) -> Event:
-    """A face event."""
-    now = time.time() if at is None else at
-    fields: dict[str, Any] = {
-        "type": kind, "track": "t1", "box": [10, 20, 90, 120], "score": 0.97, "started_at": now, "ended_at": None,
-        "identity": "p-1" if name else None, "name": name, "decision": "known" if name else "unknown", "distance": 0.31, "threshold": 0.5,
-        "second_best": None, "cluster": None if name else "u-3f9a21", "frames": 12, "reason": None, **data,
-    }  # fmt: skip
-    return Event(stream, "face", fields, now, time.monotonic_ns())

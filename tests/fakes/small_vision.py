@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from agent.datatypes import Annotation, Frame, StreamHealth
 from agent.dicom_settings import DicomSettings
-from agent.errors import AlmenaError, UnknownError
+from agent.errors import AlmenaError, SettingsError, UnknownError, UsageError
+from agent.remote import Effective, RemoteError, Wish, kept
 from agent.settings import Settings
 from agent.vision.inference.models import Serving
 from agent.vision.preview import Preview
@@ -93,7 +95,7 @@ class SmallPeople:
     def recognise(self, picture: bytes) -> Sequence[Mapping[str, Any]]:
         box = {"x_min": 10.0, "y_min": 20.0, "x_max": 90.0, "y_max": 120.0, "score": 0.98}
         name = next(iter(self.records.values()))["name"] if self.records else None
-        return [{"box": box, "name": name, "distance": 0.31, "threshold": 0.5}]
+        return [{"box": box, "decision": "known" if name else "undecided", "name": name, "distance": 0.31, "threshold": 0.5}]
 
 
 class SmallVision:
@@ -106,6 +108,11 @@ class SmallVision:
         self.studies = StudyControl(self.settings)
         self.reloads = 0
         self.restart_needed = ("mqtt",)
+        self.wish: Wish | None = None
+        self.refusal = ""
+        self.pictures = None
+        self.restarted: list[str] = []
+        self.tuned: list[tuple[str | None, float | None]] = []
         self._previews = {name: Preview(name, 10.0, 960) for name in streams}
         self._stopping = threading.Event()
         self._index = 0
@@ -173,4 +180,29 @@ class SmallVision:
 
     def reload(self) -> bool:
         self.reloads += 1
+        self.wish = None
+        with suppress(RemoteError):
+            self.wish = kept(self.settings.state_dir)
         return self.reloads == 1
+
+    def try_out(self, wish: Wish) -> bool:
+        if self.refusal:
+            raise SettingsError(self.refusal)
+        self.wish = wish
+        return True
+
+    def in_force(self) -> dict[str, Any]:
+        return Effective(self.settings, self.wish).summary()
+
+    def restart(self, name: str) -> None:
+        self.preview(name)
+        self.restarted.append(name)
+
+    def tune(self, model: str | None, budget_s: float | None) -> dict[str, Any]:
+        if self.tuned:
+            raise UsageError("a tuning is under way or waits already")
+        self.tuned.append((model, budget_s))
+        return self.tuning()
+
+    def tuning(self) -> dict[str, Any]:
+        return {"goes_on": [model for model, _ in self.tuned], "done": []}

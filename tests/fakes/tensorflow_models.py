@@ -1,7 +1,7 @@
 """Small models for tests, made by TensorFlow in a process of its own: python tests/fakes/tensorflow_models.py FOLDER
 
 SavedModels and TFLite files of the contract suite (its convolution's weights come as FOLDER/weights.npy), a SavedModel of an operator that
-only TensorFlow has, and one seeded Keras network in all its formats, with pictures and what Keras says of them.
+only TensorFlow has, one seeded Keras network in all its formats, with pictures and what Keras says of them, and one with large weights.
 """
 
 from __future__ import annotations
@@ -88,6 +88,20 @@ def network(folder: Path) -> None:
     (folder / "network-int8.tflite").write_bytes(converter.convert())
 
 
+def wide(folder: Path) -> None:
+    """The same pictures to four numbers, through a convolution and a dense layer of 17 MB each, with a normalisation behind a small one."""
+    keras.utils.set_random_seed(8)
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((24, 32, 3)), layers.Conv2D(700, 8, strides=8), layers.BatchNormalization(),
+        layers.Conv2D(700, 3, activation="relu"), layers.Flatten(), layers.Dense(3200, activation="relu"), layers.Dense(4),
+    ])  # fmt: skip
+    model.export(folder / "wide.savedmodel", verbose=False)
+    pictures = np.load(folder / "network.npz")["pictures"]
+    np.save(folder / "wide.npy", model(pictures[..., ::-1].astype(np.float32) / 255).numpy())
+
+
 if __name__ == "__main__":
     contract(Path(sys.argv[1]))
     network(Path(sys.argv[1]))
+    wide(Path(sys.argv[1]))

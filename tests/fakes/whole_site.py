@@ -108,9 +108,10 @@ class Site:
 
     def stored(self) -> list[dict[str, object]]:
         """Every row that the hub holds, by SQL alone."""
-        if not self.hub_file.exists() or not self.sql(self.hub_file, "SELECT 1 FROM sqlite_master WHERE name = 'rows'"):
+        if not self.hub_file.exists() or not self.sql(self.hub_file, "SELECT 1 FROM sqlite_master WHERE name = 'events'"):
             return []
-        rows = self.sql(self.hub_file, "SELECT spool, seq, lane, payload FROM rows")
+        events = "SELECT spool, seq, 'event' AS lane, payload FROM events"
+        rows = self.sql(self.hub_file, f"{events} UNION ALL SELECT spool, seq, lane, payload FROM records")
         return [{"spool": spool, "seq": seq, "lane": lane, **json.loads(payload)} for spool, seq, lane, payload in rows]
 
     def faces(self) -> int:

@@ -112,7 +112,7 @@ def test_an_unknown_operator_is_named(build: Callable[..., Any], tmp_path: Path,
     assert result.exit_code == 1
     assert "odd" in result.stderr
     assert "Conjure" in result.stderr
-    assert "choose another backend" in " ".join(result.stderr.split())
+    assert "Choose another backend" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from agent.commands.calibrate import app
 from agent.settings import Settings
 from calibration.calibrator import Calibrator, Wishes
 from calibration.errors import LabelsError, SamplesError
+from calibration.gate import Gate, Verdict
 from calibration.search import RejectedError
 from calibration.turns import in_turns
 from engines.base import EngineError
@@ -185,6 +186,22 @@ def test_the_layers_that_hurt_stay_in_float(tmp_path: Path, options: EngineOptio
     found = find(model, recipe(model), options.engines_dir, "u8s8")
     assert found is not None
     assert found[1] == outcome.calibration
+
+
+class Wary(Calibrator):
+    """Whose held-back samples refuse whatever they are asked about first."""
+
+    def judged(self, file: Path, gate: Gate) -> dict[str, Verdict]:
+        verdicts = super().judged(file, gate)
+        return {name: replace(verdict, why="not yet") if gate.card is self.card else verdict for name, verdict in verdicts.items()}
+
+
+def test_what_is_refused_on_held_back_samples_goes_on_with_more_in_float(classifier: ModelCard, options: EngineOptions) -> None:
+    with Wary(classifier, options, Wishes(flavours=("u8s8",), ranges="minmax")) as calibrator:
+        (outcome,) = calibrator.run(stripes(24))
+    assert (outcome.calibration.refusals, len(outcome.calibration.float_nodes)) == (1, 1)
+    assert outcome.tried[0][0] == 0
+    assert "held back from every choice openvino: not yet" in outcome.tried[0][1]
 
 
 def test_pictures_of_which_the_model_says_the_same_are_of_another_kind(classifier: ModelCard, options: EngineOptions) -> None:

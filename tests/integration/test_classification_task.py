@@ -135,7 +135,7 @@ def test_every_photograph_is_one_event_and_a_repeat_adds_nothing(tmp_path: Path)
 def test_an_answer_that_a_crash_left_open_is_ended_at_the_next_start(tasks: Tasks, tmp_path: Path) -> None:
     with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
         outbox.append("event", play(tasks(hold_s=0.0), [255, 0]))
-        assert end_interrupted(outbox) == 1
+        assert end_interrupted(outbox, {}) == 1
         last = outbox.history(after_seq=0, limit=10)[-1]["data"]
     assert (last["type"], last["label"], last["reason"]) == ("end", "dark", "interrupted")
     jsonschema.validate(last, wire.DATA["classification"].model_json_schema())

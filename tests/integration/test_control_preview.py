@@ -100,6 +100,17 @@ def test_viewers_share_pictures_and_the_rate_is_kept() -> None:
     assert all(numbers == sorted(set(numbers)) for numbers in seen)
 
 
+def test_no_second_picture_comes_at_once_after_a_pause() -> None:
+    now = 0.0
+    preview = Preview("door", 10.0, 320, clock=lambda: now)
+    shown = []
+    for now in (0.0, 60.0, 60.01, 60.09, 60.11, 60.2, 60.22):
+        preview.offer(frame(0, width=64, height=36), ())
+        if latest := preview.latest(shown[-1][1] if shown else 0, 0.0):
+            shown.append((now, latest[0]))
+    assert [at for at, _ in shown] == [0.0, 60.0, 60.11, 60.22]
+
+
 def test_without_a_new_frame_there_is_no_picture() -> None:
     preview = Preview("door", 10.0, 960)
     assert preview.snapshot() is None

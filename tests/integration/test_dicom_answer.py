@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import subprocess
 import time
@@ -11,20 +12,29 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
+from agent.checkup import Check
+from agent.checkup.dicom import dicom_checks
 from agent.dicom.answer import answer_files
 from agent.dicom.decode import picture_of
 from agent.dicom.intake import RefusedError
+from agent.dicom.reading import UnusableError, identify
 from agent.dicom.service import Dicom
+from agent.dicom_settings import DicomSettings
 from agent.studies import StudyFolders, StudyInstance
+from agent.uplink.telemetry.dicom import DicomCollector, alarms
+from agent.uplink.web.prometheus import Snapshot
+from agent.wire.payloads import DicomFigures
 from tests.fakes.orthanc import Orthanc
 from tests.fakes.ports import free_port
-from tests.fakes.radiographs import MODEL, PATIENT, analyse, instance, phantom, receiving, result
+from tests.fakes.radiographs import MODEL, PATIENT, ROOT_UID, analyse, instance, phantom, receiving, result
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -53,15 +63,37 @@ def accept(running: Dicom, number: int) -> str:
     return item
 
 
-def answers(tmp_path: Path, **options: object) -> list[bytes]:
+def answers(tmp_path: Path, data: bytes | None = None, **options: object) -> list[bytes]:
     """Of one radiograph, without any process."""
     folders = StudyFolders(tmp_path / "alone")
-    data = instance(1)
+    data = instance(1) if data is None else data
     one = StudyInstance(folders.item("1"), data, time.time(), time.monotonic_ns())
     folders.write_instance(one)
     folders.write_picture(picture_of(one))
     folders.write_result(result(one.item, **options))  # type: ignore[arg-type]
     return answer_files(folders, one.item)
+
+
+def figures(running: Dicom, state: Path) -> dict[str, Any]:
+    """As telemetry tells them; they hold nothing of a patient, and nothing that the schema does not know."""
+    running.tell()
+    found = DicomCollector(state).collect()
+    assert not any(secret in json.dumps(found) for secret in ("1337", "secret-", "nna"))
+    assert set(found) - {"ports"} <= set(DicomFigures.model_fields) | {"at"}
+    DicomFigures.model_validate(found)
+    return found
+
+
+def told(running: Dicom, state: Path) -> dict[str, float]:
+    """As Prometheus reads them: by name and labels."""
+    text = Snapshot(None, {}, {}, {"state": "off", "published": 0}, {"dicom": figures(running, state)}).text().decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {f"{sample.name}{dict(sorted(sample.labels.items())) or ''}": sample.value for sample in samples}
+
+
+def checks(state: Path) -> list[Check]:
+    """What `almena doctor` says."""
+    return [*dicom_checks(DicomSettings.model_validate({"receiver": {"enabled": False}}), state)]
 
 
 def output(*command: object) -> str:
@@ -76,7 +108,7 @@ def test_dsrdump_prints_the_findings(tmp_path: Path) -> None:
     text = output("dsrdump", "+Pl", path)
     assert "Verification Flag   : UNVERIFIED" in text
     assert 'NUM:(,,"Score of covid")="0.71"' in text
-    assert '"Classification by machine")=(covid,99ALMENA,"covid")' in text
+    assert '"Classification by machine")=(class-covid,99ALMENA,"covid")' in text
     assert "The model's score for covid is above its threshold." in text
     assert [str(dcmread(BytesIO(data)).PatientName) for data in (report, capture)] == [PATIENT, PATIENT]
 
@@ -95,8 +127,59 @@ def test_an_abstention_is_reported_as_one(tmp_path: Path) -> None:
     path = tmp_path / "report.dcm"
     path.write_bytes(answers(tmp_path, heat=False, abstained="The view is not frontal.")[0])
     text = output("dsrdump", "+Pl", path)
-    assert "No answer: not analysed" in text
+    assert "No answer" in text
     assert "The view is not frontal." in text
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO 2022 IR 100", "Müller^Jörg"),
+        ("ISO_IR 126", "Διονυσιος"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+        ("ISO_IR 6", "Plain^Name"),
+        ("", "Plain^Name"),
+    ],
+)
+def test_names_of_all_alphabets_are_repeated(tmp_path: Path, charset: str | list[str], name: str) -> None:
+    files = answers(tmp_path, instance(1, SpecificCharacterSet=charset, PatientName=name))
+    assert [(str(one.PatientName), one.SpecificCharacterSet) for one in map(dcmread, map(BytesIO, files))] == [(name, "ISO_IR 192")] * 2
+
+
+def test_a_date_that_is_none_is_left_out(tmp_path: Path) -> None:
+    data = instance(1).replace(b"20260102", b"2026-1-2")
+    assert data != instance(1)
+    for number, answer in enumerate(answers(tmp_path, data)):
+        (tmp_path / f"{number}.dcm").write_bytes(answer)
+        assert not dcmread(BytesIO(answer)).StudyDate
+        assert re.findall("^Error.*", output("dciodvfy", tmp_path / f"{number}.dcm"), re.MULTILINE) == []
+
+
+def test_what_is_not_written_as_the_standard_demands_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = instance(1, StudyInstanceUID="1.2.3.44", AccessionNumber=16 * "7", StudyID="ABCD", PatientAge="042Y", OtherPatientIDs="secret-X")
+    changes = {b"1.2.3.44": b"1.02..44", b"SH\x10\x00" + 16 * b"7": b"SH\x12\x00" + 18 * b"7", b"ABCD": b"A\x01\x02D", b"042Y": b"42 Y"}
+    for good, bad in changes.items():
+        assert data.count(good) == 1
+        data = data.replace(good, bad)
+    for number, answer in enumerate(answers(tmp_path, data)):
+        (tmp_path / f"{number}.dcm").write_bytes(answer)
+        found = dcmread(BytesIO(answer))
+        assert found.StudyInstanceUID.is_valid
+        assert (found.AccessionNumber, found.StudyID, found.get("PatientAge")) == ("", "", None)
+        assert (str(found.PatientName), found.StudyDate) == (PATIENT, "20260102")
+        assert re.findall("^Error.*", output("dciodvfy", tmp_path / f"{number}.dcm"), re.MULTILINE) == []
+    left_out = {str(record.args[0]) for record in caplog.records if record.args and "left out" in record.msg}
+    assert left_out == {"StudyInstanceUID", "AccessionNumber", "StudyID", "PatientAge"}
+    assert not any(secret in caplog.text for secret in ("777", "42 Y", "secret", "1.02"))
+
+
+@pytest.mark.parametrize("uid", ["1..2", "1.02", ".1", "1.2."])
+def test_an_instance_whose_uid_is_none_is_refused(uid: str) -> None:
+    data = instance(1).replace(f"{ROOT_UID}.3.1".encode(), uid.encode().ljust(len(f"{ROOT_UID}.3.1"), b"\0"))
+    with pytest.raises(UnusableError, match="SOP Instance UID"):
+        identify(data)
 
 
 def test_uids_follow_from_what_the_answer_is_made_of(tmp_path: Path) -> None:
@@ -118,9 +201,21 @@ def test_a_pacs_that_was_down_gets_everything_once_it_is_up(tmp_path: Path, pacs
         wait_until(lambda: running.counters.figures().get("unreachable", 0) > 1, 30, "failed attempts")
         assert "does not answer" in running.sender.trouble
         assert set(running.folders.inbox.items()) == set(items)
+        down = told(running, tmp_path / "state")
+        assert down["almena_dicom_destination_up"] == 0
+        assert (down["almena_dicom_waiting{'folder': 'inbox'}"], down["almena_dicom_instances_total{'result': 'accepted'}"]) == (3, 3)
+        assert 0 <= down["almena_dicom_oldest_age_seconds{'folder': 'inbox'}"] < 120
+        assert 0 < down["almena_dicom_step_seconds{'quantile': '0.5', 'stage': 'decode'}"] < 60
+        assert down["almena_dicom_destination_down_since_timestamp_seconds"] == pytest.approx(time.time(), abs=120)
+        assert [line.partition(" for ")[0] for line in alarms(figures(running, tmp_path / "state"))] == ["answers wait"]
+        (waits,) = [check for check in checks(tmp_path / "state") if check.name == "dicom process"]
+        assert (waits.state, "3 radiographs wait" in waits.text) == ("fail", True)
         pacs.start()
         wait_until(lambda: len(running.folders.answered.items()) == 3, 60, "every answer to be sent")
         assert (running.sender.trouble, running.folders.inbox.items(), running.folders.answers.items()) == ("", [], [])
+        up = told(running, tmp_path / "state")
+        assert (up["almena_dicom_destination_up"], up["almena_dicom_instances_total{'result': 'answered'}"]) == (1, 3)
+        assert alarms(figures(running, tmp_path / "state")) == []
         held = [dcmread(BytesIO(data)).SOPClassUID for data in pacs.instances()]
         assert (held.count(ComprehensiveSRStorage), held.count(SecondaryCaptureImageStorage)) == (3, 3)
         assert running.receiver is not None
@@ -138,6 +233,7 @@ def test_what_a_pacs_rejects_is_kept_apart_and_holds_nothing_up(tmp_path: Path) 
 
     def store(event: evt.Event) -> int:
         study = str(event.dataset.StudyInstanceUID)
+        time.sleep(0.5)  # a slow PACS, after which no answer waits for long
         if study in refuse:
             return 0xC000
         taken.append(study)
@@ -151,8 +247,11 @@ def test_what_a_pacs_rejects_is_kept_apart_and_holds_nothing_up(tmp_path: Path) 
             bad, good = accept(running, 1), accept(running, 2)
             for item in (bad, good):
                 analyse(running.folders, item)
-            wait_until(lambda: running.folders.dead.items() == [bad], 60, "the rejected one in dead/")
+            wait_until(lambda: running.folders.dead.items() == [bad], 25, "the rejected one in dead/")
             wait_until(lambda: running.folders.answered.items() == [good], 60, "the other to be sent")
+            assert told(running, tmp_path / "state")["almena_dicom_waiting{'folder': 'dead'}"] == 1
+            assert alarms(figures(running, tmp_path / "state")) == ["1 answers were given up (studies/dead)"]
+            assert [check.state for check in checks(tmp_path / "state") if check.name == "radiographs"] == ["fail"]
             (failure,) = running.folders.failures(running.folders.dead)
             assert (failure.reason, "C000H" in failure.detail) == ("rejected", True)
             refuse.clear()

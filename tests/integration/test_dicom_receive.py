@@ -70,6 +70,14 @@ def test_an_echo_is_answered_and_another_title_is_not(tmp_path: Path) -> None:
         assert dcmtk("echoscu", "-aec", "OTHER", "127.0.0.1", running.receiver.port).returncode != 0
 
 
+def test_a_worker_that_ended_is_no_sign_of_life(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a-token-of-sixteen-characters")
+    with receiving(tmp_path, web={"port": 0, "token_file": tmp_path / "token"}, folder={"path": tmp_path}) as running:
+        assert running.alive
+        running.sender.stop()
+        assert not running.alive
+
+
 def test_a_real_radiograph_becomes_a_picture_compressed_or_not(tmp_path: Path, cache_dir: Path) -> None:
     plain = ensure_asset("chest-radiograph", cache_dir / "models")
     packed = ensure_asset("chest-radiograph-jpeg-2000", cache_dir / "models")
@@ -130,7 +138,10 @@ def test_what_cannot_be_used_is_kept_with_its_reason_and_may_come_again(tmp_path
     with receiving(tmp_path) as running:
         assert send(running, written(tmp_path, "cut.dcm", instance(1, PixelData=bytes(64)))).returncode == 0
         (failure,) = wait_until(running.folders.failures, 30, "the failure")
-        assert (failure.reason, failures(running)) == ("truncated", {"truncated": 1})
+        assert failure.reason == "truncated"
+        wait_until(lambda: failures(running) == {"truncated": 1}, 30, "the failure to be counted")
+        (waiting,) = running.folders.reports.items()
+        assert running.folders.report(waiting) == failure
         assert running.folders.failed.items() == [failure.item]
         assert send(running, written(tmp_path, "whole.dcm", instance(1))).returncode == 0
         wait_until(running.folders.pictures.items, 30, "the picture")

@@ -74,9 +74,10 @@ def test_sensors_of_energy(tmp_path: Path) -> None:
 
 def test_cameras_and_their_stable_names(tmp_path: Path) -> None:
     assert host.cameras(tmp_path).text == "no local camera"
-    root = _tree(tmp_path, {"dev/video0": "", "dev/v4l/by-id/usb-Cam-index0": ""})
+    root = _tree(tmp_path, {"dev/video10": "", "dev/video2": "", "dev/video0": "", "dev/v4l/by-id/usb-Cam-index0": ""})
     found = host.cameras(root)
     assert found.state == "ok"
+    assert found.text.startswith(", ".join(f"{root}/dev/video{number}" for number in (0, 2, 10)))
     assert "usb-Cam-index0" in found.text
 
 
@@ -127,7 +128,7 @@ def test_a_runtime_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Mon
 def test_gstreamer_is_what_runs_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = libraries.gstreamer(wanted=True)
     assert found.state == "ok"
-    assert re.match(r"1\.\d+\.\d+; nvarguscamerasrc for CSI cameras: (not )?there", found.text)
+    assert re.match(r"1\.\d+\.\d+; for CSI cameras: (neither )?(nvargus|lib)camerasrc", found.text)
     monkeypatch.setattr(libraries, "GSTREAMER_ELEMENTS", ("videoconvert", "nosuchelement"))
     assert (libraries.gstreamer(wanted=True).state, "nosuchelement" in libraries.gstreamer(wanted=True).text) == ("fail", True)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
 from engines.backends.base import IMAGE
 from engines.card import Format, card
-from engines.convert import converted
+from engines.convert import converted, tensorflow_weights
 from engines.convert.openvino_from_any import OpenVinoFromAny
 from engines.errors import MissingRuntimeError, ModelFileError
 from engines.fetch import ensure
@@ -122,9 +125,15 @@ def test_a_quantised_tflite_file_computes_in_int8_and_says_so(site: Site, small_
 
 
 def test_a_keras_file_that_is_damaged_is_told(small_models: Path, tmp_path: Path) -> None:
+    with ZipFile(small_models / "network.keras") as whole, ZipFile(tmp_path / "odd.keras", "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, b"{}" if name == "config.json" else whole.read(name))
+    odd = card(str(write_card(tmp_path / "small.yaml", tmp_path / "odd.keras", "keras")))
+    with pytest.raises(ModelFileError, match=r"small-.*\.keras: Keras [\d.]+ cannot load it: .*save it again"):
+        converted(odd, ensure(odd, tmp_path / "models"), ("savedmodel",))
     (tmp_path / "cut.keras").write_bytes((small_models / "network.keras").read_bytes()[:-500])
     cut = card(str(write_card(tmp_path / "small.yaml", tmp_path / "cut.keras", "keras")))
-    with pytest.raises(ModelFileError, match=r"small-.*\.keras: Keras [\d.]+ cannot load it: .*save it again"):
+    with pytest.raises(ModelFileError, match=r"small-.*\.keras is a keras file that is damaged or cut off"):
         converted(cut, ensure(cut, tmp_path / "models"), ("savedmodel",))
 
 
@@ -134,6 +143,27 @@ def test_a_conversion_that_lacks_an_operator_names_it(small_models: Path, tmp_pa
     with pytest.raises(ModelFileError, match=r"small-.*BesselI0e.*choose"):
         converted(odd, ensure(odd, tmp_path / "models"), (wanted,))
     assert list((tmp_path / "models" / "converted").iterdir()) == []
+
+
+def test_large_weights_go_around_tf2onnx_and_come_back(site: Site, small_models: Path, tmp_path: Path) -> None:
+    wide = card(str(write_card(tmp_path / "wide.yaml", small_models / "wide.savedmodel", "savedmodel")))
+    options = EngineOptions(tmp_path / "models", tmp_path / "engines", "onnxruntime", "fp32")
+    engine, _ = Workshop(wide, options).open((32, 24), never, len(site.pictures))
+    answers = engine.infer({IMAGE: site.pictures})["answer"]
+    np.testing.assert_allclose(answers, np.load(small_models / "wide.npy"), rtol=0, atol=2e-4)
+    graph = onnx.load(str(converted(wide, ensure(wide, tmp_path / "models"))[0])).graph
+    [given] = graph.input
+    assert re.fullmatch(r"keras_tensor\w*", given.name)
+    weights = {one.name: list(one.dims) for one in graph.initializer}
+    assert [weights[node.input[1]] for node in graph.node if node.op_type == "Conv"] == [[700, 3, 8, 8], [700, 700, 3, 3]]
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+
+
+def test_a_conversion_that_memory_does_not_suffice_for_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorflow_weights, "available_memory", lambda: 3_000_000_000)
+    tensorflow_weights._require_memory(50_000_000)
+    with pytest.raises(tensorflow_weights.WrongModelError, match=r"about 4500 MB of memory more, and 3000 MB are free.*openvino"):
+        tensorflow_weights._require_memory(100_000_000)
 
 
 def test_without_tensorflow_it_is_said_what_to_install(small_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

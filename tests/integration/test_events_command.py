@@ -75,6 +75,21 @@ def test_filters_and_order(tmp_path: Path, outbox: Outbox) -> None:
     assert "action=erase" in _run(tmp_path, "--kind", "audit")
 
 
+def test_losses_of_every_lane_with_their_reasons(tmp_path: Path, outbox: Outbox) -> None:
+    for lane in ("event", "telemetry"):
+        outbox.append(lane, [_event("door", 1, "weather", sky=float("nan"))])
+    assert len(outbox.pending("loss", 10)) == 2
+    said = _run(tmp_path, "--kind", "loss")
+    for lane in ("event", "telemetry"):
+        assert re.search(rf"device: 1 of lane {lane} lost: unfit: an event of kind 'weather' cannot be written", said)
+    assert len(_run(tmp_path, "--kind", "loss", "-n", "1").splitlines()) == 1
+
+
+def test_a_history_without_what_was_asked_for(tmp_path: Path, outbox: Outbox) -> None:
+    told = CliRunner().invoke(app, ["--config", str(tmp_path / "almena.yaml"), "--kind", "fase", "--csv"])
+    assert (told.exit_code, len(told.stdout.splitlines()), "nothing of that" in told.stderr) == (0, 1, True)
+
+
 def test_sentences(tmp_path: Path, outbox: Outbox) -> None:
     outbox.append("event", [_event("door", 1)])
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  door: Ada is there, distance 0.30 of at most 0.50\n", _run(tmp_path))

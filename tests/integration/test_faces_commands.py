@@ -159,6 +159,7 @@ def test_a_folder_per_person(config: Path, tmp_path: Path, portraits: dict[str, 
     assert alone.exit_code == 1
     told = json.loads(alone.stdout)
     assert "no picture could be used" in told["error"]
+    assert "notes.txt: not a JPEG" in told["error"]
     [reason] = told["reasons"]
     assert (Path(reason["file"]).name, reason["reason"]) == ("notes.txt", "not-a-picture")
     assert "Is a directory" in json.loads(again.stdout)[3]["error"]

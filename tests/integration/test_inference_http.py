@@ -20,10 +20,12 @@ import pytest
 import tritonclient.http as triton
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.settings import EngineSettings, LoginSettings, ServedModelSettings, ServingSettings, Settings, WebSettings
-from agent.uplink.web.auth import hash_password
+from agent.http.passwords import hash_password
+from agent.serving_settings import ServedModelSettings, ServingSettings
+from agent.settings import EngineSettings, LoginSettings, Settings, WebSettings
 from agent.vision.control import ControlServer
-from agent.vision.inference.models import Serving
+from agent.vision.inference import models
+from agent.vision.inference.models import Served, Serving
 from agent.vision.service import Vision
 from tests.fakes.held_inference import ExitingSockets, Gate
 from tests.fakes.small_model import LABELS, SIDE, logits, noise, small_card
@@ -267,7 +269,7 @@ def test_a_client_that_leaves_is_dropped_through_both_processes(own: SmallSite, 
     with ExitingSockets() as sockets:
         for _ in range(8):
             sockets.open(host, int(port)).sendall("\r\n".join([*lines, "", ""]).encode() + body)
-        wait_until(lambda: batcher.metrics()["queued"] and gate.calls, 10, "the queue")
+        wait_until(lambda: batcher.metrics()["queued"] + gate.calls == 8, 10, "all of them")
     wait_until(lambda: batcher.metrics()["results"].get("cancelled") == 8, 10, "their leaving")
     assert batcher.metrics()["queued"] == 0
     gate.open()
@@ -288,6 +290,26 @@ def test_closing_answers_what_is_under_way(own: SmallSite, tmp_path: Path) -> No
         statuses = [answer.result().status_code for answer in answers]
     assert set(statuses) == {200, 503}
     assert "closed" in error(own.client.post(INFER, **_request(noise(1))), 503)
+
+
+def test_closing_leaves_a_model_behind_that_is_being_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def open(_: Served) -> None:
+        loading.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(Served, "open", open)
+    monkeypatch.setattr(models, "CLOSE_S", 0.05)
+    serving = Serving(Settings(state_dir=tmp_path, serving=ServingSettings(models=(ServedModelSettings(name="slow", card="centerface"),))))
+    serving.start()
+    try:
+        assert loading.wait(10)
+        serving.close()
+        assert serving.model("slow").state == "loading"
+    finally:
+        go_on.set()
+    wait_until(lambda: serving.model("slow").state == "closed", 10, "the model to be freed")
 
 
 RELOADED = """

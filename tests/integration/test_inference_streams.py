@@ -50,7 +50,7 @@ def test_they_are_served_once_the_stream_has_them_and_embedders_not(tmp_path: Pa
             assert found.keys() == expected.keys()
             for name, tensor in expected.items():
                 np.testing.assert_allclose(found[name], tensor, rtol=1e-3, atol=1e-3)
-            assert running.passports == (kit.detector.passport,)
+            assert running.passports() == (kit.detector.passport,)
         assert FaceKit.opened(wanted) is kit, "the engines must stay while they are served"
         kit.close()
         with pytest.raises(InferenceError, match=r"serving\.templates"):

@@ -103,7 +103,9 @@ def test_refused_messages(scene: Scene) -> None:
     wait_until(lambda: any("does not belong there" in each["reason"] for each in refusals(scene)), 10, "the refusal of the wrong lane")
     scene.device.say("almena/1/dev-9/up/event/cam/count", b"\x00\x01")
     wait_until(lambda: len(scene.hub.sql("SELECT 1 FROM dead_letters")) == 5, 10, "five dead letters")
+    scene.device.say("almena/1/dev-9/up/reported", {"v": 1, "revision": 10**30, "state": {}})
     scene.send(5)
+    wait_until(lambda: scene.hub.sql("SELECT reason FROM dead_letters WHERE topic LIKE '%reported'"), 10, "what the database cannot take")
     scene.ack_that(ranges=[[5, 5]])
     assert scene.hub.numbers() == [5]
 

@@ -93,7 +93,7 @@ def test_unknown_command(scene: Scene) -> None:
     scene.command("format-disk", "c-4")
     (reply,) = scene.replies("c-4")
     assert (reply["ok"], reply["code"]) == (False, "unknown-command")
-    assert "rebirth, reload, status" in reply["detail"]
+    assert "live, rebirth, reload, restart-stream, snapshot, status, sync-identities, tune" in reply["detail"]
     assert scene.audited("c-4") == []
 
 
@@ -146,11 +146,47 @@ def test_rubbish_does_not_stop_the_next_command(scene: Scene) -> None:
     assert scene.replies("c-9")[0]["ok"]
 
 
-def test_desired_state_is_kept_and_answered(scene: Scene) -> None:
-    scene.hub.say(f"{HERE}/down/desired", {"v": 1, "revision": 7, "state": {"streams": []}}, retain=True)
+def test_desired_state_is_tried_once_vision_answers_and_taken_back(scene: Scene) -> None:
+    scene.hub.say(f"{HERE}/down/desired", {"v": 1, "revision": 7, "state": {"telemetry": {"period_s": 99}}}, retain=True)
     answer = wait_until(lambda: [each.data for each in scene.hub.on("up/reported") if each.data["errors"]], 10, "the answer")[0]
-    assert answer["revision"] is None
-    assert "revision 7 is not in force" in answer["errors"][0]
+    assert (answer["revision"], answer["refused"]) == (None, None)
+    assert "revision 7 is not tried yet: the vision process does not answer" in answer["errors"][0]
     assert answer["state"]["settings"]
-    with peer(scene.port, f"{HERE}/up/reported", name="late") as late:
-        assert wait_until(lambda: late.on("up/reported"), 5, "the retained report")[0].retained
+    with SmallVision(scene.device.settings.state_dir) as vision:
+        control = ControlServer(vision)
+        control.start()
+        try:
+            wait_until(lambda: scene.hub.on("up/reported")[-1].data["revision"] == 7, 10, "revision 7 to hold")
+            assert [each.data["lease_s"] for each in scene.hub.on("status")][-1] == 3 * 99
+            with peer(scene.port, f"{HERE}/up/reported", name="late") as late:
+                assert wait_until(lambda: late.on("up/reported"), 5, "the retained report")[0].retained
+            scene.hub.say(f"{HERE}/down/desired", b"", retain=True)
+            wait_until(lambda: scene.hub.on("up/reported")[-1].data["revision"] is None, 10, "the settings file to hold alone")
+            wait_until(lambda: vision.wish is None, 10, "the vision process to go back")
+        finally:
+            control.stop()
+
+
+def test_a_stream_is_restarted_and_a_tuning_begun(scene: Scene) -> None:
+    with SmallVision(scene.device.settings.state_dir) as vision:
+        control = ControlServer(vision)
+        control.start()
+        try:
+            scene.command("restart-stream", "r-1", args={"stream": "door"})
+            scene.command("restart-stream", "r-2", args={"stream": "attic"})
+            scene.command("restart-stream", "r-4", args={"stream": "../reload"})
+            scene.command("restart-stream", "r-3")
+            scene.command("tune", "t-1", args={"model": "centerface", "budget_s": 5})
+            scene.command("tune", "t-2", args={"model": 3})
+            scene.command("tune", "t-3")
+            replies = {name: scene.replies(name)[0] for name in ("r-1", "r-2", "r-3", "r-4", "t-1", "t-2", "t-3")}
+        finally:
+            control.stop()
+    assert (vision.restarted, vision.tuned, vision.reloads) == (["door"], [("centerface", 5)], 0)
+    assert {name: reply["ok"] for name, reply in replies.items()} == {name: name.endswith("1") for name in replies}
+    assert replies["t-1"]["result"]["goes_on"] == ["centerface"]
+    assert "no stream" in replies["r-2"]["detail"]
+    assert "stream: is required" in replies["r-3"]["detail"]
+    assert "under way" in replies["t-3"]["detail"]
+    assert scene.audited("t-1") == ["accepted", "done"]
+    assert scene.audited("r-2") == ["accepted", "failed"]

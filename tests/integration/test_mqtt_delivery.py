@@ -171,7 +171,7 @@ def test_poison_is_declared_and_blocks_nobody(tmp_path: Path, version: str, prod
         wait_until(lambda: one.status.dead_letters == 1, 15, "the poison to be given up")
         assert one.status.refused == 5
         assert hub.sql("SELECT times FROM dead_letters") == [(5,)]
-        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM rows WHERE lane = 'loss'"), 10, "the declaration")
+        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM records WHERE lane = 'loss'"), 10, "the declaration")
         data = json.loads(loss[0])["data"]
         assert (data["lane"], data["count"], data["ranges"]) == ("event", 1, [[1, 1]])
         assert data["reason"].startswith("refused: the hub: face")
@@ -218,7 +218,7 @@ def test_larger_than_the_broker_takes(tmp_path: Path, producers: list[Producer])
         one.outbox.append("event", [event(-1, padding="x" * 5000)])
         producers[0].add(20)
         wait_until(lambda: hub.count() == 20, 15, "the others at the hub")
-        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM rows WHERE lane = 'loss'"), 15, "the declaration")
+        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM records WHERE lane = 'loss'"), 15, "the declaration")
         assert json.loads(loss[0])["data"]["reason"] == "refused: larger than the broker's limit of 4000 bytes"
         assert one.status.connects == 1
 
@@ -236,7 +236,7 @@ def test_a_broker_that_ends_the_connection_over_a_large_row(tmp_path: Path, deli
         one.outbox.append("event", [event(-1, padding="x" * 30_000)])
         producers[0].add(20)
         wait_until(lambda: hub.count() == 20, 30, "the others at the hub")
-        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM rows WHERE lane = 'loss'"), 60, "the declaration")
+        (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM records WHERE lane = 'loss'"), 60, "the declaration")
         data = json.loads(loss[0])["data"]
         assert (data["count"], data["ranges"]) == (1, [[1, 1]])
         assert data["reason"] == "refused: the broker ends the connection over it; it may be too large"

@@ -59,7 +59,7 @@ def an_hour(producer: Producer, pid: int) -> list[Held]:
 
 def telemetry(hub: Hub) -> int:
     """How many samples are at the hub."""
-    found: int = hub.sql("SELECT count(*) FROM rows WHERE lane = 'telemetry'")[0][0]
+    found: int = hub.sql("SELECT count(*) FROM samples")[0][0]
     return found
 
 
@@ -113,4 +113,4 @@ def balanced(hub: Hub, producer: Producer) -> None:
 
 def declared(hub: Hub) -> list[dict[str, Any]]:
     """Loss records at the hub."""
-    return [json.loads(payload)["data"] for (payload,) in hub.sql("SELECT payload FROM rows WHERE lane = 'loss'")]
+    return [json.loads(payload)["data"] for (payload,) in hub.sql("SELECT payload FROM records WHERE lane = 'loss'")]

@@ -78,6 +78,10 @@ def test_wrong_password_is_shown_and_heals(tmp_path: Path, version: str) -> None
         assert one.status.trouble is not None
         assert one.status.trouble.reason_code == 0x87
         assert "new" not in one.status.text
+        (tmp_path / "secret").rename(tmp_path / "away")
+        wait_until(lambda: "MQTT_FILE_UNREADABLE" in one.status.text, 10, "the file to be named")
+        assert str(tmp_path / "secret") in one.status.text
+        (tmp_path / "away").rename(tmp_path / "secret")
         broker.set_users({"device": "new"})
         broker.restart()
         wait_until(lambda: one.status.connected, 10, "the session with the right password")

@@ -96,6 +96,16 @@ def test_a_disk_filled_by_others_is_survived_again_and_again(small_disk: Path) -
         assert outbox.stats()["event"]["produced"] == produced
 
 
+@disk.on_small_disk(8)
+def test_a_process_that_starts_opens_what_another_has_open_without_any_room(small_disk: Path) -> None:
+    with opened(small_disk / "outbox") as outbox:
+        outbox.append("event", [event(1)])
+        (small_disk / "outbox" / "reserve").unlink()
+        disk.fill(small_disk)
+        with opened(small_disk / "outbox") as other:
+            assert [row.seq for row in other.pending("event", 10)] == [1]
+
+
 def written(folder: Path) -> None:
     """Rows 1..ROWS, the first hundred settled; nothing left in the log."""
     with opened(folder) as outbox:

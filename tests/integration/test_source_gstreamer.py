@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
+from agent.backoff import Backoff
 from agent.datatypes import Frame
 from agent.errors import SourceError
-from agent.vision.running_source import Backoff
 from agent.vision.sources.gstreamer import GStreamerSource
 from tests.fakes.rtsp_process import Server
 from tests.fakes.running import Start, running_sources
@@ -165,6 +165,23 @@ def test_a_pipeline_that_has_failed_and_hangs_is_not_waited_for(monkeypatch: pyt
     one.close()
     assert not child.is_running()
     wait_until(lambda: not started & {one.pid for one in psutil.process_iter(["status"]) if one.info["status"] != "zombie"}, 30, "its end")
+
+
+def test_what_a_pipeline_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hangs = tmp_path / "gst-launch-1.0"
+    hangs.write_text(f"#!/bin/sh\n(trap '' INT; exec sleep 300) &\necho helper $!\nexec {shutil.which('gst-launch-1.0')} \"$@\"\n")
+    hangs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for crashes in (False, True):
+        one = source(ball(64, 48), timeout_s=120)
+        one.open()
+        assert one._child is not None
+        helper = psutil.Process(next(int(line.split()[1]) for line in one._child.said if line.startswith("helper")))
+        read(one)
+        if crashes:
+            psutil.Process(one._child._process.pid).kill()
+        one.close()
+        wait_until(lambda gone=helper: not gone.is_running() or gone.status() == "zombie", 30, "its end")
 
 
 def test_a_csi_camera_needs_jetpack_and_its_pipeline_has_the_right_grammar(opened: Callable[..., GStreamerSource]) -> None:

@@ -18,9 +18,10 @@ import numpy as np
 import psutil
 import pytest
 
+from agent.backoff import Backoff
 from agent.errors import SourceError
 from agent.vision.health import HealthSettings
-from agent.vision.running_source import Backoff, RunningSource
+from agent.vision.running_source import RunningSource
 from agent.vision.sources.mjpeg import MjpegSource
 from tests.fakes.certificates import Authority
 from tests.waiting import wait_until

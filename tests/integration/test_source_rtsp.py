@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agent.backoff import Backoff
 from agent.errors import SourceError
 from agent.vision.health import HealthSettings
-from agent.vision.running_source import Backoff
 from agent.vision.sources.rtsp import RtspSource
 from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port

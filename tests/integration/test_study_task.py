@@ -18,13 +18,15 @@ from agent import wire
 from agent.errors import SettingsError
 from agent.outbox import Outbox
 from agent.settings import load
-from agent.studies import StudyFolders
+from agent.studies import StudyFolders, StudyInstance
+from agent.vision.study_control import StudyControl
 from agent.vision.tasks.study import StudyConfig, StudyTask
 from engines.errors import ModelFileError
 from tests.fakes.mapped_model import CHEST, save_model, write_card
 from tests.fakes.plugins import told
 from tests.fakes.study_stream import SIDE, chest_card, image, put, running, settings
 from tests.waiting import wait_until
+from training.ood import fitted, limited, write
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_it_answers_by_the_operating_point_and_says_how_long_each_step_took(anal
     result = folders.result(bright["item"])
     assert (result.model.split("@")[0], result.decision, result.positive) == ("chest", "covid", "covid")
     assert result.threshold == bright["threshold"] == 0.5
-    assert result.findings[1] == "The score of covid is 1.00; from 0.50 on that is the answer."
+    assert result.findings[1] == "The score of covid is 1.000; from 0.500 on that is the answer."
     assert "no probability" in result.findings[2]
 
 
@@ -108,6 +110,44 @@ def test_the_heat_map_is_hot_where_the_answer_was_seen(analysed: Any, folders: S
     assert folders.picture(event["item"]).image.shape == (300, 200)
 
 
+def spotted(down: int, across: int) -> np.ndarray[Any, Any]:
+    """Bright but for the rest, with a white square."""
+    pixels = image(170, 320, 320)
+    pixels[down : down + 80, across : across + 80] = 255
+    return pixels
+
+
+def test_an_opaque_model_is_explained_by_covering_parts_and_knows_what_it_has_learned_from(tmp_path: Path, folders: StudyFolders) -> None:
+    model = save_model(tmp_path / "opaque.onnx", SIDE, (40.0, -40.0, 0.0), (-26.0, 14.0, 0.0), features=True)
+    learned = np.stack([spotted(down, across) for down in range(0, 241, 20) for across in range(0, 241, 20)])
+    cells = learned.reshape(-1, 8, 40, 8, 40).mean((2, 4)).reshape(len(learned), -1).astype(np.float32) / 255
+    kinds = np.zeros(len(cells), np.int64)
+    found = fitted(cells, kinds)
+    about = write(limited(found, found.distances(cells), kinds, refused=0.0), tmp_path / "opaque.npz", "spots")
+    card = write_card(model, CHEST, SIDE, 0.5, about, features="pooled")
+    with running(tmp_path / "state", card, margin=0, heat_map_s=30) as (_, outbox):
+        items = [put(folders, name, pixels) for name, pixels in (("1", spotted(40, 200)), ("2", image(250, 320, 320)))]
+        wait_until(lambda: set(items) <= studies(outbox).keys(), 60, "the studies")
+        answered, strange = (studies(outbox)[item] for item in items)
+    assert (answered["decision"], answered["explained"], answered["abstained"]) == ("covid", "occlusion", None)
+    result = folders.result(answered["item"])
+    assert result.findings[-1].startswith("The heat map shows where covering the picture with grey squares lowered the score")
+    heat = cv2.resize(cv2.imdecode(np.frombuffer(result.heat_map or b"", np.uint8), cv2.IMREAD_UNCHANGED), (320, 320))
+    assert heat[60:100, 220:260].mean() > 200
+    assert heat[160:].mean() < 20
+    assert (strange["abstained"], strange["scores"], strange["explained"]) == ("unfamiliar", {}, None)
+    assert strange["reason"].startswith("it is unlike what the model has learned from")
+
+
+def test_an_explanation_that_takes_too_long_is_left_out_and_said(tmp_path: Path, folders: StudyFolders) -> None:
+    card = write_card(save_model(tmp_path / "opaque.onnx", SIDE, (40.0, -40.0, 0.0), (-26.0, 14.0, 0.0)), CHEST, SIDE, 0.5)
+    with running(tmp_path / "state", card, heat_map_s=1e-6) as (_, outbox):
+        item = put(folders, "1", image(250))
+        wait_until(lambda: item in studies(outbox), 60, "the study")
+        assert (studies(outbox)[item]["decision"], studies(outbox)[item]["heat_map"]) == ("covid", False)
+    assert folders.result(item).findings[-1] == "No heat map was made."
+
+
 def test_a_bad_picture_fails_with_its_reason_and_the_next_is_analysed(analysed: Any, folders: StudyFolders) -> None:
     bad = folders.item("bad")
     folders.pictures.write(bad, {}, b"", at=0.0, durable=False)
@@ -117,6 +157,39 @@ def test_a_bad_picture_fails_with_its_reason_and_the_next_is_analysed(analysed: 
     wait_until(lambda: bool(folders.failures()), 10, "the failure")
     assert [(one.item, one.reason) for one in folders.failures()] == [(bad, "analysis")]
     assert not folders.pictures.holds(bad)
+
+
+def test_what_came_to_nothing_is_told_once_for_each_time_that_it_came(tmp_path: Path, card: Path, folders: StudyFolders) -> None:
+    item, worklist = folders.item("1.2.3"), StudyControl(settings(tmp_path / "state"))
+    state = tmp_path / "state"
+
+    def failures(outbox: Outbox) -> list[dict[str, Any]]:
+        return told(outbox.history(after_seq=0, limit=100, kind="study"), "study")
+
+    folders.write_instance(StudyInstance(item, b"x", 1000.0, 1))
+    folders.fail(item, "no-pixels", "it has no pixel data")
+    waiting = [(path, path.read_bytes()) for path in folders.reports.path.iterdir()]
+    assert len(waiting) == 1
+    for _ in range(2):  # the second time as if the process had been killed between the event and its mark
+        for path, report in waiting:
+            path.write_bytes(report)
+        with running(state, card) as (_, outbox):
+            wait_until(lambda: not folders.reports.items(), 60, "the report to be told")
+            (event,) = failures(outbox)
+    jsonschema.validate(event, wire.DATA["study"].model_json_schema())
+    assert (event["item"], event["abstained"], event["failure"], event["decision"]) == (item, "unusable", "no-pixels", None)
+    assert (event["reason"], event["scores"], event["timings"]) == ("it has no pixel data", {}, {})
+    (row,) = worklist.recent()
+    assert (row["item"], row["failure"], row["abstained"], row["picture"]) == (item, "no-pixels", "it has no pixel data", False)
+
+    folders.write_instance(StudyInstance(item, b"y", 2000.0, 2))  # it comes again, and fails again
+    folders.reopen(item)
+    assert worklist.recent() == []
+    folders.fail(item, "truncated", "it ends early")
+    with running(state, card) as (_, outbox):
+        wait_until(lambda: len(failures(outbox)) == 2, 60, "the second failure")
+        assert failures(outbox)[1]["failure"] == "truncated"
+    assert [row["failure"] for row in worklist.recent()] == ["truncated"]
 
 
 def test_while_results_cannot_be_written_radiographs_wait(tmp_path: Path, card: Path, folders: StudyFolders) -> None:

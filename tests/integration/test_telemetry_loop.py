@@ -13,7 +13,7 @@ import pytest
 from agent import wire
 from agent.datatypes import Event, StreamHealth
 from agent.outbox import Outbox, OutboxError
-from agent.settings import Settings
+from agent.settings import Settings, TelemetrySettings
 from agent.uplink.status import UplinkStatus
 from agent.uplink.telemetry import TelemetryLoop
 from agent.uplink.telemetry.jetson import JetsonCollector
@@ -58,6 +58,19 @@ def test_a_device_whose_vision_process_is_down(settings: Settings, outbox: Outbo
     assert loop.snapshot()["system"]["memory"]["total_bytes"] > 0
 
 
+def test_another_period_counts_at_once(settings: Settings, outbox: Outbox, tmp_path: Path) -> None:
+    seldom = settings.model_copy(update={"telemetry": TelemetrySettings(period_s=3600)})
+    loop = TelemetryLoop(seldom, outbox, UplinkStatus(), JetsonCollector(tmp_path))
+    loop.start()
+    try:
+        wait_until(lambda: _samples(outbox), 10, "a sample")
+        loop.every(1800)
+        first, second = wait_until(lambda: found if len(found := _samples(outbox)) >= 2 else None, 10, "another")
+    finally:
+        loop.stop()
+    assert (first["period_s"], second["period_s"]) == (3600, 1800)
+
+
 class _Vision(SimpleNamespace):
     def streams(self) -> list[StreamHealth]:
         return [StreamHealth("door", "running", captured=7, processed=5, skipped=2)]
@@ -65,11 +78,14 @@ class _Vision(SimpleNamespace):
     def metrics(self) -> dict[str, dict[str, float]]:
         return {"door": {"infer_p50_seconds": 0.02}}
 
+    def engines(self) -> list[dict[str, Any]]:
+        return [{"model": "seer@1", "backend": "openvino", "precision": "bf16", "why": "it won", "file": "seer.blob"}]
+
 
 def test_a_device_that_sees(settings: Settings, outbox: Outbox, tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.0\n")
-    server = ControlServer(_Vision(settings=settings))  # type: ignore[arg-type]
+    server = ControlServer(_Vision(settings=settings, in_force=dict, pictures=None, preview=None))  # type: ignore[arg-type]
     server.start()
     loop = TelemetryLoop(settings, outbox, UplinkStatus(delivery="hub", state="connected"), JetsonCollector(tmp_path))
     loop.start()
@@ -81,6 +97,7 @@ def test_a_device_that_sees(settings: Settings, outbox: Outbox, tmp_path: Path) 
     assert (sample["vision"]["state"], sample["vision"]["pid"]) == ("up", os.getpid())
     assert sample["vision"]["streams"][0]["skipped"] == 2
     assert sample["vision"]["metrics"]["door"]["infer_p50_seconds"] == 0.02
+    assert sample["vision"]["engines"] == [{"model": "seer@1", "backend": "openvino", "precision": "bf16", "why": "it won"}]
     assert sample["system"]["processes"]["vision"]["rss_bytes"] > 10e6
     assert sample["mqtt"]["delivery"] == "hub"
     assert "jetson.gpu_percent" in sample["missing"]

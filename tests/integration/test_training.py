@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ import pytest
 import yaml
 
 from engines.card import card
+from engines.fetch import ensure_asset
 from tests.fakes.labelled import draw, tiny_recipe
 from tests.fakes.ports import free_port
+from training.recipe import LEARNING
 
 PATIENCE_S = 240
 LOST_S = 60
@@ -31,9 +33,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def a_recipe(folder: Path, **changes: Any) -> Path:
+def a_recipe(folder: Path, leave_out: Collection[str] = (), **changes: Any) -> Path:
     path = folder / "terrain.yaml"
-    path.write_text(yaml.safe_dump(tiny_recipe() | changes), encoding="utf-8")
+    kept = {key: value for key, value in tiny_recipe().items() if key not in leave_out}
+    path.write_text(yaml.safe_dump(kept | changes), encoding="utf-8")
     return path
 
 
@@ -91,7 +94,16 @@ def test_the_model_comes_with_its_card_and_figures(trained: tuple[Path, dict[str
     assert made.decoder.params["maps"] == "maps"
     assert "90 pictures out of fold (3 folds by patient group)" in made.thresholds.chosen_on
     shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in onnx.load(str(out / "terrain.onnx")).graph.output}
-    assert shapes == {"logits": 2, "maps": 4}
+    assert shapes == {"features": 2, "logits": 2, "maps": 4}
+    assert [one.metric for one in made.expected if "24 pictures of other patients (val)" in one.data] == [
+        "accuracy",
+        "intact against damaged",
+        "sensitivity for damaged at the operating point",
+        "specificity for damaged at the operating point",
+        "ROC AUC for damaged",
+    ]
+    assert made.familiar
+    assert "24 pictures that no network learned from" in made.familiar.chosen_on
     assert said["out_of_fold"]["pictures"] == 90
     assert (out / "curves.png").read_bytes()[:4] == (out / "out-of-fold.png").read_bytes()[:4] == b"\x89PNG"
     settings = tmp_path / "almena.yaml"
@@ -103,9 +115,15 @@ def test_the_model_comes_with_its_card_and_figures(trained: tuple[Path, dict[str
     judged = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert judged.returncode == 0, judged.stderr[-3000:]
     figures = json.loads(judged.stdout)
+    assert figures["accuracy"] == pytest.approx(made.expected[0].value, abs=1e-4)
+    assert figures["accuracy_of"] == "the likeliest class"
     assert figures["accuracy"] >= 0.75  # 24 pictures of other patients; the two kinds are easy to tell
     assert sum(map(sum, figures["confusion"]["counts"])) == figures["pictures"] == 24
     assert figures["positive"]["label"] == "damaged"
+    point = figures["operating_point"]
+    assert (point["rule"], point["threshold"], point["abstained"]) == ("classification", made.thresholds.score, {})
+    for name in ("sensitivity", "specificity"):
+        assert point[name] == figures["positive"][name]
     assert (tmp_path / "figures.svg").is_file()
 
 
@@ -129,6 +147,29 @@ def test_another_recipe_does_not_go_on_from_it(trained: tuple[Path, dict[str, An
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "holds a training of another recipe or other pictures" in errors
+
+
+def test_a_head_in_closed_form_on_a_frozen_base(pictures: Path, models_dir: Path, tmp_path: Path) -> None:
+    weights = ensure_asset("efficientnet-lite0", models_dir)
+    feed = {"layout": "NHWC", "colour": "GREY", "sizes": [[64, 64]], "mean": [127.0], "scale": [128.0], "resize": "stretch"}
+    recipe = a_recipe(tmp_path, LEARNING, network="efficientnet-lite0", input=feed, taps=[1, 2], head={"shrinkage": 0.5, "views": 2})
+    out = tmp_path / "out"
+    with training(pictures, recipe, out, "--weights", str(weights)) as process:
+        assert process.stderr
+        next(line for line in process.stderr if "looked at 1 of 2 times" in line)
+        process.kill()
+        process.wait(PATIENCE_S)
+    first = (out / "views" / "view-1.npz").stat().st_mtime_ns
+    with training(pictures, recipe, out, "--weights", str(weights)) as process:
+        said, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors[-3000:]
+    assert "looked at 2 of 2 times" in errors
+    assert (out / "views" / "view-1.npz").stat().st_mtime_ns == first
+    assert json.loads(said)["out_of_fold"]["accuracy"]["value"] >= 0.9
+    assert (out / "terrain.onnx").stat().st_size < 500_000  # one trunk for all folds
+    with training(pictures, recipe, tmp_path / "other", "--weights", str(out / "terrain.onnx")) as process:
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, "terrain.onnx holds no weights as PyTorch writes them" in errors) == (1, True)
 
 
 def test_two_workers_compute_what_one_does_and_go_on_after_one_was_lost(pictures: Path, tmp_path: Path) -> None:

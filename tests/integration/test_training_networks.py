@@ -30,7 +30,9 @@ def a_recipe(**changes: Any) -> Recipe:
 def test_with_another_network_comes_what_its_weights_were_trained_on() -> None:
     feed = load("chest-xray", {"network": "vgg-16"}).input
     assert (feed.colour, feed.sizes, feed.mean) == ("BGR", ((224, 224),), (103.939, 116.779, 123.68))
-    assert load("chest-xray", {"network": "compact"}).input.colour == "GREY"
+    assert load("chest-xray-compact").input.colour == "GREY"
+    with pytest.raises(TrainingError, match="head needs a base network that stays as it is"):
+        load("chest-xray", {"network": "compact"})
 
 
 def test_the_head_learns_first_and_then_the_end_of_the_base(tmp_path: Path) -> None:

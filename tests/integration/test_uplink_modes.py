@@ -1,16 +1,22 @@
-"""Who may read what the uplink process writes."""
+"""What the uplink process writes: who may read it, and what becomes of it where it cannot be written."""
 
 from __future__ import annotations
 
 import os
 import socket
 import stat
+import time
+import urllib.request
 from pathlib import Path
 
+import pytest
 import yaml
 
-from tests.fakes.fleet import DEVICE, Process, peer, write_settings
+from agent.uplink import app
+from tests.fakes import small_disk as disk
+from tests.fakes.fleet import DEVICE, Process, Producer, load, peer, write_settings
 from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.uplinks import uplink
 from tests.waiting import wait_until
 
 
@@ -54,3 +60,43 @@ def test_state_is_for_owner_and_group(tmp_path: Path) -> None:
             assert uplink.stop() == 0
         assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o007} == {}
         assert modes[state] == 0o770
+
+
+@disk.on_small_disk(8)
+def test_a_start_on_a_full_disk_costs_commands_and_the_note_of_the_address(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "PAGE_AGAIN_S", 0.0)
+    up = f"almena/1/{DEVICE}/up"
+    state = small_disk / "state"
+    (state / "uplink").mkdir(parents=True)
+    (state / "uplink" / "commands.sqlite").write_bytes(bytes(range(256)) * 64)
+    with Mosquitto(tmp_path / "broker") as broker, peer(broker.port, f"{up}/event/#", f"{up}/reply/#") as hub:
+        path = write_settings(tmp_path, broker.port, delivery="broker")
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "state_dir": str(state), "web": {"port": 0}}))
+        producer = Producer(load(path))
+        producer.add(3)
+        (state / "outbox" / "reserve").unlink()
+        filler = disk.fill(small_disk)
+
+        def answer(identity: str) -> tuple[bool, str]:
+            topic = f"{up}/reply/{identity}"
+            command = {"v": 1, "id": identity, "name": "rebirth", "reply_to": topic, "expires_at": time.time() + 60}
+            hub.say(f"almena/1/{DEVICE}/down/command/rebirth", command)
+            reply = wait_until(lambda: hub.on(topic), 20, f"a reply to {identity}")[0].data
+            return reply["ok"], reply["code"]
+
+        try:
+            with uplink(path) as device:
+                wait_until(lambda: len(hub.on("/count")) >= 3, 20, "the events")
+                assert answer("c-1") == (False, "not-recorded")
+                served = device.status.page_trouble.removeprefix("the page is at ").partition(", ")[0]
+                with urllib.request.urlopen(f"{served.rstrip('/')}/static/words.js", timeout=10) as page:
+                    assert page.status == 200
+                assert not (state / "run" / "page.url").exists()
+                filler.unlink()
+                device.look()
+                assert (device.status.page_trouble, (state / "run" / "page.url").read_text()) == ("", f"{served}\n")
+                assert answer("c-2") == (True, "done")
+        finally:
+            producer.close()

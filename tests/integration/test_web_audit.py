@@ -11,9 +11,10 @@ import pytest
 
 from agent import wire
 from agent.audit import record
+from agent.http.passwords import hash_password
 from agent.outbox import Outbox, OutboxFullError
-from agent.settings import MEBIBYTE, LaneSettings, LoginSettings, OutboxSettings, WebSettings, WebTlsSettings
-from agent.uplink.web.auth import hash_password
+from agent.settings import MEBIBYTE, AuditLaneSettings, LoginSettings, OutboxSettings, WebSettings
+from agent.tls_settings import WebTlsSettings
 from tests.fakes.certificates import Authority
 from tests.fakes.small_site import SmallSite
 
@@ -67,7 +68,7 @@ def test_a_change_while_vision_is_down_is_recorded_as_failed(tmp_path: Path) -> 
 
 
 def test_what_cannot_be_recorded_is_not_done(tmp_path: Path) -> None:
-    with SmallSite(tmp_path, outbox=OutboxSettings(audit=LaneSettings(max_bytes=MEBIBYTE, max_age_s=3600))) as site:
+    with SmallSite(tmp_path, outbox=OutboxSettings(audit=AuditLaneSettings(max_bytes=MEBIBYTE))) as site:
         person = site.client.post("/api/1/identities", json={"name": "Ada"}).json()["id"]
         for size in (100_000, 1):
             with pytest.raises(OutboxFullError):

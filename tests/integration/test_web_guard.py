@@ -18,12 +18,14 @@ import pytest
 from starlette.types import Message
 
 from agent.errors import AlmenaError
+from agent.http.guard import SESSION_CHECK_S
+from agent.http.passwords import FREE_FAILURES, hash_password
 from agent.serving import MAX_CONNECTIONS, WITHIN_S
-from agent.settings import LoginSettings, WebSettings, WebTlsSettings
+from agent.settings import LoginSettings, WebSettings
+from agent.tls_settings import WebTlsSettings
 from agent.uplink.web.app import serve
-from agent.uplink.web.auth import FREE_FAILURES, hash_password
 from agent.uplink.web.context import WebContext
-from agent.uplink.web.guard import SESSION_CHECK_S, Guard
+from agent.uplink.web.guard import Guard
 from tests.fakes.certificates import Authority
 from tests.fakes.small_site import SmallSite
 from tests.fakes.small_uplink import telemetry

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -15,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.envelopes import COLUMNS
 from agent.uplink.web.guard import MAX_IMAGE_BYTES, MAX_JSON_BYTES
+from tests.fakes.face_events import face
 from tests.fakes.small_site import SmallSite
-from tests.fakes.small_uplink import face
 from tests.waiting import wait_until
 
 PICTURE = b"\xff\xd8" + b"x" * 2000
@@ -206,7 +207,8 @@ def test_an_id_of_an_earlier_outbox_brings_everything_and_rubbish_nothing(site: 
     site.outbox.append("event", [face(name="one")])
     with site.client.stream("GET", "/api/1/events/live", headers={"Last-Event-ID": "entrance/0123456789abcdef/99"}) as answer:
         assert any('"one"' in line for line in answer.iter_lines())
-    problem(site.client.get("/api/1/events/live", headers={"Last-Event-ID": "rubbish"}), 422)
+    for rubbish in ("rubbish", "x/y/-9999999999999999999999999999", f"x/y/{1 << 63}"):
+        problem(site.client.get("/api/1/events/live", headers={"Last-Event-ID": rubbish}), 422)
 
 
 def test_metrics_are_what_prometheus_reads(shared: SmallSite) -> None:
@@ -259,8 +261,10 @@ def test_everything_is_described_and_nothing_comes_from_elsewhere(shared: SmallS
     document = shared.client.get("/api/1/openapi.json").json()
     assert {"/api/1/identities/{identity}/images", "/api/1/recognize", "/api/1/events", "/metrics", "/healthz"} <= set(document["paths"])
     assert all(operation.get("description") for methods in document["paths"].values() for operation in methods.values())
-    static = Path(__file__).parents[2] / "agent/uplink/web/static"
-    for file in static.iterdir():
+    root = Path(__file__).parents[2]
+    for file in chain.from_iterable(
+        (root / folder).iterdir() for folder in ("agent/http/static", "agent/uplink/web/static", "fleet/console/static")
+    ):
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "://" not in text, file.name
         assert "innerHTML" not in text, file.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from starlette.applications import Starlette
@@ -21,9 +24,11 @@ from agent.commands.bench import StreamBench
 from agent.errors import AlmenaError
 from agent.serving import ThreadedServer
 from calibration.bare import imported
+from calibration.engine_bench import overhead
 from engines.backends.base import Build
 from engines.backends.openvino import OpenVinoBackend, precision
 from engines.card import ModelInput
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -94,3 +99,46 @@ def test_a_run_without_failures_counts(tmp_path: Path, process: subprocess.Popen
 def test_failed_frames_are_not_counted_as_work_done(tmp_path: Path, process: subprocess.Popen[bytes]) -> None:
     with pytest.raises(AlmenaError, match="3 frames failed"):
         finished(tmp_path, 3, process)
+
+
+BEGUN = """
+import sys, tempfile
+from pathlib import Path
+from agent import cli
+from agent.commands.bench import StreamBench
+
+def app():
+    with tempfile.TemporaryDirectory(prefix="almena-bench-") as scratch:
+        StreamBench(Path(__file__), *[Path(scratch)] * 3, "auto", "auto")._pipeline()
+
+cli.app = app
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_bench_that_is_ended_leaves_no_process_behind(tmp_path: Path, how: signal.Signals) -> None:
+    script = tmp_path / "begun.py"
+    script.write_text(BEGUN)
+    bench = subprocess.Popen([sys.executable, script], env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()})
+    try:
+        begun = psutil.Process(bench.pid).children
+        wait_until(lambda: sum("agent." in " ".join(one.cmdline()) for one in begun()) == 2, 30, "both processes")
+        children = begun()
+    finally:
+        bench.send_signal(how)
+    assert bench.wait(30) == (-how if how == signal.SIGKILL else 128 + how)
+    assert psutil.wait_procs(children, 30)[1] == []
+    assert how == signal.SIGKILL or not list(tmp_path.glob("almena-bench-*"))
+
+
+@pytest.mark.parametrize(
+    ("call_ms", "per_second", "within"),
+    [(2.09, 480.0, True), (2.0, 450.0, False), (2.2, 500.0, False), (0.14, 450.0, False), (0.14, 490.0, True)],
+    ids=["both", "slow together", "slow alone", "fast alone and slow together", "in microseconds"],
+)
+def test_a_call_costs_little_alone_and_together_or_it_is_beyond_the_goal(call_ms: float, per_second: float, within: bool) -> None:
+    bare_ms = 2.0 if call_ms > 1 else 0.1
+    found = overhead([(call_ms, bare_ms)] * 3, [(per_second, 500.0)] * 3, 1)
+    assert found["within_goal"] is within
+    assert found["throughput"]["microseconds"] == pytest.approx(1e6 / per_second - 2000)

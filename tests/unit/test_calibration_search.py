@@ -69,10 +69,23 @@ def test_a_budget_ends_the_search_with_what_passed(tmp_path: Path) -> None:
     )
 
 
+def test_what_others_refuse_goes_on_with_twice_as_many(tmp_path: Path) -> None:
+    site = Site(tmp_path, lambda left: "second" not in left)
+    search = site.search(["second", "first", "last", "pool"])
+    assert search.run()[0] == ["second"]
+    float_nodes, file = search.further(1, "too far on the samples that were held back")
+    assert (float_nodes, file.is_file(), site.asked) == (["second", "first"], True, [0, 1, 2])
+    assert (search.tried, search.cut_short) == ([(0, "runtime: far from FP32"), (1, "too far on the samples that were held back")], "")
+    with pytest.raises(RejectedError, match=r"with 2 of 4 nodes in float still: on those too.*more typical, pictures, or with --labels"):
+        search.further(2, "on those too")
+
+
 def test_a_strict_card_allows_three_quarters_of_the_loss_on_average(tmp_path: Path) -> None:
-    card = save_card(tmp_path).model_copy(update={"allowance": Allowance(score=0.05, mean_overlap=0.98, faces=0.01, sqnr_db=20.0)})
+    card = save_card(tmp_path).model_copy(
+        update={"allowance": Allowance(score=0.05, mean_overlap=0.98, faces=0.01, distance=0.06, sqnr_db=20.0)}
+    )
     found = strict(card).allowance
     assert (found.score, found.mean_overlap) == (0.05, pytest.approx(0.985))
     assert (found.faces, found.accuracy) == (0.01, pytest.approx(0.75 * ONE_POINT))
     assert found.sqnr_db == pytest.approx(21.25, abs=0.01)
-    assert (found.overlap, found.distance) == (None, None)
+    assert (found.overlap, found.distance) == (None, pytest.approx(0.054))

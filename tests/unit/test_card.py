@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from engines.card import ModelCard, card, names
+from engines.card import ModelCard, card, familiar_data, names
 from engines.errors import UnknownNameError
-from engines.fetch import assets
+from engines.fetch import assets, ensure
 from engines.registry import CONVERTERS, DECODERS, resolve
+from training.recipe import load
 
 pytestmark = pytest.mark.unit
 
@@ -24,6 +29,28 @@ def test_a_card_is_complete_and_names_what_exists(name: str) -> None:
     kind = resolve(DECODERS, entry.decoder.name, "decoder")
     kind.Params(**entry.decoder.params)
     assert entry.converter is None or entry.converter in CONVERTERS
+
+
+def test_the_model_that_ships_is_the_one_that_its_card_describes(tmp_path: Path) -> None:
+    chest = card("chest-xray")
+    (tmp_path / "chest-xray.onnx").write_bytes(b"of an earlier version")
+    assert ensure(chest, tmp_path).stat().st_size < 10_000_000
+    assert np.load(BytesIO(familiar_data(chest)))["means"].shape[0] == len(chest.labels) == 3
+    assert "Not for diagnosis" in chest.intended_use
+    assert "the sources of the pictures" in chest.known_limits
+
+
+def test_the_card_that_ships_says_what_its_recipe_says_and_how_it_did_elsewhere() -> None:
+    shipped, recipe = card("chest-xray"), load("chest-xray", {})
+    for name, said in recipe.card.model_dump(exclude_defaults=True).items():
+        assert getattr(shipped, name) == said
+    assert (shipped.labels, shipped.positive, shipped.allowance) == (recipe.labels, recipe.positive, recipe.allowance)
+    assert f"for a sensitivity of {recipe.sensitivity:g} for covid: 779 pictures out of fold" in shipped.thresholds.chosen_on
+    assert shipped.familiar
+    assert shipped.familiar.chosen_on.startswith("779 pictures out of fold (5 folds by patient group)")
+    unseen = {one.metric: one.value for one in shipped.expected if "117 pictures of other patients (val)" in one.data}
+    assert unseen["accuracy"] >= 0.82
+    assert unseen["covid against normal"] >= 0.97
 
 
 @pytest.mark.parametrize("name", [name for name in names() if card(name).format == "dlib"])

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.classification import calibration_error, fitted_temperature, operating_point, report, softmax
+from agent.commands.evaluate_classify import _answers, _decisions
+from calibration.classification import calibration_error, decided, fitted_temperature, operating_point, report, softmax
 from calibration.plot import plot_classifier
+from engines.card import card
+from tests.fakes.mapped_model import CHEST, save_model, write_card
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +44,35 @@ def test_sensitivity_is_of_the_sick_and_specificity_of_the_others() -> None:
     everything = report(said(), TRUTH, LABELS, "covid", threshold=0.05).positive
     assert everything is not None
     assert (everything.sensitivity.value, everything.specificity.value) == (1.0, 0.0)
+
+
+def test_the_agent_decides_by_the_threshold_and_abstains_near_it(tmp_path: Path) -> None:
+    judged = card(str(write_card(save_model(tmp_path / "chest.onnx", 64, (1, 2, 3), (0, 0, 0)), CHEST, 64, 0.3)))
+    rows = np.array([[0.36, 0.59, 0.05], [0.32, 0.60, 0.08], [0.10, 0.47, 0.43], [0.05, 0.90, 0.05], [0.02, 0.03, 0.95], [0.2, 0.7, 0.1]])
+    truth = np.array([0, 0, 2, 1, 1, 0])
+    assert report(rows, truth, CHEST).accuracy.right == 1, "by the likeliest class"
+    plain, reasons = _answers(judged, rows, [""] * 6, "classification")
+    assert (plain, reasons) == (["covid", "covid", "normal", "normal", "pneumonia", "normal"], [""] * 6)
+    answers, reasons = _answers(judged, rows, ["", "", "", "", "", "pixels"], "study")
+    assert answers == ["covid", "", "", "normal", "pneumonia", ""]
+    assert reasons == ["", "margin", "margin", "", "", "pixels"]
+    point = decided("study", answers, reasons, truth, CHEST, "covid", 0.3)
+    assert point.abstained == {"margin": 2, "pixels": 1}
+    assert ((point.answered.right, point.accuracy.right, point.accuracy.count), point.right.count) == ((3, 2, 3), 6)
+    assert point.confusion.labels[-1] == "no answer"
+    assert point.confusion.counts == ((1, 0, 0, 2), (0, 1, 1, 0), (0, 0, 0, 1))
+    assert point.sensitivity is not None
+    assert point.specificity is not None
+    assert (point.sensitivity.right, point.sensitivity.count) == (1, 3), "no answer to a sick one is a miss"
+    assert (point.specificity.right, point.specificity.count) == (3, 3)
+    assert "no answer: 2 by margin, 1 by pixels" in _decisions(point)
+
+
+def test_below_a_threshold_near_nothing_there_are_answers_too(tmp_path: Path) -> None:
+    judged = card(str(write_card(save_model(tmp_path / "chest.onnx", 64, (1, 2, 3), (0, 0, 0)), CHEST, 64, 0.02)))
+    rows = np.array([[0.001, 0.149, 0.85], [0.019, 0.90, 0.081], [0.021, 0.90, 0.079], [0.2, 0.7, 0.1]])
+    answers, reasons = _answers(judged, rows, [""] * 4, "study")
+    assert (answers, reasons) == (["pneumonia", "", "", "covid"], ["", "margin", "margin", ""])
 
 
 def test_two_classes_alone_leave_out_the_third() -> None:

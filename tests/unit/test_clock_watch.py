@@ -26,6 +26,17 @@ def test_one_record_each_time_the_clock_becomes_synchronised(tmp_path: Path) -> 
         assert rows[0]["data"] == {"mono_ns": 10_000_000_000, "wall": 1.7e9}
 
 
+def test_a_step_while_nobody_looked_is_told_by_the_first_record_after_the_start(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with Outbox.open(tmp_path, "dev-1", OutboxSettings()) as outbox:
+        ClockWatch(outbox, clock).look()
+        clock.pass_time(30.0)
+        clock.wall_s -= 3600.0
+        ClockWatch(outbox, clock).look()
+        before, after = (record["data"] for record in outbox.history(lane="clock", after_seq=0))
+        assert (after["wall"] - before["wall"]) - (after["mono_ns"] - before["mono_ns"]) / 1e9 == pytest.approx(-3600.0)
+
+
 def test_a_step_of_a_synchronised_clock_is_told(tmp_path: Path) -> None:
     clock = FakeClock()
     with Outbox.open(tmp_path, "dev-1", OutboxSettings()) as outbox:

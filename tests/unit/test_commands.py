@@ -14,13 +14,16 @@ import pytest
 import typer
 
 from agent import cli, demo, logs
+from agent.checkup.service import read_settings
 from agent.commands import run
 from agent.errors import AlmenaError
+from agent.remote import Wish, keep
 from agent.sole import sole_agent
+from tests.fakes.certificates import Authority
 
 pytestmark = pytest.mark.unit
 
-FOREGROUND = {"demo", "run"}
+FOREGROUND = {"demo", "demo-xray", "run", "fleet enrol-server", "fleet watch"}
 """They run until Ctrl-C, and `events --follow --json` is what a script listens to."""
 
 
@@ -45,6 +48,7 @@ def almena(
     """Exit code, output and errors of `almena ARGUMENTS` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(logs, "setup", lambda *_: None)  # it is for a whole process
     mask = os.umask(0o022)
@@ -83,6 +87,20 @@ def test_scripts_get_json(name: str) -> None:
     assert "--json" in {option for parameter in COMMANDS[name].params for option in parameter.opts}
 
 
+def test_check_says_what_holds_by_the_hub(almena: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "almena.yaml").write_text("state_dir: state\n")
+    keep(tmp_path / "state", Wish(7, {"streams": [{"name": "yard", "source": {"type": "v4l2"}}]}))
+    code, out, _ = almena("check")
+    assert (code, "yard: v4l2 -> no task" in out, "from the hub, revision 7: streams" in out) == (0, True, True)
+    hub = json.loads(almena("check", "--json")[1])["hub"]
+    assert hub == {"revision": 7, "sections": ["streams"], "problem": ""}
+    verdict = read_settings(tmp_path / "almena.yaml")[1]
+    assert (verdict.state, verdict.text.endswith("1 stream(s); from the hub: streams")) == ("ok", True)
+    (tmp_path / "state" / "remote" / "settings.json").write_text("{")
+    assert "the settings file holds alone" in almena("check")[1]
+    assert read_settings(tmp_path / "almena.yaml")[1].state == "warn"
+
+
 WRONG: dict[str, tuple[int, str]] = {
     "dragons": (2, "No such command 'dragons'"),
     "check": (2, "almena.yaml: cannot be read"),
@@ -108,8 +126,21 @@ WRONG: dict[str, tuple[int, str]] = {
     "bench engine centerface --precision fp8": (2, "'fp8' is not one of"),
     "eval faces --pairs no.csv --root .": (2, "'no.csv' does not exist"),
     "eval faces --pairs right.yaml --root .": (2, "missing columns"),
+    "join http://fleet cam-1.x.y": (2, "begins with https://"),
+    "join https://127.0.0.1:1 cam-1.x.y": (2, "not the whole of it"),
+    "join https://127.0.0.1:1": (2, "almena fleet invite NAME"),
+    "renew --config right.yaml": (2, "no section `identity`"),
+    "fleet devices": (1, "`almena fleet init --dir almena-fleet` makes a fleet"),
+    "fleet list": (2, "which key?"),
+    "fleet events --hub no.yaml": (2, "there is no file no.yaml"),
+    "fleet command cam status port": (2, "KEY=VALUE"),
+    "hub --config no.yaml add-user ada": (2, "no.yaml: cannot be read"),
+    "fleet init --url http://f --broker b": (2, "--url"),
+    "fleet init --url https://f --broker b --passphrase-file no.txt": (1, "no.txt cannot be read"),
+    "identity add Ada right.yaml --expires 2001-01-01": (2, "that day has begun already"),
     "demo --source telescope": (2, "'telescope' is not one of"),
     "demo --dir /dev/null/x": (1, "/dev/null"),
+    "demo-xray --dir /dev/null/x": (1, "/dev/null"),
 }
 
 
@@ -136,6 +167,7 @@ def test_scripts_get_what_is_wrong_as_json(arguments: str, almena: Callable[...,
 
 HOLD = """
 import pathlib, sys
+from agent.remote import Wish, keep
 from agent.sole import sole_agent
 with sole_agent(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
@@ -191,6 +223,16 @@ def test_what_a_fresh_device_answers(arguments: str, almena: Callable[..., tuple
     code, out, err = almena(*arguments.split(), *settings)
     assert (code, err) == (0, "")
     assert out.strip()
+
+
+def test_the_pages_certificate_must_be_one(almena: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    pair = Authority(tmp_path / "ca").server()
+    (tmp_path / "almena.yaml").write_text(f"web:\n  tls: {{cert_file: {pair.cert}, key_file: {pair.key}}}\n")
+    assert almena("check")[0] == 0
+    pair.cert.write_text("-----BEGIN CERTIFICATE-----\njunk\n-----END CERTIFICATE-----\n")
+    code, out, err = almena("check")
+    assert (code, out) == (2, "")
+    assert "almena.yaml: web.tls: certificates or key cannot be used: " in err
 
 
 def test_a_demo_without_its_webcam_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

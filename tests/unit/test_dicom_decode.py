@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -65,6 +67,21 @@ def test_a_window_cuts_off_below_and_above() -> None:
     assert (np.diff(sigmoid) >= 0).all()
     assert sigmoid[2048] in (127, 128)
     assert sigmoid[1536] == round(255 / (1 + np.exp(2)))
+
+
+@pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG-lossy.dcm"])
+def test_jpeg_extended_with_12_bits(name: str) -> None:
+    """pydicom's test files; DCMTK's dcmdjpeg gives 0 to 264 and the same mean."""
+    image = picture((Path(pydicom.__file__).parent / "data" / "test_files" / name).read_bytes()).image
+    assert image.shape == (1024, 256)
+    assert (image.min(), image.max(), round(float(image.mean()), 3)) == (0, 255, 13.887)
+
+
+def test_a_damaged_jpeg_of_12_bits_has_a_reason() -> None:
+    data = (Path(pydicom.__file__).parent / "data" / "test_files" / "JPEG-lossy.dcm").read_bytes()
+    with pytest.raises(UnusableError) as raised:
+        picture(data[:-4000] + bytes(2000) + data[-2000:])
+    assert raised.value.reason == "codec"
 
 
 def test_monochrome1_is_inverted() -> None:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.card import ModelCard, card
 from engines.convert import converted
+from engines.errors import ModelFileError
 
 pytestmark = pytest.mark.unit
 
@@ -52,3 +53,10 @@ def test_a_conversion_that_is_not_what_was_made_is_made_anew(fetched: Path, dama
         digest.write_bytes(b"\xff" * 64)
     assert converted(CARD, fetched)[0].read_bytes() == content
     assert len(digest.read_text()) == 64
+
+
+def test_a_file_of_another_format_than_its_card_says_is_told(tmp_path: Path) -> None:
+    other = CARD.model_copy(update={"converter": None, "format": "onnx"})
+    (tmp_path / other.filename).write_bytes(b"\x18\x00\x00\x00TFL3 and more")
+    with pytest.raises(ModelFileError, match=r"centerface \(`format: onnx` by its card\): .* looks like tflite"):
+        converted(other, tmp_path / other.filename)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from calibration.stills import AtScore, find_faces
 from engines.base import Engine, T, Tensor, TensorSpec
 from engines.card import card
 from engines.decoders.base import DetectionDecoder, overlaps, suppress
@@ -30,8 +31,9 @@ def decoder(name: str) -> DetectionDecoder:
     return made
 
 
-def centerface_maps() -> dict[str, F32]:
-    return {name: np.zeros((1, channels, 96, 160), np.float32) for name, channels in (("537", 1), ("538", 2), ("539", 2), ("540", 10))}
+def centerface_maps(width: int = 640, height: int = 384) -> dict[str, F32]:
+    channels = {"537": 1, "538": 2, "539": 2, "540": 10}
+    return {name: np.zeros((1, count, height // 4, width // 4), np.float32) for name, count in channels.items()}
 
 
 def test_centerface_cell() -> None:
@@ -82,6 +84,22 @@ def test_a_face_that_is_not_finite_is_an_error(output: str, tmp_path: Path) -> N
     maps[output][0, 0, 20, 31] = np.nan
     with pytest.raises(NotFiniteError, match=r"centerface: output .* holds NaN or infinity at fp32"):
         detector.detect(np.zeros((360, 640, 3), np.uint8))
+
+
+def test_photographs_of_all_shapes_share_one_further_engine(tmp_path: Path) -> None:
+    opened: list[tuple[int, int]] = []
+
+    def open_engine(size: tuple[int, int], *_: object) -> tuple[Fixed, None]:
+        opened.append(size)
+        engine = Fixed(centerface_maps(*size))
+        engine.inputs = (TensorSpec("image", "uint8", (1, size[1], size[0], 3)),)
+        return engine, None
+
+    shop = SimpleNamespace(card=card("centerface"), why="", options=EngineOptions(tmp_path, tmp_path), open=open_engine)
+    detector = FaceDetector(cast(Workshop, shop))
+    for width, height in ((640, 360), (800, 600), (600, 800), (700, 700), (360, 640), (100, 100), (90, 1200), (2000, 100)):
+        assert len(find_faces(AtScore(detector, 0.5), np.zeros((height, width, 3), np.uint8))) == 0
+    assert opened == [(640, 384), (640, 640)]
 
 
 @pytest.mark.parametrize("name", ["centerface", "blazeface-short", "blazeface-full", "yunet"])

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engines import model, store
+from engines import store, workshop
 from engines.backends.base import IMAGE, Build
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.base import Engine, EngineError, TensorSpec
@@ -151,7 +151,7 @@ class Site:
         self.options = EngineOptions(folder / "models", folder / "engines", "onnxruntime", threads=1)
         self.reachable = True
         self.asked = 0
-        monkeypatch.setattr(model, "ensure_asset", self._ensure_asset)
+        monkeypatch.setattr(workshop, "ensure_asset", self._ensure_asset)
         monkeypatch.setattr(store, "MEASURE_S", 0.01)
         file = folder / "small.onnx"
         axes = numpy_helper.from_array(np.array([2, 3], np.int64), "axes")

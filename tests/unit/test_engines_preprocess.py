@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.card import card
-from engines.preprocess import aligned, best_size, letterbox, similarity
+from engines.preprocess import aligned, best_size, letterbox, roomy, similarity
 
 pytestmark = pytest.mark.unit
 
@@ -28,6 +28,12 @@ TEMPLATE = np.array(card("dlib-resnet").alignment.template, np.float32)  # type:
 )
 def test_the_size_that_shrinks_least(picture: tuple[int, int], size: tuple[int, int]) -> None:
     assert best_size(*picture, SIZES) == size
+
+
+def test_stills_are_shrunk_no_more_in_the_one_size_that_they_share() -> None:
+    shared = {size: roomy(size, SIZES) for size in SIZES}
+    assert set(shared.values()) == {SIZES[0], (640, 640)}
+    assert all(room[0] >= size[0] and room[1] >= size[1] for size, room in shared.items())
 
 
 def test_a_picture_that_fits_is_padded_only() -> None:

@@ -176,4 +176,8 @@ Check 'false' failed at src/frontends/unconverted_ops_report.cpp:151:
 FrontEnd API failed with OpConversionFailure:
 -- No conversion rule found for operations: Conjure"""
     assert said(RuntimeError(message)) == "-- No conversion rule found for operations: Conjure"
+    message = (
+        "[ONNXRuntimeError] : 1 : FAIL : /source/onnxruntime/core/graph/load.h:46 void ort::Check(const std::string&, int) Opset 99 is new"
+    )
+    assert said(RuntimeError(message)) == "Opset 99 is new"
     assert len(said(RuntimeError("x" * 5000))) == 400

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from engines import building
 from engines.backends.base import IMAGE, Build
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.base import Engine, EngineError, TensorSpec
+from engines.building import built_by
 from engines.card import ModelInput
 from engines.errors import ModelFileError, NotFiniteError, TooLittleMemoryError
 from engines.parity import Parity
@@ -31,6 +34,7 @@ class CountingBackend(OnnxRuntimeBackend):
         self.error = error
         self.built: list[str] = []
         self.loaded = 0
+        self.loads_as = ""
 
     def precisions(self, unit: str) -> tuple[str, ...]:
         return ("bf16", "fp32")
@@ -42,7 +46,7 @@ class CountingBackend(OnnxRuntimeBackend):
     def load(self, build: Build, built: Path) -> Engine:
         self.loaded += 1
         engine = super().load(build, built)
-        engine.precision = build.precision
+        engine.precision = self.loads_as or build.precision
         return engine
 
 
@@ -125,8 +129,8 @@ def test_a_model_that_says_nan_at_fp32_too_leaves_no_file(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "small@1"}, {"recipe": "s"}, {"backend_version": "2"}, {"device": "another"}, {"pictures": "none"}],
-    ids=["model", "recipe", "version", "device", "pictures"],
+    [{"model": "small@1"}, {"recipe": "s"}, {"build": "b"}, {"backend_version": "2"}, {"device": "another"}, {"pictures": "none"}],
+    ids=["model", "recipe", "build", "version", "device", "pictures"],
 )
 def test_a_stale_or_foreign_engine_is_rebuilt(bench: Bench, change: dict[str, str]) -> None:
     bench.open()
@@ -164,6 +168,39 @@ def test_an_engine_that_the_runtime_rejects_is_rebuilt(bench: Bench) -> None:
     bench.backend.built.clear()
     bench.open("fp32")
     assert bench.backend.built == ["fp32"]
+
+
+def test_an_engine_that_computes_in_something_else_than_its_passport_says_is_rebuilt(bench: Bench) -> None:
+    bench.open("fp32")
+    sidecar = next(bench.store.directory.glob("*.json"))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "precision": "bf16"}))
+    bench.backend.built.clear()
+    bench.backend.loads_as = "fp32"
+    engine, passport = bench.open("fp32")
+    assert bench.backend.built == ["fp32"]
+    assert engine.precision == passport.precision == "fp32"
+
+
+def test_changed_building_code_and_other_conversions_are_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "some_backend.py"
+    file.write_text("class Some:\n    adds = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    backend = import_module("some_backend").Some()
+    first = built_by(backend)
+    file.write_text("# a remark\nclass Some:\n\n    adds = 1\n")
+    building._read.cache_clear()
+    assert built_by(backend) == first
+    file.write_text("class Some:\n    adds = 1 + 10\n")
+    building._read.cache_clear()
+    assert built_by(backend) != first
+    assert built_by(backend, ("onnx-from-tflite-1",)) != built_by(backend, ("onnx-from-tflite-2",))
+
+
+def test_what_a_backend_imports_is_of_its_build() -> None:
+    found: dict[str, str] = {}
+    building._follow("engines.backends.onnxruntime", found)
+    assert {"engines.backends.base", "engines.convert.onnx_input", "engines.convert.onnx_file"} < found.keys()
+    assert all(found.values())
 
 
 def test_auto_falls_back_to_fp32_and_keeps_the_figures(bench: Bench) -> None:

@@ -24,6 +24,7 @@ from agent.vision import face_control, face_kit
 from agent.vision.face_control import FaceControl
 from agent.vision.face_kit import FaceKit, open_gallery
 from agent.vision.gallery import Picture
+from agent.vision.pictures import PictureError, decode
 from agent.vision.tasks.faces import FacesConfig, FacesTask
 from agent.vision.tasks.faces_config import DETECTOR, EMBEDDER
 from engines.card import card
@@ -46,7 +47,7 @@ class OneFace:
         self.side, self.score = 120.0, 0.9
         self.asked: list[float] = []
 
-    def detect(self, image: Image, threshold: float) -> Detections:
+    def detect(self, image: Image, threshold: float, still: bool = False) -> Detections:
         self.asked.append(threshold)
         count = int(self.score >= threshold)
         box = np.array([[100, 100, 100 + self.side, 100 + self.side]], np.float32)[:count]
@@ -173,6 +174,23 @@ def test_many_callers_at_once_load_once_and_give_everything_back(site: Site, out
     assert FaceKit.opened(site.settings) is None
 
 
+def test_closing_does_not_wait_for_models_and_gives_them_back_when_they_are_there(
+    site: Site, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(face_control, "PATIENCE_S", 0.05)
+    site.ready.clear()
+    faces = FaceControl(site.settings, outbox)
+    try:
+        with pytest.raises(Problem, match="try again soon"):
+            faces.recognise(PHOTOGRAPH)
+        faces.close()
+        assert site.loads == 0, "they are still being loaded"
+    finally:
+        site.ready.set()
+    faces._loader.shutdown()
+    assert (site.loads, FaceKit.opened(site.settings)) == (1, None)
+
+
 def test_a_photograph_is_decided_by_the_rules_of_the_stream(site: Site, outbox: Outbox) -> None:
     assert answer(site, outbox)["decision"] == "unknown"
     site.enrol("Ada", 0.30)
@@ -182,6 +200,19 @@ def test_a_photograph_is_decided_by_the_rules_of_the_stream(site: Site, outbox: 
     near = answer(site, outbox)
     assert (near["decision"], near["name"], near["identity"]) == ("undecided", None, None)
     assert near["second_best"] == pytest.approx(0.31)
+
+
+@pytest.mark.parametrize(("distance", "decision"), [(0.30, "known"), (0.50, "known"), (0.60, "unknown")])
+def test_a_photograph_gets_one_answer_whichever_way_it_comes(site: Site, outbox: Outbox, distance: float, decision: str) -> None:
+    site.enrol("Ada", distance)
+    site.with_task(identify=0.53)
+    asked = answer(site, outbox)
+    assert asked["decision"] == decision
+    with closing(FacesTask(FacesConfig(identify=0.53), "door", site.settings)) as task:
+        frame = Frame(decode(PHOTOGRAPH), "door", 0, 1.0, 1, item="a")
+        [event] = task.update(frame, task.infer(frame))
+    told = ("decision", "identity", "name", "distance", "threshold", "second_best")
+    assert [event.data[field] for field in told] == [pytest.approx(asked[field], abs=1e-4) for field in told]
 
 
 def test_a_photograph_is_decided_with_the_settings_of_the_stream(site: Site, outbox: Outbox) -> None:
@@ -208,3 +239,25 @@ def test_a_low_score_reaches_the_detector(site: Site, outbox: Outbox) -> None:
         still = task.infer(Frame(image, "door", 0, 1.0, 1, item="a"))
         assert site.detector.asked[-1] == pytest.approx(0.1)
         assert len(still.faces) == 1
+
+
+def test_large_photographs_are_decoded_one_after_another(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once: list[int] = []
+    inside, together = [0], threading.Event()
+
+    def decode(_: bytes) -> Any:
+        inside[0] += 1
+        at_once.append(inside[0])
+        if inside[0] > 1:
+            together.set()
+        together.wait(0.05)
+        inside[0] -= 1
+        raise PictureError("not today")
+
+    monkeypatch.setattr(face_control, "decode", decode)
+    control = FaceControl(Settings(state_dir=tmp_path), outbox)
+    with ThreadPoolExecutor(4) as callers:
+        answers = [callers.submit(control.recognise, b"") for _ in range(4)]
+    control.close()
+    assert [str(one.exception()) for one in answers] == ["not today"] * 4
+    assert at_once == [1, 1, 1, 1]

@@ -10,10 +10,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from agent.vision.gallery import LATEST_EXPIRY, UnknownIdentityError
+from agent.datatypes import MAX_NAME
+from agent.uplink.web.models import NewIdentity
+from agent.vision.gallery import LATEST_EXPIRY, Gallery, UnknownIdentityError
 from agent.vision.gallery_store import GalleryError, GalleryKeyError
-from tests.fakes.gallery import elsewhere, face, opened, picture
+from agent.vision.recognition import operating_point
+from engines.card import card
+from tests.fakes.gallery import SETTINGS, elsewhere, face, opened, picture
 
 pytestmark = pytest.mark.unit
 
@@ -73,6 +78,32 @@ def test_erasure_leaves_no_byte_and_a_receipt_without_personal_data(tmp_path: Pa
     with pytest.raises(UnknownIdentityError):
         gallery.get(anna.id)
     gallery.close()
+
+
+def test_erasing_removes_what_other_embedders_took_for_unknown(tmp_path: Path) -> None:
+    dlib = card("dlib-resnet")
+    with (
+        closing(Gallery.open(tmp_path / "gallery", SETTINGS, dlib.model_id, operating_point(dlib))) as one,
+        closing(opened(tmp_path, "gone@0123456789ab")) as other,
+        closing(opened(tmp_path)) as eraser,
+    ):
+        anna = one.add("Anna", [picture(1)])
+        for gallery, seen in ((one, 31), (other, 32)):
+            for id_, _ in gallery.without_template():
+                gallery.add_template(id_, face(1))
+            gallery.clusters.assign(face(seen, near=1))
+        stranger = one.clusters.assign(face(7))
+        assert eraser.erase(anna.id).clusters == 2
+        assert [known.id for known in eraser.clusters.all()] == [stranger]
+
+
+def test_a_template_by_another_embedder_ends_what_it_took_for_unknown(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as one, closing(opened(tmp_path, "other@0123456789ab")) as other:
+        other.clusters.assign(face(31, near=1))
+        one.add("Anna", [picture(1)])
+        ((id_, _),) = other.without_template()
+        other.add_template(id_, face(1))
+        assert other.clusters.all() == []
 
 
 def test_erasing_removes_clusters_that_match(tmp_path: Path) -> None:
@@ -289,6 +320,9 @@ def test_names_are_unique_and_sane(tmp_path: Path) -> None:
     for bad in ("", "   ", "x" * 101, "a\x07b"):
         with pytest.raises(GalleryError, match="1 to 100"):
             gallery.add(bad, [picture(2)])
+    assert NewIdentity(name="x" * MAX_NAME).name == gallery.add("x" * MAX_NAME, [picture(2)]).name
+    with pytest.raises(ValidationError):
+        NewIdentity(name="x" * (MAX_NAME + 1))
     assert gallery.change(anna.id, name="Anna C.", consent="by letter").consent == "by letter"
     assert gallery.candidates.rank(face(1)).name == "Anna C."
     assert gallery.find("anna c.").id == anna.id

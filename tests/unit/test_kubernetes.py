@@ -9,6 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from training.recipe import load
+
 pytestmark = pytest.mark.unit
 
 MANIFEST = Path(__file__).parents[2] / "deploy" / "k8s" / "train.yaml"
@@ -43,4 +45,6 @@ def test_workers_stand_apart_and_know_one_another() -> None:
     (peers,) = [entry["value"] for entry in container["env"] if entry["name"] == "ALMENA_WORKERS"]
     port = service["spec"]["ports"][0]["port"]
     assert peers.split(",") == [f"{name}-{number}.{subdomain}:{port}" for number in range(job["completions"])]
-    assert "--workers" in container["args"]
+    arguments = container["args"]
+    assert "--workers" in arguments
+    assert load(arguments[arguments.index("--recipe") + 1]).head is None  # one in closed form is fitted by one machine

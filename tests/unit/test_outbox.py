@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 from agent import wire
 from agent.datatypes import Event
 from agent.outbox import LANES, Outbox, OutboxError, OutboxFullError
-from agent.settings import DAY, MEBIBYTE, LaneSettings, OutboxSettings
+from agent.settings import DAY, MEBIBYTE, AuditLaneSettings, LaneSettings, OutboxSettings
 from tests.fakes.clock import FakeClock
 
 pytestmark = pytest.mark.unit
@@ -155,6 +153,15 @@ def test_a_full_lane_drops_the_oldest_and_says_so(opened: Opener) -> None:
     }  # fmt: skip
 
 
+def test_other_limits_hold_from_the_next_append_on(opened: Opener) -> None:
+    outbox = opened()
+    outbox.append("event", [event(number, pad=250_000) for number in range(8)])
+    assert balanced(outbox)["event"]["lost"] == 0
+    outbox.limit(OutboxSettings(event=LaneSettings(max_bytes=MEBIBYTE)))
+    outbox.append("event", [event(8)])
+    assert 4 <= balanced(outbox)["event"]["lost"] < 8
+
+
 def test_a_frozen_loss_record_is_not_changed_and_its_successor_waits(opened: Opener) -> None:
     outbox = opened(event=LaneSettings(max_bytes=MEBIBYTE))
     for number in range(3):
@@ -181,7 +188,7 @@ def test_settled_rows_go_before_unsettled_ones_and_are_no_loss(opened: Opener) -
 
 
 def test_a_full_audit_lane_refuses_and_counts(opened: Opener) -> None:
-    outbox = opened(audit=LaneSettings(max_bytes=MEBIBYTE))
+    outbox = opened(audit=AuditLaneSettings(max_bytes=MEBIBYTE))
     for number in range(5):
         outbox.append("audit", [event(number, pad=200_000)])
     with pytest.raises(OutboxFullError, match="audit"):
@@ -236,9 +243,11 @@ def test_settled_rows_are_forgotten_by_age(opened: Opener, clock: FakeClock) -> 
     assert balanced(outbox)["event"]["settled"] == 1
 
 
-def test_the_same_key_is_stored_once(opened: Opener) -> None:
+def test_the_same_key_is_stored_once_and_told(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "agent.outbox")
     outbox = opened(history_bytes=0)
     assert outbox.append("event", [event(1, key="a"), event(1, key="a"), event(2)]) == [1, 1, 2]
+    assert "cam: the same was stored before, as count event 1, and is not stored again" in caplog.messages
     assert outbox.append("event", [event(1, key="a"), event(3, key="b")]) == [1, 3]
     settle_all(outbox, "event")
     assert outbox.history() == []
@@ -292,23 +301,6 @@ def test_erasing_an_identity_blanks_it_everywhere(opened: Opener, tmp_path: Path
         assert b"Zacharias" not in path.read_bytes(), path
 
 
-def altered(folder: Path, script: str) -> None:
-    """Run SQL on the files of an outbox that is closed, to make them those of another format."""
-    for name in ("outbox", "telemetry"):
-        with closing(sqlite3.connect(folder / f"{name}.db")) as connection:
-            connection.executescript(script)
-
-
-def test_an_erasure_is_counted_also_in_a_file_of_the_first_format(tmp_path: Path) -> None:
-    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
-        outbox.append("event", [event(1, identity="i1", name="Zacharias")])
-    altered(tmp_path / "outbox", "DROP TABLE erasures; DROP TABLE spools; DROP TABLE doubts; PRAGMA user_version=1;")
-    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
-        before = outbox.erasures()
-        assert outbox.erase("i1") == 1
-        assert outbox.erasures() > before
-
-
 def test_doubt_lasts_until_nothing_of_the_spool_is_pending(opened: Opener) -> None:
     outbox = opened()
     assert outbox.doubtful() == frozenset()
@@ -320,16 +312,6 @@ def test_doubt_lasts_until_nothing_of_the_spool_is_pending(opened: Opener) -> No
     other = opened()
     other.pending("loss", 1)  # which does what is due from time to time
     assert other.doubtful() == frozenset()
-
-
-def test_doubt_can_be_kept_in_a_file_of_the_second_format(tmp_path: Path) -> None:
-    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
-        outbox.append("event", [event(1)])
-    altered(tmp_path / "outbox", "DROP TABLE doubts; PRAGMA user_version=2;")
-    with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
-        spool = outbox.stats()["event"]["spool"]
-        outbox.start_spool("event", "the hub knows better")
-        assert outbox.doubtful() == {spool}
 
 
 def test_two_outboxes_on_one_folder_see_each_other(opened: Opener) -> None:
@@ -390,10 +372,3 @@ def test_telemetry_starts_a_new_spool_with_each_boot(opened: Opener, clock: Fake
     assert [row.seq for row in rows] == [1, 2]
     assert len({row.spool for row in rows}) == 2
     assert second.settle("telemetry", rows[0].spool, upto=2) == 1
-
-
-def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
-    Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()).close()
-    altered(tmp_path / "outbox", "PRAGMA user_version=99")
-    with pytest.raises(OutboxError, match="later version"):
-        Outbox.open(tmp_path / "outbox", "dev", OutboxSettings())

@@ -221,6 +221,13 @@ def test_only_owner_and_group_can_read_whatever_the_umask_is(tmp_path: Path) -> 
             os.umask(before)
 
 
+def test_a_folder_goes_on_to_hand_down_its_group(tmp_path: Path) -> None:
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "outbox").chmod(0o2770)
+    with opened(tmp_path / "outbox"):
+        assert stat.S_IMODE((tmp_path / "outbox").stat().st_mode) == 0o2770
+
+
 def test_what_was_set_aside_is_deleted_by_age_and_by_erasure(tmp_path: Path) -> None:
     aside = tmp_path / "outbox.db.corrupt"
     clock = FakeClock()
@@ -237,3 +244,15 @@ def test_what_was_set_aside_is_deleted_by_age_and_by_erasure(tmp_path: Path) -> 
         assert aside.exists()
         outbox.erase("i1")
         assert not aside.exists()
+
+
+def test_what_root_makes_belongs_to_whom_the_folder_does(tmp_path: Path) -> None:
+    """Commands that run as root beside the service must not lock it out."""
+    folder = tmp_path / "outbox"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, 54321)
+    guard.make_private(folder / "outbox.db")
+    made = (folder / "outbox.db").stat()
+    assert (made.st_uid, made.st_gid) == (folder.stat().st_uid, folder.stat().st_gid)
+    assert stat.S_IMODE(made.st_mode) == 0o660

@@ -63,6 +63,15 @@ def test_a_file_that_is_too_large_is_not_even_read(tmp_path: Path) -> None:
     assert (tmp_path / "failed" / "huge.tif").exists()
 
 
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_film_behind_a_photograph_is_no_harm_and_a_cut_one_is_told(progressive: int) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+    assert decode(data + b"a film: \xff\xda and so on").shape == (40, 60, 3)
+    with pytest.raises(PictureError, match="the JPEG is truncated"):
+        decode(data[:-300])
+
+
 class Looks:
     """A detector that finds one face, the bright square, in pictures of at most `limit` pixels a side."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -76,6 +77,19 @@ def test_images_come_by_name_then_the_end_and_move_once_they_are_done(tmp_path: 
     source.close()
 
 
+def test_an_impossible_time_of_modification_counts_as_now_and_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, moment in (("a", -5), ("b", 300_000_000_000), ("c", 0)):
+        os.utime(put(tmp_path / f"{name}.jpg", jpeg(ord(name))), (0, moment))
+    if (tmp_path / "b.jpg").stat().st_mtime < 300_000_000_000:
+        os.utime(tmp_path / "b.jpg", (0, -7))  # this file system has no such year
+    source = folder(tmp_path)
+    before = time.time()
+    times = [read(source).captured_at for _ in "abc"]
+    assert all(before <= at <= time.time() for at in times[:2])
+    assert times[2] == 0
+    assert [record.levelname for record in caplog.records if "impossible time" in record.message] == ["WARNING"]
+
+
 def test_the_item_is_the_content_so_a_restart_gives_the_same(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg", jpeg(10))
     first = read(folder(tmp_path)).item
@@ -119,6 +133,18 @@ def test_a_bad_image_goes_to_failed_with_its_reason(run: Start, tmp_path: Path, 
     assert running.health().failed == 1
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9.jpg"), "x" * 251 + ".jpg"])
+def test_the_reason_is_written_for_every_name(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name, b"plain words")
+    source = folder(tmp_path)
+    source.open()
+    with pytest.raises(ItemError) as wrong:
+        source.read()
+    source.failed(wrong.value.item, f"{name}: no picture")
+    moved, reason = sorted((tmp_path / "failed").iterdir(), key=lambda path: path.name.endswith(".reason.txt"))
+    assert (moved.name, reason.read_text().endswith("no picture\n")) == (name, True)
+
+
 def test_equal_names_and_equal_contents_stay_apart(tmp_path: Path) -> None:
     (tmp_path / "done").mkdir()
     put(tmp_path / "done" / "a.jpg", jpeg(1))
@@ -129,7 +155,24 @@ def test_equal_names_and_equal_contents_stay_apart(tmp_path: Path) -> None:
     assert frames[0].item == frames[1].item
     for frame in frames:
         source.done(frame.item)
-    assert names(tmp_path) == ["done/a-" + frames[0].item[:12] + ".jpg", "done/a.jpg", "done/b.jpg"]
+    moved = names(tmp_path)
+    assert [re.sub("-[0-9a-f]{12}", "-+", name) for name in moved] == ["done/a-+.jpg", "done/a.jpg", "done/b.jpg"]
+    assert (tmp_path / moved[0]).read_bytes() == jpeg(10)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "x" * 251 + ".jpg"])
+@pytest.mark.parametrize(("data", "left"), [(b"", "failed"), (b"plain words", "failed"), (jpeg(10), "done")])
+def test_files_of_one_name_that_come_one_after_the_other_all_stay(tmp_path: Path, name: str, data: bytes, left: str) -> None:
+    source = folder(tmp_path)
+    for _ in range(4):
+        put(tmp_path / name, data)
+        try:
+            source.done(read(source).item or "")
+        except ItemError as wrong:
+            source.failed(wrong.item, wrong.reason)
+    assert names(tmp_path)[-1].startswith(left)
+    assert [path.read_bytes() for path in (tmp_path / left).glob("*.jpg")] == [data] * 4
+    assert len(list((tmp_path / left).glob("*.reason.txt"))) == (4 if left == "failed" else 0)
 
 
 def test_a_file_that_grows_is_read_once_it_is_whole(tmp_path: Path) -> None:

@@ -12,19 +12,20 @@ import numpy as np
 import psutil
 import pytest
 
+from agent.backoff import Backoff
 from agent.config import Config
 from agent.datatypes import Frame, Image, StreamHealth
 from agent.errors import ItemError, SourceError
 from agent.vision import running_source
 from agent.vision.base import Source
 from agent.vision.health import HealthSettings
-from agent.vision.running_source import Backoff, RunningSource
+from agent.vision.running_source import RunningSource
 from tests.fakes.running import Start, running_sources
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
-AT_ONCE = Backoff(uniform=lambda low, high: 0.0)
+AT_ONCE = Backoff(0.0, 0.0)
 CALM = HealthSettings(stale_after_s=60, frozen_after_s=0, covered_after_s=0)
 
 
@@ -97,7 +98,7 @@ def release() -> Iterator[threading.Event]:
     event.set()
 
 
-def test_a_finite_source_loses_nothing_is_pushed_back_and_none_the_worse_for_it(run: Start) -> None:
+def test_a_finite_source_loses_nothing_is_pushed_back_and_not_judged_by_its_rate(run: Start) -> None:
     class Recording(ScriptedSource):
         expected_per_second = 1000.0
 
@@ -105,7 +106,7 @@ def test_a_finite_source_loses_nothing_is_pushed_back_and_none_the_worse_for_it(
     running, heard = run(source)
     wait_until(lambda: source.index == 5, 5, "four frames in the queue and one in hand")
     assert not running.ended
-    assert (running.health().expected_per_second, running.health().quality) == (1000.0, "excellent")
+    assert (running.health().expected_per_second, running.health().quality) == (1000.0, ""), "a recording has no connection to judge"
     taken = []
     while (frame := running.next(30)) is not None:
         taken.append(frame.index)
@@ -178,23 +179,13 @@ def test_two_hundred_failed_tries_leak_neither_files_nor_threads(run: Start, tmp
     assert heard == [("failed", "STREAM_NOT_FOUND")]
 
 
-def test_the_back_off_grows_has_full_jitter_and_a_cap() -> None:
-    bounds = []
-    backoff = Backoff(base_s=0.5, cap_s=30, uniform=lambda low, high: bounds.append((low, high)) or high)  # type: ignore[func-returns-value]
-    delays = [backoff.delay(attempt) for attempt in (0, 1, 2, 5, 6, 7, 1000)]
-    assert delays == [0.5, 1, 2, 16, 30, 30, 30]
-    assert {low for low, _ in bounds} == {0.0}
-    drawn = [Backoff().delay(3) for _ in range(300)]
-    assert min(drawn) < 1 < 3 < max(drawn) <= 4
-
-
 def test_the_back_off_starts_anew_after_a_connection_that_held(
     run: Start, release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running_source, "STABLE_S", 0.0)
     asked: list[float] = []
     scripts = [iter([lost()]), iter([lost()]), iter([picture(1), lost()]), iter([lost()]), held(release)]
-    run(ScriptedSource(*scripts), backoff=Backoff(base_s=1, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
+    run(ScriptedSource(*scripts), backoff=Backoff(1, 30, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
     wait_until(lambda: len(asked) == 4, 5, "four waits")
     assert asked == [1, 2, 1, 2]
 
@@ -202,7 +193,7 @@ def test_the_back_off_starts_anew_after_a_connection_that_held(
 def test_a_camera_that_breaks_off_after_each_frame_is_not_hammered(run: Start, release: threading.Event) -> None:
     asked: list[float] = []
     scripts = [iter([picture(1), lost()]) for _ in range(4)]
-    run(ScriptedSource(*scripts, held(release)), backoff=Backoff(base_s=1, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
+    run(ScriptedSource(*scripts, held(release)), backoff=Backoff(1, 30, uniform=lambda low, high: asked.append(high) or 0.0))  # type: ignore[func-returns-value]
     wait_until(lambda: len(asked) == 4, 5, "four waits")
     assert asked == [1, 2, 4, 8]
 
@@ -300,14 +291,23 @@ def test_a_bad_item_is_marked_and_the_stream_goes_on(run: Start) -> None:
     assert running.health().failed == 1
 
 
-def test_a_mark_that_fails_is_logged(run: Start, caplog: pytest.LogCaptureFixture) -> None:
-    class ReadOnly(ScriptedSource):
+@pytest.mark.parametrize("error", [PermissionError("read-only file system"), ValueError("a name that no folder takes")])
+def test_a_mark_that_fails_is_logged_and_ends_nothing(run: Start, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+    class Unmarkable(ScriptedSource):
         def done(self, item: str) -> None:
-            raise PermissionError("read-only file system")
+            raise error
 
-    running, _ = run(ReadOnly(iter([None]), finite=True))
-    running.done("item-1")
-    assert "item-1 cannot be marked as done" in caplog.text
+        def failed(self, item: str, reason: str) -> None:
+            raise error
+
+    running, heard = run(Unmarkable(iter([ItemError("item-1", "no image"), picture(2), None]), finite=True))
+    assert running.next(30) is not None
+    running.done("item-2")
+    wait_until(lambda: running.ended, 5, "the end")
+    assert [state for state, _ in heard] == ["running", "finished"], "no start anew, which would meet the same item again"
+    assert running.health().failed == 1
+    for words in ("item-1 cannot be marked as failed", "item-2 cannot be marked as done", str(error)):
+        assert words in caplog.text
 
 
 def test_a_fatal_error_is_not_tried_again(run: Start) -> None:

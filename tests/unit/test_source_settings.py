@@ -77,6 +77,11 @@ def test_the_password_may_be_in_a_file(tmp_path: Path) -> None:
         {"url": "rtsp:///main"},
         {"url": "rtsp://cam:99999/main"},
         {"url": "rtsp://cam/main", "unknown": 1},
+        {"url": ""},
+        {"url": "rtsp://cam\n/main"},
+        {"url": "rtsp://a:b\n@cam/main"},
+        {"url": "rtsp://cam/ma in"},
+        {"url": "rtsp://cam/main", "username": "a\nb"},
     ],
 )
 def test_settings_that_cannot_be_meant(settings: dict[str, object]) -> None:

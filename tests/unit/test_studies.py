@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,20 @@ def test_a_failed_item_keeps_its_instance_and_its_reason(tmp_path: Path) -> None
     assert [(failure.item, failure.reason) for failure in folders.failures()] == [(item, "no-pixels")]
 
 
+def test_a_failure_waits_to_be_told_until_its_instance_is_away_and_once_for_each_arrival(tmp_path: Path) -> None:
+    folders = StudyFolders(tmp_path)
+    item = folders.item(UID)
+    for _ in range(2):  # the second time as after a kill before the instance was moved
+        folders.write_instance(StudyInstance(item, b"x", 1.0, 1))
+        folders.fail(item, "no-pixels", "there are no pixels")
+    (name,) = folders.reports.items()
+    failure = folders.report(name)
+    assert failure is not None
+    assert (failure.item, failure.reason) == (item, "no-pixels")
+    folders.write_instance(StudyInstance(item, b"y", 2.0, 1))
+    assert folders.report(name) is None
+
+
 def test_what_was_changed_or_exchanged_is_an_error(tmp_path: Path) -> None:
     folders = StudyFolders(tmp_path)
     one, other = folders.item("1.2"), folders.item("1.3")
@@ -81,6 +96,21 @@ def test_what_was_changed_or_exchanged_is_an_error(tmp_path: Path) -> None:
     for name in ("../key", "", "f" * 31):
         with pytest.raises(UnknownStudyError):
             folders.instance(name)
+
+
+def test_a_first_key_and_new_folders_outlive_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: dict[str, set[str]] = {}
+
+    def noted(descriptor: int) -> None:
+        place = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced[place] = set(os.listdir(place)) if os.path.isdir(place) else set()
+
+    monkeypatch.setattr(os, "fsync", noted)
+    StudyFolders(tmp_path / "state", tmp_path / "keys" / "first.key")
+    assert {"inbox", "reports", "answered"} <= synced[str(tmp_path / "state" / "studies")]
+    assert synced[str(tmp_path / "state")] == {"studies"}
+    assert synced[str(tmp_path / "keys")] == {"first.key"}
+    assert "keys" in synced[str(tmp_path)]
 
 
 def test_a_lost_key_is_not_replaced(tmp_path: Path) -> None:

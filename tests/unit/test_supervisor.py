@@ -18,7 +18,7 @@ import pytest
 from agent.notify import notify
 from agent.registry import SOURCES, UnknownPluginError, resolve
 from agent.supervisor import STABLE_S, Child, Supervisor
-from agent.vision.timing import StageTimes
+from agent.timing import StageTimes
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit

@@ -13,9 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
+from agent.raspberry_pi import THROTTLED
 from agent.uplink.telemetry import jetson as jetson_module
 from agent.uplink.telemetry.jetson import JetsonCollector
 from agent.uplink.telemetry.system import SystemCollector
+from agent.uplink.telemetry.throttling import Throttling
 
 pytestmark = pytest.mark.unit
 
@@ -155,3 +157,18 @@ def test_a_vision_process_that_has_gone_is_a_reason(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     assert str(process.pid) in SystemCollector(tmp_path).collect(process.pid).missing["processes.vision"]
+
+
+def test_a_processor_that_is_slowed_down(tmp_path: Path) -> None:
+    throttling = Throttling(tmp_path)
+    assert SystemCollector(tmp_path, throttling).collect(None).missing["throttled"].startswith("this host does not say")
+    _write(tmp_path, {THROTTLED: "50000\n"})  # it was, since the boot, and is not now
+    assert SystemCollector(tmp_path, throttling).collect(None).values["throttled"] == ""
+    _write(tmp_path, {THROTTLED: "50005\n"})
+    assert throttling.read() == "too little voltage, throttled"
+    core = "sys/devices/system/cpu/cpu{}/thermal_throttle/core_throttle_count"
+    _write(tmp_path, {THROTTLED: "0\n", core.format(0): "7\n", core.format(1): "1\n"})
+    assert throttling.read() == ""
+    _write(tmp_path, {core.format(0): "9\n"})
+    assert throttling.read() == "heat slowed it down 2 times since the last sample"
+    assert throttling.read() == ""

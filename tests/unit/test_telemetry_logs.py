@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -31,11 +33,24 @@ pytestmark = pytest.mark.unit
         ("?api_key=123&x=1", "?api_key=***&x=1"),
         ("Authorization: Basic dXNlcjpwdw==", "Authorization: ***"),
         ("wrong password", "wrong password"),
+        ("x.rtsp://a:b@c/1 'rtsp://d:8080/e@f' <rtsp://g:h@i>", "x.rtsp://***@c/1 'rtsp://d:8080/e@f' <rtsp://***@i>"),
+        ("url=token=abc my-api-key: 'd e'", "url=token=*** my-api-key: ***"),
         ("almena at 12:30 <a@b.c>", "almena at 12:30 <a@b.c>"),
     ],
 )
 def test_masks_credentials(text: str, masked: str) -> None:
     assert mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "://", "a://", "x://a:", "a://b@", "a.-+", "password", "password ", "password_", "api-key", 'token="', "pwd=' "]
+)
+def test_masking_takes_linear_time(text: str) -> None:
+    """Quadratic, each of these would take minutes."""
+    hostile = (text * 200_000)[:200_000]
+    started = time.process_time()
+    mask(hostile)
+    assert time.process_time() - started < 5
 
 
 PROGRAM = """
@@ -87,3 +102,15 @@ def test_json_lines() -> None:
     assert records[3]["message"] == "moved a.jpg\n00:00:00 ERROR uplink all is lost\x1b[2J\x85\u2028\u202e"
     assert "rtsp://***@cam/2" in records[4]["exception"]
     assert "rtsp://***@cam/3" in records[5]["exception"]
+
+
+def test_the_journal_learns_how_bad_it_is(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+b") as journal:
+        place = os.fstat(journal.fileno())
+        env = {**os.environ, "ALMENA_LOG": "json", "JOURNAL_STREAM": f"{place.st_dev}:{place.st_ino}"}
+        subprocess.run([sys.executable, "-c", PROGRAM], env=env, stderr=journal, check=False)
+        journal.seek(0)
+        lines = journal.read().decode().splitlines()
+    assert [line[:3] for line in lines] == ["<4>", "<3>", "<4>", "<4>", "<2>", "<2>"]
+    assert all(json.loads(line[3:]) for line in lines)
+    assert _log(ALMENA_LOG="json", JOURNAL_STREAM="1:1").startswith("{"), "not what the journal reads"

@@ -142,6 +142,15 @@ def test_one_stranger_embedding_does_not_split_a_track_but_two_do() -> None:
     assert twice[-1].owners[0].id not in ids(before)
 
 
+def test_a_bad_first_view_does_not_hold_a_track_for_good() -> None:
+    tracker = Tracker(RULES)
+    before = step(tracker, 0.0, [(box(100, 200), 0.9, BERT)])
+    soon, later = (walk(tracker, np.arange(first, first + 2) / 10, lambda at: [(box(100, 200), 0.9, ANNA)]) for first in (1, 5))
+    assert ids(soon) == ids([before])
+    assert later[-1].owners[0] is not None
+    assert later[-1].owners[0].id not in ids([before])
+
+
 @pytest.mark.parametrize(("views", "split"), [(2, False), (12, True)])
 def test_a_face_alike_takes_over_a_young_track_but_not_one_that_is_known_well(views: int, split: bool) -> None:
     tracker = Tracker(RULES)

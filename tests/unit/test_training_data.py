@@ -116,7 +116,9 @@ def test_recipes_are_sound_and_their_faults_named(tmp_path: Path) -> None:
     assert {"chest-xray", "satellite"} <= set(names())
     for name in names():
         assert load(name).labels
-    assert load("chest-xray", {"epochs": 3}).epochs == 3
+    assert load("chest-xray-compact", {"epochs": 3}).epochs == 3
+    with pytest.raises(TrainingError, match=r"recipe chest-xray: recipe: .*no use for batch, epochs"):
+        load("chest-xray", {"epochs": 3, "batch": 8})
     with pytest.raises(TrainingError, match="recipe chest-xray: network: Input should be"):
         load("chest-xray", {"network": "alexnet"})
     own = tmp_path / "own.yaml"

@@ -165,7 +165,7 @@ def test_a_tuning_of_another_device_is_told_and_left_aside(
     else:
         card = card.model_copy(update={"allowance": card.allowance.model_copy(update={"agreement": 0.9})})
     shop = Workshop(card, replace(site.options, policy="latency"))
-    assert not shop.tuned
+    assert shop.tuning is None
     assert "run `almena tune small`" in shop.why
     assert shop.why in caplog.text
 

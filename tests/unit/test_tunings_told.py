@@ -50,7 +50,7 @@ def test_doctor_says_what_is_tuned_and_what_is_not(settings: Settings) -> None:
     assert embedder.state == "warn"
     assert "almena tune dlib-resnet" in embedder.advice
     put(settings, "dlib-resnet", "of another device")
-    assert "have changed since it was tuned" in tunings(settings)[1].text
+    assert "which no longer counts" in tunings(settings)[1].text
 
 
 def test_doctor_is_silent_where_the_settings_choose(settings: Settings) -> None:

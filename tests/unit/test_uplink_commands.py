@@ -12,6 +12,7 @@ from agent.outbox import Outbox
 from agent.settings import OutboxSettings
 from agent.uplink import commands as commands_module
 from agent.uplink.commands import Commands
+from fleet.simulate.desired import SimulatedSettings
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
@@ -27,7 +28,7 @@ def test_engines_that_come_up_later_are_reported(tmp_path: Path, monkeypatch: py
         published.append(dict(wire.decode(wire.Reported, payload).state))
 
     with Outbox.open(tmp_path / "outbox", "dev", OutboxSettings()) as outbox:
-        commands = Commands("dev", tmp_path / "uplink", outbox, publish, {}, lambda: state)
+        commands = Commands("dev", tmp_path / "uplink", outbox, publish, {}, lambda: state, SimulatedSettings())
         commands.start()
         commands.report()
         wait_until(lambda: len(published) == 1, 5, "the first report")

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from agent import wire
+from agent.backoff import Backoff
 from agent.datatypes import Event
 from agent.outbox import Outbox, OutboxError
 from agent.outbox.ledger import TRIES
 from agent.settings import MEBIBYTE, LaneSettings, OutboxSettings
 from agent.uplink import sender as sender_module
 from agent.uplink.sender import Sender
-from agent.uplink.session import Backoff, Link
+from agent.uplink.session import Link
 from agent.uplink.status import UplinkStatus
 from tests.waiting import wait_until
 

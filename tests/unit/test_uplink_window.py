@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.outbox import Row
-from agent.uplink.session import Backoff, Link
+from agent.uplink.session import Link
 from agent.uplink.window import Window
 from fleet.intervals import Intervals
 
@@ -68,15 +68,6 @@ def test_spools_are_kept_apart() -> None:
     window.add([*rows(1, spool="a"), *rows(1, spool="b")], now=0.0)
     (parcel,) = window.covered("b", 1, [])
     assert parcel.key == ("b", 1)
-
-
-def test_backoff_has_full_jitter_and_a_cap() -> None:
-    backoff = Backoff(base_s=1.0, cap_s=4.0)
-    for attempt, highest in enumerate((1.0, 2.0, 4.0, 4.0)):
-        delays = [backoff.delay(attempt) for _ in range(300)]
-        assert 0.0 <= min(delays) < highest / 4
-        assert highest * 3 / 4 < max(delays) <= highest
-    assert backoff.delay(10_000) <= 4.0
 
 
 @pytest.mark.parametrize(("maximum", "room"), [(1, 1), (2, 1), (8, 4), (20, 16), (65535, 65531)])

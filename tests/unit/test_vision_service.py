@@ -2,76 +2,40 @@
 
 from __future__ import annotations
 
-import sys
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import yaml
 
-from agent.config import Config
-from agent.datatypes import Event
+from agent.datatypes import Annotation, Event
 from agent.errors import AlmenaError, SettingsError, UnknownError
 from agent.outbox import Outbox, OutboxFullError
 from agent.registry import SOURCES, TASKS
-from agent.settings import OutboxSettings, Settings
+from agent.remote import Wish, keep
+from agent.settings import OutboxSettings, TelemetrySettings
 from agent.vision import service
 from agent.vision.face_kit import open_gallery
-from agent.vision.interrupted import end_interrupted
 from agent.vision.service import Vision
-from tests.fakes.plugins import Camera, Counting, told
+from tests.fakes.face_events import of_track
+from tests.fakes.plugins import Counting, told
+from tests.fakes.stream_plugins import TaskConfig, TestCamera, TestTask, cameras, problems, tasks
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
-
-problems: list[Exception] = []
-"""What the next starts of a task raise, one each."""
-cameras: list[TestCamera] = []
-tasks: list[TestTask] = []
-
-
-class CameraConfig(Config):
-    type: Literal["test-camera"]
-    pace: float = 1.0
-
-
-class TestCamera(Camera):
-    __test__ = False
-    Config = CameraConfig
-
-    def __init__(self, config: CameraConfig, stream: str) -> None:
-        super().__init__()
-        self.config, self.stream = config, stream
-        cameras.append(self)
-
-
-class TaskConfig(Config):
-    type: Literal["test-task"]
-    card: str = "none"
-
-
-class TestTask(Counting):
-    __test__ = False
-    Config = TaskConfig
-
-    def __init__(self, config: TaskConfig, stream: str, settings: Settings) -> None:
-        super().__init__()
-        tasks.append(self)
-        if problems:
-            raise problems.pop(0)
 
 
 @pytest.fixture(autouse=True)
 def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registered as anybody would register theirs."""
-    monkeypatch.setitem(sys.modules, "test_plugins_here", sys.modules[__name__])
-    monkeypatch.setitem(SOURCES, "test-camera", "test_plugins_here:TestCamera")
-    monkeypatch.setitem(TASKS, "test-task", "test_plugins_here:TestTask")
+    monkeypatch.setitem(SOURCES, "test-camera", "tests.fakes.stream_plugins:TestCamera")
+    monkeypatch.setitem(TASKS, "test-task", "tests.fakes.stream_plugins:TestTask")
     monkeypatch.setattr(service, "RETRY_S", (0.01,))
     yield
     problems.clear()
@@ -110,11 +74,25 @@ def state(vision: Vision) -> tuple[str, str, str]:
     return health.state, health.code, health.detail
 
 
+def state_of(vision: Vision, stream: str) -> str:
+    return next(health.state for health in vision.streams() if health.stream == stream)
+
+
 def runs(vision: Vision) -> None:
     """Let a frame through."""
     wait_until(lambda: vision.metrics(), 10, "the pipeline to start")
     cameras[-1].give(1)
     wait_until(lambda: state(vision)[0] == "running", 10, "the stream to run")
+
+
+def test_settings_by_which_nothing_is_looked_at_are_told(
+    path: Path, started: Callable[[], Vision], caplog: pytest.LogCaptureFixture
+) -> None:
+    vision = started()
+    assert "there are no streams" not in caplog.text
+    path.write_text("state_dir: state\n")
+    vision.reload()
+    assert "there are no streams" in caplog.text
 
 
 def test_streams_are_there_before_they_start(path: Path) -> None:
@@ -134,6 +112,7 @@ def test_a_model_that_cannot_be_loaded_is_said_and_tried_again(started: Callable
     assert vision.stuck_for_s < 1
     runs(vision)
     assert len(tasks) == 51
+    wait_until(lambda: len(told(vision.outbox.history(after_seq=0), "stream")) > 1, 10, "both events to be stored")
     states = [(one["state"], one["detail"]) for one in told(vision.outbox.history(after_seq=0), "stream")]
     assert states == [("failed", "centerface.onnx has another SHA-256"), ("running", "")]
 
@@ -160,25 +139,74 @@ def test_unexpected_errors_are_said_too_and_loaded_tasks_freed(path: Path, start
     assert details[0] == "ImportError: libfoo.so.1: cannot open"
 
 
-def test_a_stop_while_models_load_waits_and_frees(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_while_models_load_waits_and_frees_after_the_streams_that_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "STOP_TIMEOUT_S", 60)
     loading, go_on = threading.Event(), threading.Event()
+    slow: list[TestTask] = []
 
-    def slow(self: TestTask, *_: Any) -> None:
+    def init(self: TestTask, _config: TaskConfig, stream: str, *_: Any) -> None:
         Counting.__init__(self)
-        tasks.append(self)
-        loading.set()
-        assert go_on.wait(10)
+        if stream == "cam":
+            slow.append(self)
+            loading.set()
+            assert go_on.wait(60)
 
-    monkeypatch.setattr(TestTask, "__init__", slow)
+    monkeypatch.setattr(TestTask, "__init__", init)
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**settings, "streams": [*settings["streams"], {**settings["streams"][0], "name": "yard"}]}))
     vision = Vision(path)
     vision.start()
     assert loading.wait(10)
+    wait_until(lambda: "yard" in vision.metrics(), 10, "the other stream to start")
     stopper = threading.Thread(target=vision.stop)
     stopper.start()
-    go_on.set()
-    stopper.join(10)
+    try:
+        wait_until(lambda: vision._stream("yard").ended, 10, "the end of the stream that runs")
+        assert stopper.is_alive()
+    finally:
+        go_on.set()
+        stopper.join(10)
     assert not stopper.is_alive()
-    assert tasks[0].closed == 1
+    assert slow[0].closed == 1
+
+
+def test_streams_that_do_not_answer_are_left_behind_all_within_the_time_of_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`almena run` kills what takes longer than 8 s to stop."""
+    monkeypatch.setattr(service, "STOP_TIMEOUT_S", 1.0)
+    go_on, hanging = threading.Event(), threading.Barrier(9)
+    slow: list[TestTask] = []
+
+    def init(self: TestTask, _config: TaskConfig, stream: str, *_: Any) -> None:
+        Counting.__init__(self)
+        if stream == "slow":
+            slow.append(self)
+            hanging.wait(60)
+            assert go_on.wait(60)
+
+    def read(_: TestCamera) -> None:
+        hanging.wait(60)
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(TestTask, "__init__", init)
+    monkeypatch.setattr(TestCamera, "read", read)
+    settings = yaml.safe_load(path.read_text())
+    streams = [{**settings["streams"][0], "name": name} for name in ("slow", *(f"cam{number}" for number in range(7)))]
+    path.write_text(yaml.safe_dump({**settings, "streams": streams}))
+    vision = Vision(path)
+    vision.start()
+    try:
+        hanging.wait(60)
+        loader = vision._stream("slow")._thread
+        started = time.monotonic()
+        vision.stop()
+        assert time.monotonic() - started < 5
+        assert (caplog.text.count("the source does not answer"), caplog.text.count("still being loaded")) == (7, 1)
+    finally:
+        go_on.set()
+    loader.join(10)
+    assert slow[0].closed == 1
 
 
 def test_loading_for_minutes_is_not_being_stuck_but_a_stalled_pipeline_is(started: Callable[[], Vision]) -> None:
@@ -214,8 +242,8 @@ def test_reload(path: Path, started: Callable[[], Vision]) -> None:
     assert state(vision)[0] == "running"
     write(path, text="telemetry: {period_s: 7}\nmqtt: {port: 1884}\n")
     assert vision.reload() is False
-    assert vision.restart_needed == ("mqtt", "telemetry")
-    assert vision.settings == before
+    assert vision.restart_needed == ("mqtt",)
+    assert vision.settings == before.model_copy(update={"telemetry": TelemetrySettings(period_s=7)})
     write(path, pace=2.0)
     assert vision.reload() is True
     assert vision.restart_needed == ()
@@ -223,6 +251,49 @@ def test_reload(path: Path, started: Callable[[], Vision]) -> None:
     assert [camera.config.pace for camera in cameras] == [1.0, 2.0]
     assert tasks[0].closed == 1
     assert told(vision.outbox.history(after_seq=0), "end") == [{"reason": "stopped"}]
+
+
+def wish(pace: float, *more: str, **sections: Any) -> Wish:
+    """`cam` at a pace, and more streams."""
+    streams = [{"name": name, "source": {"type": "test-camera", "pace": pace}} for name in ("cam", *more)]
+    return Wish(3, {"streams": streams, **sections})
+
+
+def test_what_the_hub_wants_holds_until_a_reload_or_for_ever_where_it_is_kept(path: Path, started: Callable[[], Vision]) -> None:
+    vision = started()
+    runs(vision)
+    tried = wish(1.0, "yard", outbox={"history_age_s": 9})
+    assert vision.try_out(tried) is True
+    assert (set(vision._streams), vision.in_force()["wish"]) == ({"cam", "yard"}, tried.mark)
+    assert vision.reload() is True
+    assert (set(vision._streams), vision.in_force()["wish"]) == ({"cam"}, "")
+    keep(vision.settings.state_dir, tried)
+    assert vision.reload() is True
+    assert (set(vision._streams), vision.in_force()["revision"]) == ({"cam", "yard"}, 3)
+
+
+def test_streams_that_are_the_same_go_on_and_one_is_restarted_alone(path: Path, started: Callable[[], Vision]) -> None:
+    vision = started()
+    runs(vision)
+    cam = vision._streams["cam"]
+    vision.try_out(Wish(1, {"streams": [*yaml.safe_load(path.read_text())["streams"], *wish(1.0, "yard").state["streams"][1:]]}))
+    assert vision._streams["cam"] is cam
+    assert (state_of(vision, "cam"), tasks[0].closed) == ("running", 0)
+    preview = vision.preview("cam")
+    vision.restart("cam")
+    assert (vision.preview("cam"), tasks[0].closed) == (preview, 1)
+    wait_until(lambda: "cam" in vision.metrics(), 10, "the stream to start again")
+    with pytest.raises(UnknownError):
+        vision.restart("attic")
+
+
+def test_a_wish_that_is_wrong_disturbs_nothing(path: Path, started: Callable[[], Vision]) -> None:
+    vision = started()
+    runs(vision)
+    for wrong in ({"streams": 3}, {"mqtt": {}}, {"serving": {"models": [{"name": "x", "card": "no-such-card"}]}}):
+        with pytest.raises(SettingsError):
+            vision.try_out(Wish(1, {**wish(2.0).state, **wrong}))
+    assert (len(cameras), state(vision)[0], vision.in_force()["wish"]) == (1, "running", "")
 
 
 def test_an_edited_card_is_taken_at_a_reload(path: Path, started: Callable[[], Vision]) -> None:
@@ -241,7 +312,7 @@ def test_an_edited_card_is_taken_at_a_reload(path: Path, started: Callable[[], V
 def test_a_full_disk_at_the_start_does_not_keep_streams_from_running(
     path: Path, started: Callable[[], Vision], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: Outbox) -> int:
+    def refuse(*_: object) -> int:
         raise OutboxFullError("no room")
 
     monkeypatch.setattr(service, "end_interrupted", refuse)
@@ -273,49 +344,27 @@ def test_stream_names_that_do_not_exist(started: Callable[[], Vision]) -> None:
             ask("attic")
 
 
-def face(track: str, kind: str, at: float, stream: str = "cam") -> Event:
-    data = {
-        "type": kind, "track": track, "box": [1, 2, 3, 4], "score": 0.9, "started_at": 1.0, "ended_at": at if kind == "end" else None,
-        "identity": None, "name": None, "decision": "unknown", "distance": None, "threshold": 0.5, "second_best": None, "cluster": None,
-        "frames": 3, "reason": "left" if kind == "end" else None,
-    }  # fmt: skip
-    return Event(stream, "face", data, at, 1, "model")
+def test_interrupted_tracks_end_when_they_were_last_seen(started: Callable[[], Vision], path: Path, tmp_path: Path) -> None:
+    vision = started()
+    wait_until(lambda: state(vision)[0] == "running" or bool(cameras and tasks), 10, "the stream")
+    tasks[0].annotations = (Annotation((0, 0, 9, 9), "", 0.9, track="a"),)
+    vision.outbox.append("event", [of_track("a", "new", 1000.0)])
+    note, copy = path.parent / "state" / "run" / "seen.json", tmp_path / "killed"
 
+    def given_and_noted() -> bool:
+        cameras[0].give(1)
+        return note.exists()
 
-def test_interrupted_tracks_end_once_even_when_the_clock_was_stepped(tmp_path: Path) -> None:
-    with Outbox.open(tmp_path, "dev", OutboxSettings()) as outbox:
-        assert end_interrupted(outbox) == 0
-        outbox.append("event", [face("a", "new", 1000.0), face("b", "new", 1001.0), face("a", "new", 1002.0, "attic")])
-        outbox.append("event", [face("c", "new", 90_000.0)])  # a day ahead
-        outbox.append("event", [face("c", "end", 1003.0), face("b", "update", 1004.0), face("a", "end", 1005.0, "attic")])
-        assert end_interrupted(outbox) == 2
-        ends = outbox.history(kind="face", after_seq=7)
-        assert [(one["stream"], one["data"]["track"], one["data"]["reason"]) for one in ends] == [
-            ("cam", "a", "interrupted"),
-            ("cam", "b", "interrupted"),
-        ]
-        assert [one["data"]["ended_at"] for one in ends] == [1000.0, 1004.0]
-        assert all(one["model"] == "model" for one in ends)
-        assert end_interrupted(outbox) == 0
-
-
-def test_interrupted_tracks_end_also_when_nothing_is_left_of_them_in_the_history(tmp_path: Path) -> None:
-    person = {"decision": "known", "identity": "p-1", "name": "Zacharias"}
-    with Outbox.open(tmp_path, "dev", OutboxSettings(history_bytes=0)) as outbox:
-        outbox.append("event", [face("a", "new", 1000.0), face("b", "new", 1001.0), face("b", "update", 1002.0), face("c", "new", 1003.0)])
-        one = face("d", "new", 1004.0)
-        outbox.append("event", [replace(one, data={**one.data, **person}), face("c", "end", 1005.0)])
-        for row in outbox.pending("event", 10):
-            outbox.settle("event", row.spool, row.seq)
-        assert outbox.history() == []
-        outbox.erase("p-1")
-        assert end_interrupted(outbox) == 3
-        told = [one["data"] for one in outbox.history(after_seq=0)]
-        assert [(data["track"], data["ended_at"], data["reason"]) for data in told] == [
-            ("a", 1000.0, "interrupted"),
-            ("b", 1002.0, "interrupted"),
-            ("d", 1004.0, "interrupted"),
-        ]
-        assert (told[2]["decision"], told[2]["identity"], told[2]["name"]) == ("known", None, None)
-        assert end_interrupted(outbox) == 0
-    assert b"Zacharias" not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    wait_until(given_and_noted, 10, "the sighting")
+    copy.mkdir()
+    with Outbox.open(copy / "state" / "outbox", vision.settings.device.name, OutboxSettings()) as outbox:
+        outbox.append("event", [of_track("a", "new", 1000.0), of_track("b", "new", 1001.0)])
+    shutil.copytree(note.parent, copy / "state" / "run", ignore=lambda *_: ["vision.sock"])
+    seen_at = json.loads((copy / "state" / "run" / "seen.json").read_text())["cam"]["a"]
+    again = Vision(Path(shutil.copy(path, copy)))
+    again.start()
+    again.stop()
+    with Outbox.open(copy / "state" / "outbox", again.settings.device.name, OutboxSettings()) as outbox:
+        ends = {one["data"]["track"]: one["data"]["ended_at"] for one in outbox.history(kind="face") if one["data"]["type"] == "end"}
+    assert ends == {"a": seen_at, "b": 1001.0}
+    assert seen_at > 1000.0

@@ -11,6 +11,7 @@ from agent.datatypes import Event
 from agent.outbox import Outbox, OutboxError
 from agent.settings import Settings
 from agent.uplink.status import UplinkStatus
+from agent.uplink.telemetry.dicom import DicomCollector
 from agent.uplink.telemetry.jetson import JetsonCollector
 from agent.uplink.telemetry.sample import Reading
 from agent.uplink.telemetry.system import SystemCollector
@@ -29,8 +30,10 @@ class TelemetryLoop:
         self._system = SystemCollector(settings.state_dir)
         self._vision = VisionCollector(settings.control_socket)
         self._jetson = jetson or JetsonCollector()
+        self._dicom = DicomCollector(settings.state_dir) if settings.dicom else None
         self._latest: dict[str, Any] = {}
         self._stopping = threading.Event()
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
     def start(self) -> None:
@@ -40,7 +43,14 @@ class TelemetryLoop:
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread, after the sample under way unless that takes longer than `timeout` seconds."""
         self._stopping.set()
+        self._woken.set()
         self._thread.join(timeout)
+
+    def every(self, period_s: float) -> None:
+        """From now on another period, beginning with a sample at once."""
+        if period_s != self._period_s:
+            self._period_s = period_s
+            self._woken.set()
 
     def snapshot(self) -> dict[str, Any]:
         """The newest sample; empty before the first."""
@@ -51,7 +61,9 @@ class TelemetryLoop:
         while not self._stopping.is_set():
             self._once()
             due = max(due + self._period_s, time.monotonic())
-            self._stopping.wait(due - time.monotonic())
+            if self._woken.wait(due - time.monotonic()) and not self._stopping.is_set():
+                self._woken.clear()
+                due = time.monotonic()
 
     def _once(self) -> None:
         try:
@@ -73,6 +85,7 @@ class TelemetryLoop:
             "period_s": self._period_s,
             **{name: reading.values for name, reading in sections.items()},
             "vision": vision,
+            **({"dicom": self._dicom.collect()} if self._dicom else {}),
             "outbox": self._outbox.stats(),
             "mqtt": self._status.as_dict(),
             "missing": _missing(sections),

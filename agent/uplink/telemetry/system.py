@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from agent.uplink.telemetry.sample import Reading, reason
+from agent.uplink.telemetry.throttling import Throttling
 
 LOOPBACK = "lo"
 
@@ -16,8 +17,9 @@ LOOPBACK = "lo"
 class SystemCollector:
     """Percentages of the processor are means since the last call; the first call has none."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, throttling: Throttling | None = None) -> None:
         self._state_dir = state_dir
+        self._throttling = throttling or Throttling()
         self._processes: dict[str, psutil.Process] = {"uplink": psutil.Process()}
         self._primed: dict[str, int] = {}
 
@@ -31,6 +33,11 @@ class SystemCollector:
         self._disk(reading)
         self._network(reading)
         self._temperatures(reading)
+        throttled = self._throttling.read()
+        if throttled is None:
+            reading.missing["throttled"] = "this host does not say whether it slows itself down"
+        else:
+            reading.values["throttled"] = throttled
         reading.values["processes"] = {}
         self._process("uplink", reading)
         self._vision(vision_pid, reading)

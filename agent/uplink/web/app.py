@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from agent import __version__
-from agent.errors import AlmenaError
-from agent.serving import HANDLERS, ThreadedServer, bound, problem_response
-from agent.settings import WebSettings
+from agent.http.files import static_files
+from agent.http.site import ALL_HANDLERS, PageServer
 from agent.uplink.web.auth import Login
 from agent.uplink.web.changes import recorded
 from agent.uplink.web.context import WebContext
@@ -32,36 +24,10 @@ from agent.uplink.web.routes_state import probes_router, state_router
 from agent.uplink.web.routes_studies import studies_router
 from agent.uplink.web.vision import VisionClient
 
-log = logging.getLogger(__name__)
 
-
-class WebServer:
-    """The local page while it is served."""
-
-    def __init__(self, context: WebContext) -> None:
-        settings = context.settings.web
-        listener = _listen(settings)
-        self.url = _url(settings, listener)
-        options = {"ssl_certfile": str(settings.tls.cert_file), "ssl_keyfile": str(settings.tls.key_file)} if settings.tls else {}
-        try:
-            self._server = ThreadedServer(create_app(context, lambda: self._server.stopping), listener, "web", **options)
-        except OSError as error:
-            listener.close()
-            raise AlmenaError(f"web.tls: certificate or key cannot be used: {error}") from error
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._server.start()
-        log.info("the page is at %s", self.url)
-
-    def stop(self) -> None:
-        """End running answers and close the port."""
-        self._server.stop()
-
-
-def serve(context: WebContext) -> WebServer:
+def serve(context: WebContext) -> PageServer:
     """Serve the page in a thread. Raises AlmenaError when the address cannot be bound or the certificate cannot be used."""
-    server = WebServer(context)
+    server = PageServer(context.settings.web, lambda stopping: create_app(context, stopping))
     server.start()
     return server
 
@@ -85,7 +51,7 @@ def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False
         title="Almena", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/1/openapi.json",
         description="The REST interface of one device. Errors are problem documents (RFC 9457). "
         "With a login set, send HTTP Basic credentials or the session cookie.",
-        exception_handlers={**HANDLERS, RequestValidationError: _on_invalid},
+        exception_handlers=ALL_HANDLERS,
     )  # fmt: skip
     app.include_router(page_router())
     app.include_router(faces_router(context.outbox, vision))
@@ -95,29 +61,6 @@ def create_app(context: WebContext, stopping: Callable[[], bool] = lambda: False
     app.include_router(probes_router(context, vision))
     if login:
         app.include_router(login_router(settings, login))
-    app.mount("/static", StaticFiles(directory=STATIC))
+    app.mount("/static", static_files(STATIC))
     describe(app)
     return Guard(InferencePaths(relay, app), settings, login)
-
-
-async def _on_invalid(_request: Request, error: RequestValidationError) -> Response:
-    problems = [{"field": ".".join(map(str, found["loc"][1:])), "message": found["msg"]} for found in error.errors()]
-    detail = "; ".join(f"{found['field']}: {found['message']}" if found["field"] else found["message"] for found in problems)
-    return problem_response(422, "The request is not valid", detail, members={"errors": problems})
-
-
-def _listen(settings: WebSettings) -> socket.socket:
-    try:
-        return bound(settings.host, settings.port)
-    except socket.gaierror as error:
-        raise AlmenaError(f"web.host: {settings.host} is no address of this machine: {error.strerror}") from error
-    except OSError as error:
-        raise AlmenaError(
-            f"the page cannot be served at {settings.host}:{settings.port}: {error.strerror}; choose another web.port"
-        ) from error
-
-
-def _url(settings: WebSettings, listener: socket.socket) -> str:
-    name: Any = listener.getsockname()
-    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)
-    return f"{'https' if settings.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{name[1]}/"

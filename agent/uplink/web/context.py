@@ -30,9 +30,10 @@ class BrokerStatus(Protocol):
 
 @dataclass(frozen=True)
 class WebContext:
-    """Everything the page is given. `telemetry` returns the newest snapshot of the host, quickly."""
+    """Everything the page is given. `telemetry` returns the newest snapshot of the host, quickly; `reloaded` hears of a reload."""
 
     settings: Settings
     outbox: Outbox
     broker: BrokerStatus
     telemetry: Callable[[], Mapping[str, Any]]
+    reloaded: Callable[[], None] = lambda: None

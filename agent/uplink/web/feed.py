@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ QUIET_S = 1.0
 PAGE = 200
 
 
-async def follow(outbox: Outbox, after: int | None = None) -> AsyncIterator[dict[str, Any] | None]:
+async def follow(outbox: Outbox, after: int | None = None) -> AsyncGenerator[dict[str, Any] | None, None]:
     """Every event whose number is above `after` (without it: only new ones), by number, as fast as the listener takes them.
 
     None once at the start, from where on none is missed, and then whenever there was nothing for a second. A number that the outbox

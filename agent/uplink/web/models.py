@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
-PersonName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+from agent.datatypes import MAX_NAME
+
+PersonName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME)]
 Consent = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 
 
@@ -68,6 +70,13 @@ class Connection(BaseModel):
     detail: str = ""
 
 
+class Watched(BaseModel):
+    """A live picture that somebody at the hub looks at."""
+
+    stream: str
+    since: float
+
+
 class Health(BaseModel):
     """The device at a glance."""
 
@@ -78,3 +87,5 @@ class Health(BaseModel):
     studies: bool = Field(description="Whether radiographs arrive here.")
     vision: Connection = Field(description="running or down")
     broker: Connection = Field(description="off, connecting, connected, refused or waiting")
+    watched: list[Watched] = Field(description="Live pictures that somebody at the hub looks at now.")
+    dicom: Connection | None = Field(description="Where radiographs arrive: running, impaired (answers wait or were given up) or down")

@@ -14,6 +14,7 @@ from agent import __version__
 STREAM_STATES = ("connecting", "running", "frozen", "covered", "failed", "finished")
 STREAM_COUNTERS = ("captured", "processed", "skipped", "failed")
 LANE_COUNTERS = ("produced", "settled", "lost")
+DICOM_COUNTERS = ("accepted", "duplicates", "decoded", "built", "answered", "rejected", "dead")
 CALL_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 QUANTILES = re.compile(r"(.+)_p(\d\d)_seconds")
 Samples = Iterable[tuple[dict[str, str], float]]
@@ -38,6 +39,7 @@ class Snapshot:
         self._inference = inference
         self._system = telemetry.get("system", {})
         self._jetson = telemetry.get("jetson", {})
+        self._dicom = telemetry.get("dicom", {})
 
     def collect(self) -> Iterator[Metric]:
         """Every metric family."""
@@ -51,6 +53,7 @@ class Snapshot:
         yield from _lane_metrics(self._lanes)
         yield from _host_metrics(self._system)
         yield from _jetson_metrics(self._jetson)
+        yield from _dicom_metrics(self._dicom)
 
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""
@@ -74,14 +77,11 @@ def _stream_metrics(streams: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
 
 def _task_metrics(figures: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
     """Names are those of `Task.metrics`: `<stage>_p50_seconds` become quantiles, `…_total` counters, the rest gauges."""
-    stages: list[tuple[dict[str, str], float]] = []
     others: dict[str, list[tuple[dict[str, str], float]]] = {}
+    stages = [sample for stream, found in figures.items() for sample in _quantiles(found, stream=stream)]
     for stream, found in figures.items():
         for name, value in found.items():
-            match = QUANTILES.fullmatch(name)
-            if match:
-                stages.append(({"stream": stream, "stage": match[1], "quantile": f"0.{match[2].rstrip('0')}"}, value))
-            else:
+            if not QUANTILES.fullmatch(name):
                 others.setdefault(name, []).append(({"stream": stream}, value))
     yield _gauge("almena_stage_seconds", "How long the stages of a stream take, over the newest frames.", stages)
     for name, values in others.items():
@@ -98,11 +98,7 @@ def _inference_metrics(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     results = [({"model": m["name"], "result": name}, count) for m in ready for name, count in m["results"].items()]
     yield _counter("almena_inference_requests", "Requests, by how they ended.", results)
     yield _gauge("almena_inference_queue_pictures", "Pictures that wait.", [({"model": m["name"]}, m["queued"]) for m in ready])
-    stages: list[tuple[dict[str, str], float]] = []
-    for model in ready:
-        for name, value in model["seconds"].items():
-            if match := QUANTILES.fullmatch(name):
-                stages.append(({"model": model["name"], "stage": match[1], "quantile": f"0.{match[2].rstrip('0')}"}, value))
+    stages = [sample for model in ready for sample in _quantiles(model["seconds"], model=model["name"])]
     yield _gauge("almena_inference_seconds", "Waiting, computing, and both, over the newest requests.", stages)
     sizes = HistogramMetricFamily("almena_inference_call_pictures", "Pictures that went into one call of an engine.", labels=["model"])
     for model in ready:
@@ -153,6 +149,46 @@ def _jetson_metrics(jetson: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("almena_jetson_temperature_celsius", "Temperature of a zone.", zones)
     fans = [({"fan": fan}, value / 100) for fan, value in jetson.get("fans_percent", {}).items()]
     yield _gauge("almena_jetson_fan_ratio", "Speed of a fan, 0 to 1.", fans)
+
+
+def _dicom_metrics(dicom: Mapping[str, Any]) -> Iterator[Metric]:
+    """Nothing where no radiographs are received."""
+    if not dicom:
+        return
+    yield _gauge("almena_dicom_up", "1 while the DICOM process runs.", [({}, dicom["state"] == "up")])
+    if dicom["state"] != "up":
+        return
+    yield _counter(
+        "almena_dicom_instances", "Instances and answers, by what became of them.", _by("result", {n: dicom[n] for n in DICOM_COUNTERS})
+    )
+    yield _counter("almena_dicom_refused", "Instances and callers that were not taken.", _by("reason", dicom["refused"]))
+    yield _counter("almena_dicom_failed", "Accepted instances that came to nothing.", _by("reason", dicom["failed"]))
+    yield _counter("almena_dicom_send_failures", "Times that the destination did not answer.", [({}, dicom["unreachable"])])
+    folders = dicom["folders"]
+    yield _gauge("almena_dicom_waiting", "Items in a folder of studies.", _by("folder", {n: held["count"] for n, held in folders.items()}))
+    yield _gauge("almena_dicom_size_bytes", "Their size.", _by("folder", {n: held["bytes"] for n, held in folders.items()}))
+    ages = {name: held["oldest_age_s"] for name, held in folders.items() if held["oldest_age_s"] is not None}
+    yield _gauge("almena_dicom_oldest_age_seconds", "Age of the oldest.", _by("folder", ages))
+    yield _gauge("almena_dicom_disk_free_bytes", "Free space where instances are stored.", [({}, dicom["free_bytes"])])
+    yield _gauge("almena_dicom_step_seconds", "How long steps take, over the newest.", _quantiles(dicom["seconds"]))
+    destination = dicom["destination"]
+    if destination["state"] != "none":
+        yield _gauge("almena_dicom_destination_up", "0 while answers wait for the destination.", [({}, destination["state"] == "up")])
+    if destination["since"] is not None:
+        yield _gauge("almena_dicom_destination_down_since_timestamp_seconds", "Since when, Unix time.", [({}, destination["since"])])
+
+
+def _by(label: str, values: Mapping[str, float]) -> list[tuple[dict[str, str], float]]:
+    return [({label: name}, value) for name, value in values.items()]
+
+
+def _quantiles(figures: Mapping[str, float], **labels: str) -> list[tuple[dict[str, str], float]]:
+    """Of all `<stage>_p50_seconds` …"""
+    return [
+        ({**labels, "stage": match[1], "quantile": f"0.{match[2].rstrip('0')}"}, value)
+        for name, value in figures.items()
+        if (match := QUANTILES.fullmatch(name))
+    ]
 
 
 def _gauge(name: str, text: str, values: Samples) -> Metric:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from agent.envelopes import COLUMNS, number, row
+from agent.http.live import event_stream
 from agent.outbox import Outbox
 from agent.serving import Problem
 from agent.uplink.web.feed import follow
@@ -52,7 +53,7 @@ def events_router(outbox: Outbox, stopping: Callable[[], bool]) -> APIRouter:
     async def live(last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Events as they happen, as Server-Sent Events whose ids are the events' ids. `ready` comes first: from then on none is missed."""
         after = None if last_event_id is None else _after(last_event_id)
-        return StreamingResponse(_lines(outbox, after, stopping), media_type="text/event-stream")
+        return StreamingResponse(event_stream(follow(outbox, after), _line, stopping), media_type="text/event-stream")
 
     return router
 
@@ -69,23 +70,13 @@ def _pages(outbox: Outbox, since: float | None, until: float | None, stream: str
             return
 
 
-async def _lines(outbox: Outbox, after: int | None, stopping: Callable[[], bool]) -> AsyncIterator[str]:
-    """Server-Sent Events; a comment whenever there was nothing for a while."""
-    listening = follow(outbox, after)
-    quiet = "retry: 1000\nevent: ready\ndata: {}\n\n"
-    try:
-        async for event in listening:
-            if stopping():
-                return
-            yield quiet if event is None else f"id: {event['id']}\ndata: {json.dumps(event)}\n\n"
-            quiet = ":\n\n"
-    finally:
-        await listening.aclose()  # type: ignore[attr-defined]
+def _line(event: dict[str, Any]) -> str:
+    return f"id: {event['id']}\ndata: {json.dumps(event)}\n\n"
 
 
 def _after(event: str) -> int:
     try:
-        return number(event)
+        return _within(number(event))
     except ValueError as error:
         raise Problem(
             422, "The last event's id is not one of ours", "send the id of an event unchanged as Last-Event-ID, or none"
@@ -106,11 +97,16 @@ def _page(
 def _moment(cursor: str) -> tuple[float, int]:
     moment, _, last = cursor.partition("|")
     try:
-        if not 0 < int(last) < 1 << 63:
-            raise ValueError(last)
-        return float(moment), int(last)
+        return float(moment), _within(int(last))
     except ValueError as error:
         raise Problem(422, "The cursor is not one of ours", "give `next` of the page before, unchanged") from error
+
+
+def _within(seq: int) -> int:
+    """As it is, where it can be the number of an event. Raises ValueError."""
+    if not 0 < seq < 1 << 63:
+        raise ValueError(seq)
+    return seq
 
 
 def _csv(rows: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,10 @@ PICTURE: dict[str, Any] = {"requestBody": {"required": True, "content": {"multip
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}, 404: {"model": ProblemDocument}}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ProblemDocument}}
 NOT_TAKEN: dict[int | str, dict[str, Any]] = {422: {"model": ProblemDocument, "description": "Refused; `reasons` says why."}}
+
+
+UPLOADS = 4
+"""Pictures that are received and looked at at once, 16 MiB each; those that come meanwhile wait with their bodies unread."""
 
 
 class _InMemory(MultiPartParser):
@@ -77,6 +82,7 @@ class _Faces:
     def __init__(self, outbox: AuditLane, vision: VisionClient) -> None:
         self._outbox = outbox
         self._vision = vision
+        self._uploads = asyncio.Semaphore(UPLOADS)
 
     async def identities(self) -> Response:
         """All enrolled persons, without their pictures or templates."""
@@ -100,8 +106,9 @@ class _Faces:
 
     async def add_image(self, identity: str, request: Request) -> Response:
         """Add one picture that shows exactly this person's face."""
-        body = await picture(request)
-        return await self._change(request, "identity add picture", f"/identities/{quote(identity, '')}/images", content=body)
+        async with self._uploads:
+            body = await picture(request)
+            return await self._change(request, "identity add picture", f"/identities/{quote(identity, '')}/images", content=body)
 
     async def image(self, identity: str, index: int) -> Response:
         """An enrolled picture, counted from 0. Identities made from a cluster have none."""
@@ -121,7 +128,8 @@ class _Faces:
 
     async def recognise(self, request: Request) -> Response:
         """Who is in a picture: for each face its box (x_min, y_min, x_max, y_max in pixels), name, distance and threshold."""
-        return await self._vision.forward("POST", "/recognize", content=await picture(request))
+        async with self._uploads:
+            return await self._vision.forward("POST", "/recognize", content=await picture(request))
 
     async def _change(self, request: Request, action: str, path: str, **options: Any) -> Response:
         return await changed(self._outbox, request, action, lambda: self._vision.forward(request.method, path, **options))

@@ -8,12 +8,15 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
+from agent.http.files import html, icon
+from agent.http.guard import session_token
+from agent.http.passwords import SESSION_S, too_many
+from agent.http.site import Site
 from agent.serving import Problem
 from agent.settings import WebSettings
-from agent.uplink.web.auth import SESSION_S, Login
-from agent.uplink.web.guard import cookie_name, session_token, too_many
+from agent.uplink.web.auth import Login
 from agent.uplink.web.models import Credentials, ProblemDocument
 
 STATIC = Path(__file__).with_name("static")
@@ -22,11 +25,11 @@ STATIC = Path(__file__).with_name("static")
 def login_router(settings: WebSettings, login: Login) -> APIRouter:
     """The login form, and routes under /api/1 that begin and end a session."""
     router = APIRouter(tags=["login"])
-    cookie = cookie_name(settings)
+    cookie = Site.of(settings).cookie
 
     @router.get("/login", include_in_schema=False)
     def login_form() -> Response:
-        return _page("login.html")
+        return html(STATIC / "login.html")
 
     @router.post("/api/1/login", status_code=204, responses={401: {"model": ProblemDocument}, 429: {"model": ProblemDocument}})
     async def log_in(credentials: Credentials, request: Request) -> Response:
@@ -61,18 +64,14 @@ def page_router() -> APIRouter:
 
     @router.get("/")
     def index() -> Response:
-        return _page("index.html")
+        return html(STATIC / "index.html")
 
     @router.get("/api")
     def reference() -> Response:
-        return _page("reference.html")
+        return html(STATIC / "reference.html")
 
     @router.get("/favicon.ico")
-    def icon() -> Response:
-        return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+    def favicon() -> Response:
+        return icon()
 
     return router
-
-
-def _page(name: str) -> Response:
-    return FileResponse(STATIC / name, media_type="text/html; charset=utf-8")

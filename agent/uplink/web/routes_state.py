@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from agent import __version__
 from agent.errors import AlmenaError
 from agent.serving import Problem
+from agent.uplink.telemetry.dicom import DicomCollector, alarms
 from agent.uplink.web.changes import changed
 from agent.uplink.web.context import WebContext
 from agent.uplink.web.models import Connection, Health, ProblemDocument
@@ -61,7 +62,15 @@ class _State:
             studies=self._context.settings.dicom is not None,
             vision=await _vision_state(self._vision),
             broker=Connection(state=self._context.broker.state, detail=self._context.broker.text),
+            watched=self._context.broker.as_dict().get("watched", []),
+            dicom=self._dicom() if self._context.settings.dicom else None,
         )
+
+    def _dicom(self) -> Connection:
+        figures = DicomCollector(self._context.settings.state_dir).collect()
+        wrong = alarms(figures)
+        state = "down" if figures["state"] == "down" else "impaired" if wrong else "running"
+        return Connection(state=state, detail="; ".join(wrong))
 
     async def streams(self) -> Response:
         """Health of every stream: state, stable error code, rates per second."""
@@ -104,7 +113,12 @@ class _State:
 
         A file with errors changes nothing, and the answer says where they are.
         """
-        return await changed(self._context.outbox, request, "settings reload", lambda: self._vision.forward("POST", "/reload"))
+        return await changed(self._context.outbox, request, "settings reload", self._reload)
+
+    async def _reload(self) -> Response:
+        answer = await self._vision.forward("POST", "/reload")
+        self._context.reloaded()
+        return answer
 
 
 def probes_router(context: WebContext, vision: VisionClient) -> APIRouter:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.timing import StageTimes
 from agent.vision.inference.signature import U8, InferenceError, Outputs
-from agent.vision.timing import StageTimes
 from engines.backends.base import IMAGE
 from engines.base import Engine, EngineError, Tensor
 
@@ -140,7 +140,7 @@ class Batcher:
             started = time.monotonic()
             try:
                 self._call(sized, slices, staging)
-            except Exception as error:  # noqa: BLE001 - a supervisor: whatever a runtime raises is that request's answer
+            except BaseException as error:  # noqa: BLE001 - a supervisor: whatever a runtime raises is that request's answer
                 reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
                 log.error("%s: a call failed: %s", self._name, reason)
                 for part in slices:

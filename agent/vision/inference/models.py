@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.settings import ServedModelSettings, Settings
+from agent.serving_settings import ServedModelSettings
+from agent.settings import Settings
 from agent.vision.classifier_kit import ClassifierKit
 from agent.vision.face_kit import FaceKit, engine_options
 from agent.vision.inference.batcher import Batcher, Sized
@@ -32,17 +33,18 @@ State = Literal["loading", "ready", "failed", "closed"]
 LOOK_S = 1.0
 """How often a stream's model is looked for."""
 RETRY_S = 60.0
+CLOSE_S = 1.0
 TEMPLATES = "its outputs are face templates, which are biometric data: set `serving.templates: true` if they may be had over HTTP"
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A model that answers. `passports`: of its engines."""
+    """A model that answers. `passports`: of the engines that it has by now."""
 
     signature: Signature
     batcher: Batcher
     decoder: ClassificationDecoder | None
-    passports: tuple[Passport, ...]
+    passports: Callable[[], tuple[Passport, ...]]
 
     def complete(self, outputs: Outputs, wanted: tuple[str, ...]) -> Outputs:
         """With a classifier's probabilities, where they are wanted."""
@@ -64,7 +66,7 @@ class Running:
             raise InferenceError(400, str(error)) from error
 
 
-Opened = tuple[tuple[Sized, ...], tuple[Passport, ...]]
+Opened = tuple[tuple[Sized, ...], Callable[[], tuple[Passport, ...]]]
 
 
 class Served:
@@ -137,11 +139,11 @@ class Served:
             return found
         engines = [
             {"batch": passport.identity.shape[0], "backend": passport.identity.backend, "precision": passport.precision}
-            for passport in running.passports
+            for passport in running.passports()
         ]
         return {**found, "model": running.signature.card.model_id, "engines": engines, **running.batcher.metrics()}
 
-    def _run(self, found: ModelCard, engines: tuple[Sized, ...], passports: tuple[Passport, ...]) -> Running:
+    def _run(self, found: ModelCard, engines: tuple[Sized, ...], passports: Callable[[], tuple[Passport, ...]]) -> Running:
         decoder = None
         if found.labels:
             kind = resolve(DECODERS, found.decoder.name, "decoder")
@@ -167,12 +169,14 @@ class Serving:
         self._loader.start()
 
     def close(self) -> None:
-        """Answer what is under way, refuse the rest, and free everything."""
+        """Answer what is under way, refuse the rest, and free everything. What takes longer than CLOSE_S is left behind on its thread, as a
+        model that is being loaded: it is freed once it is there."""
         self._closing.set()
-        if self._loader.is_alive():
-            self._loader.join()
-        for model in self._models.values():
-            model.close()
+        freeing = threading.Thread(target=self._free, name="free-served", daemon=True)
+        freeing.start()
+        freeing.join(CLOSE_S)
+        if freeing.is_alive():
+            log.warning("served models are still being loaded, or at work; that is left behind")
 
     def model(self, name: str, version: str | None = None) -> Served:
         """Raises InferenceError (404)."""
@@ -192,6 +196,12 @@ class Serving:
     def status(self) -> list[dict[str, Any]]:
         """Of every model."""
         return [model.status() for model in self._models.values()]
+
+    def _free(self) -> None:
+        if self._loader.ident is not None:
+            self._loader.join()
+        for model in self._models.values():
+            model.close()
 
     def _load(self) -> None:
         tried: dict[str, int] = {}
@@ -218,7 +228,8 @@ def _own(settings: Settings, own: ServedModelSettings) -> Callable[[ModelCard, E
             engine, passport = shop.open(size, judge, batch)
             held.callback(engine.close)
             opened.append((Sized(engine, batch, passport.speed.per_second), passport))
-        return tuple(sized for sized, _ in opened), tuple(passport for _, passport in opened)
+        passports = tuple(passport for _, passport in opened)
+        return tuple(sized for sized, _ in opened), lambda: passports
 
     return source
 
@@ -243,7 +254,7 @@ def _of_classifier(settings: Settings, name: str) -> Callable[[ModelCard, ExitSt
         if kit is None:
             return None
         held.callback(kit.close)
-        return (Sized(kit.classifier.engine, 1, kit.classifier.passport.speed.per_second),), (kit.classifier.passport,)
+        return (Sized(kit.classifier.engine, 1, kit.classifier.passport.speed.per_second),), lambda: (kit.classifier.passport,)
 
     return source
 
@@ -255,6 +266,6 @@ def _of_kit(settings: Settings, detector: str, embedder: str, part: str) -> Call
             return None
         held.callback(kit.close)
         model = kit.detector if part == "detector" else kit.embedder
-        return (Sized(model.engine, 1, model.passport.speed.per_second),), (model.passport,)
+        return (Sized(model.engine, 1, model.passport.speed.per_second),), lambda: (model.passport,)
 
     return source

@@ -111,30 +111,37 @@ class Child:
         while time.monotonic() < deadline and self._talking >= 0:
             if self._talking in {handle for handle, _ in self._poll.poll(LOOK_S * 1000)}:
                 self._listen()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(max(0.0, deadline - time.monotonic()))
-        return None
+        return self._status_by(deadline)
 
     def close(self) -> None:
-        """End it and what it has started: SIGINT, and SIGKILL if that has not ended it, or if it hangs anyway. Takes 4 s at most."""
-        self._signal(signal.SIGKILL if self._hangs else signal.SIGINT)
+        """End it with SIGINT, or at once where it hangs, and kill what is left of it and of what it has started. Takes 4 s at most."""
+        if not self._hangs:
+            self._signal(signal.SIGINT)
         # Closed before the wait: a child that is about to write gets an error, and does not hang.
         os.close(self._reading)
         if self._process.stdout is not None:
             self._process.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(ENDING_S)
-            return
+        if not self._hangs:
+            self._status_by(time.monotonic() + ENDING_S)
         self._signal(signal.SIGKILL)
         try:
             self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
             log.error("process %d cannot be killed: a driver holds it; a restart of the machine frees the device", self._process.pid)
 
+    def _status_by(self, deadline: float) -> int | None:
+        """Its exit status, as subprocess has it; None if it still runs at `deadline`. It is left unreaped, so that its number, and with
+        it that of its group, stays its own."""
+        while (ended := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(left, LOOK_S / 4))
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
     def _signal(self, number: int) -> None:
-        """To its process group, unless it has ended: the number may be another's then."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+        """To its process group, where it and what it has started are."""
+        os.killpg(self._process.pid, number)
 
     def _listen(self) -> None:
         """Keep what it said."""

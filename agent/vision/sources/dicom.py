@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from agent.config import Config
@@ -32,8 +33,9 @@ class DicomConfig(Config):
 
 
 class DicomSource(Source):
-    """Pictures in order of arrival, named by the keyed hash of their instance. A frame's image is grey in three equal channels, of which
-    there is one in memory; `about` is its StudyPicture."""
+    """Pictures in order of arrival, named by the keyed hash of their instance, and reports of instances that came to nothing. A frame's
+    image is grey in three equal channels, of which there is one in memory, and `about` is its StudyPicture; that of a report is empty,
+    and `about` is its StudyFailure."""
 
     Config = DicomConfig
     config: DicomConfig
@@ -78,7 +80,9 @@ class DicomSource(Source):
 
     def done(self, item: str) -> None:
         if item in self._given:
-            self._opened().picture_done(item)
+            folders = self._opened()
+            folders.picture_done(item)
+            folders.reports.remove(item)
             self._given.discard(item)
 
     def failed(self, item: str, reason: str) -> None:
@@ -86,10 +90,12 @@ class DicomSource(Source):
             return
         folders = self._opened()
         try:
-            folders.fail(item, "analysis", reason)
+            if not folders.reports.holds(item):
+                folders.fail(item, "analysis", reason)
         except StudyError as error:
             raise OSError(str(error)) from error
         folders.pictures.remove(item)
+        folders.reports.remove(item)
         self._given.discard(item)
 
     def _opened(self) -> StudyFolders:
@@ -104,24 +110,28 @@ class DicomSource(Source):
 
     def _scan(self, folders: StudyFolders) -> None:
         try:
-            found = folders.pictures.items()
+            found = [*folders.pictures.items(), *folders.reports.items()]
         except OSError as error:
             raise SourceError("STREAM_LOST", f"{folders.pictures.path} cannot be read: {error.strerror}") from error
         self._ready = deque(item for item in found if item not in self._given)
 
     def _load(self, folders: StudyFolders, item: str) -> Frame | None:
-        """None if it was taken away. Raises ItemError if it is bad."""
+        """None if it was taken away, or must wait. Raises ItemError if it is bad."""
         self._given.add(item)
         try:
-            picture = folders.picture(item)
+            about = folders.report(item) if folders.reports.holds(item) else folders.picture(item)
         except UnknownStudyError:
-            self._given.discard(item)
-            return None
+            about = None
         except StudyError as error:
             raise ItemError(item, str(error)) from error
-        frame = _framed(picture, self.stream, self._index)
+        if about is None:
+            self._given.discard(item)
+            return None
         self._index += 1
-        return frame
+        if isinstance(about, StudyPicture):
+            return _framed(about, self.stream, self._index - 1)
+        nothing = np.empty((0, 0, 3), np.uint8)
+        return Frame(nothing, self.stream, self._index - 1, about.failed_at, time.monotonic_ns(), item=item, about=about)
 
 
 def study_folders(settings: Settings) -> StudyFolders:
@@ -131,8 +141,6 @@ def study_folders(settings: Settings) -> StudyFolders:
 
 def _framed(picture: StudyPicture, stream: str, index: int) -> Frame:
     """Of the moment at which its last byte came; a time of another boot's clock does not count."""
-    import numpy as np
-
     now_ns, age_s = time.monotonic_ns(), time.time() - picture.received_at
     since_ns = now_ns - picture.received_ns
     same_boot = since_ns >= 0 and abs(since_ns / 1e9 - age_s) < SAME_BOOT_S

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import logging
 import os
+import secrets
 import stat
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from agent.clock import LATEST
 from agent.config import AnyPath, Config
 from agent.datatypes import Frame
 from agent.errors import ItemError, SourceError
@@ -27,6 +29,8 @@ from agent.vision.pictures import PictureError, decode, require_size
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+REASON, LONGEST_NAME = ".reason.txt", 255
+"""Bytes of a file's name, on all usual file systems."""
 SCAN_SHARE = 20
 """The pause between two scans is at least this many times as long as a scan took: a huge folder costs 5 % of a core at most."""
 Stamp = tuple[int, int, int]
@@ -65,6 +69,7 @@ class FolderSource(Source):
         self._unsettled: dict[Path, tuple[Stamp, float]] = {}
         """Images that may still grow, with the monotonic time since when they have not."""
         self._marking = threading.Lock()
+        self._told_of_time = False
         self._interrupted = threading.Event()
 
     @property
@@ -102,14 +107,15 @@ class FolderSource(Source):
         if self.config.after == "delete":
             path.unlink(missing_ok=True)
         else:
-            _move(path, self.config.path / "done", item)
+            _move(path, self.config.path / "done")
 
     def failed(self, item: str, reason: str) -> None:
         path = self._release(item)
         if path is None or self.config.after == "keep":
             return
-        target = _move(path, self.config.path / "failed", item)
-        target.with_name(target.name + ".reason.txt").write_text(reason + "\n", encoding="utf-8")
+        target = _move(path, self.config.path / "failed")
+        name = _cut(target.name, LONGEST_NAME - len(REASON)) + REASON
+        target.with_name(name).write_text(reason + "\n", encoding="utf-8", errors="backslashreplace")
 
     def _scan(self) -> None:
         """Queue the images that are complete and were not given out."""
@@ -163,9 +169,19 @@ class FolderSource(Source):
             image = decode(data)
         except PictureError as error:
             raise ItemError(item, f"{path.name}: {error}") from None
-        frame = Frame(image, self.stream, self._index, stamp[1] / 1e9, time.monotonic_ns(), item=item)
+        frame = Frame(image, self.stream, self._index, self._captured_at(path, stamp), time.monotonic_ns(), item=item)
         self._index += 1
         return frame
+
+    def _captured_at(self, path: Path, stamp: Stamp) -> float:
+        """When the file was written, by its time stamp; now, where that lies before 1970 or beyond the year 9999."""
+        at = stamp[1] / 1e9
+        if 0 <= at <= LATEST:
+            return at
+        if not self._told_of_time:
+            log.warning("%s: %s has an impossible time, %.0f s since 1970: such pictures count as of now", self.stream, path, at)
+            self._told_of_time = True
+        return time.time()
 
     def _register(self, item: str, path: Path, stamp: Stamp) -> None:
         with self._marking:
@@ -214,11 +230,17 @@ def _status(path: Path) -> os.stat_result | None:
         raise
 
 
-def _move(path: Path, folder: Path, item: str) -> Path:
-    """Move into `folder`; another file of that name there keeps its name, and this one gets a part of its key."""
+def _move(path: Path, folder: Path) -> Path:
+    """Move into `folder`; another file of that name there keeps it, and this one's gets a random part: it may be the same file again."""
     folder.mkdir(exist_ok=True)
     target = folder / path.name
     if target.exists():
-        target = folder / f"{path.stem}-{item[:12]}{path.suffix}"
+        ending = f"-{secrets.token_hex(6)}{path.suffix}"
+        target = folder / (_cut(path.stem, LONGEST_NAME - len(REASON) - len(os.fsencode(ending))) + ending)
     os.replace(path, target)
     return target
+
+
+def _cut(name: str, longest: int) -> str:
+    """Of its bytes, `longest` at most."""
+    return os.fsdecode(os.fsencode(name)[:longest])

@@ -9,8 +9,9 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from agent.config import ExistingFile
-from agent.errors import SourceError
+from agent.config import ExistingFile, Line
+from agent.errors import SourceError, UnreadableError
+from agent.handed import secret_in
 from agent.vision.sources.live import LiveConfig
 
 
@@ -21,7 +22,7 @@ class NetworkConfig(LiveConfig):
     schemes: ClassVar[tuple[str, ...]] = ()
 
     url: str = Field(description="The address. A user name and password in it are never shown again.", repr=False)
-    username: str | None = Field(None, description="User name at the camera.")
+    username: Line | None = Field(None, description="User name at the camera.")
     password: SecretStr | None = Field(None, description="Better: password_file.")
     password_file: ExistingFile | None = Field(None, description="A file that holds nothing but the password.")
     ca_file: ExistingFile | None = Field(None, description="CA certificates in PEM for TLS; default: the system's.")
@@ -33,6 +34,8 @@ class NetworkConfig(LiveConfig):
     def _take_credentials_out(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or not isinstance(raw.get("url"), str):
             return raw
+        if not raw["url"].isprintable() or " " in raw["url"]:  # urlsplit would drop line breaks
+            raise ValueError("the url has a blank or a character that does not print in it; write %20 for a blank that is meant")
         parts = urlsplit(raw["url"])
         user, at, place = parts.netloc.rpartition("@")
         if not at:
@@ -73,9 +76,9 @@ class NetworkConfig(LiveConfig):
         if self.password_file is None:
             return self.password.get_secret_value() if self.password else ""
         try:
-            return self.password_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError("STREAM_AUTH_FAILED", f"{self.password_file} cannot be read: {type(error).__name__}") from None
+            return secret_in(self.password_file)
+        except UnreadableError as error:
+            raise SourceError("STREAM_AUTH_FAILED", str(error)) from None
 
     def full_url(self) -> str:
         """The address with credentials: for the library that connects, and for nothing else."""

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agent.cameras import video_devices
+from agent.config import Line
 from agent.datatypes import Frame
 from agent.errors import SourceError
 from agent.vision.sources.live import LiveConfig, LiveSource, announced
@@ -24,7 +26,7 @@ class V4l2Config(LiveConfig):
     """A camera of this machine."""
 
     type: Literal["v4l2"] = "v4l2"
-    device: int | str = Field(0, description="Index, path, or name in /dev/v4l/by-id, which stays the same when cameras are replugged.")
+    device: int | Line = Field(0, description="Index, path, or name in /dev/v4l/by-id, which stays the same when cameras are replugged.")
     width: int = Field(1280, ge=16, le=16384, description="In pixels.")
     height: int = Field(720, ge=16, le=16384, description="In pixels.")
     rate: float = Field(30.0, gt=0, le=1000, description="Frames a second.")
@@ -91,7 +93,7 @@ def check_device(path: Path) -> None:
     """Raise SourceError with the way out if `path` is missing or closed to this user."""
     if not path.exists():
         stable = [str(found) for found in sorted(BY_ID.glob("*"))]
-        there = stable or [str(found) for found in sorted(DEVICES.glob("video*"))]
+        there = stable or [str(found) for found in video_devices(DEVICES)]
         cameras = f"cameras here: {', '.join(there)}" if there else "this machine shows no camera; plug one in"
         raise SourceError(
             "STREAM_NOT_FOUND",

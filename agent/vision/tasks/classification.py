@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from agent.datatypes import Annotation, Event, Frame
 from agent.settings import Settings
+from agent.timing import latencies
 from agent.vision.base import Task
 from agent.vision.classifier_kit import ClassifierKit
 from agent.vision.tasks.classification_config import ClassificationConfig as ClassificationConfig
-from agent.vision.timing import latencies
 from engines.answers import answer
 
 LOST_S = 5.0

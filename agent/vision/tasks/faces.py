@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from agent.datatypes import Event, Frame
 from agent.settings import Settings
+from agent.timing import latencies
 from agent.vision.base import Task
 from agent.vision.face_kit import FaceKit
 from agent.vision.gallery_store import GalleryError
 from agent.vision.kits import passport_of
-from agent.vision.recognition import Vector, geometry, sharp_share
+from agent.vision.recognition import Judge, Vector, geometry, sharp_share
 from agent.vision.tasks.faces_config import FacesConfig as FacesConfig
 from agent.vision.tasks.faces_person import CLEARLY_BETTER, Kind, Person, Settled, new_person
-from agent.vision.timing import latencies
 from agent.vision.tracker.association import overlaps
 from agent.vision.tracker.byte import Step, Track, Tracker, TrackerRules
 from agent.vision.tracker.motion import Motion
@@ -180,7 +180,9 @@ class FacesTask(Task):
             if owner is None:
                 continue
             track = joined.get(owner.id, owner)
-            person = self._people.get(track.id) or self._people.setdefault(track.id, new_person(track, self._point, frame.captured_at))
+            person = self._people.get(track.id)
+            if person is None:
+                person = self._people[track.id] = new_person(track, Judge(self._point), frame.captured_at)
             person.seen_at = frame.captured_at
             person.frames += 1
             visible.append(person)
@@ -253,8 +255,8 @@ class FacesTask(Task):
         for index in np.nonzero(prediction.faces.scores >= self._high)[0].tolist():
             box, score = prediction.faces.boxes[index], float(prediction.faces.scores[index])
             track = Track(f"{item}-{index}", Motion(box), box, score, 0.0, 0.0, "confirmed", score, 1)
-            person = new_person(track, self._point, frame.captured_at)
-            person.judge.least_views = person.judge.sure_views = person.frames = 1
+            person = new_person(track, Judge.of_photograph(self._point), frame.captured_at)
+            person.frames = 1
             if index in places:
                 place = places[index]
                 view, quality = float(prediction.geometry[place]), float(prediction.quality[place])

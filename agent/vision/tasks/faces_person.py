@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.datatypes import Annotation
-from agent.vision.recognition import Candidates, Evidence, Judge, OperatingPoint, Vector
+from agent.vision.recognition import Candidates, Evidence, Judge, Vector
 from agent.vision.tracker.byte import Track
 
 Kind = Literal["new", "update", "end"]
@@ -128,9 +128,9 @@ class Settled:
         return Settled(boxes, [person.geometry for person in people], [person.due_at for person in people])
 
 
-def new_person(track: Track, point: OperatingPoint, captured_at: float) -> Person:
+def new_person(track: Track, judge: Judge, captured_at: float) -> Person:
     """Of a track that has just begun."""
-    return Person(track, Judge(point), captured_at, captured_at)
+    return Person(track, judge, captured_at, captured_at)
 
 
 def _pixels(box: NDArray[np.float32]) -> list[float]:

@@ -21,4 +21,8 @@ class StudyConfig(Config):
     )
     margin: float = Field(0.05, ge=0, lt=0.5, description="No answer where the scores are by less than this from another answer.")
     pixels: bool = Field(True, description="No answer for a picture that does not look like a frontal chest radiograph.")
+    unfamiliar: bool = Field(
+        True, description="No answer for a picture unlike those that the model has learned from, if its card can tell."
+    )
     heat_map: bool = Field(True, description="Show in a picture where the model saw what it answered.")
+    heat_map_s: float = Field(3.0, gt=0, le=60, description="Seconds that this may take where the model has no maps of its own.")

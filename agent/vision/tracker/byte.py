@@ -23,6 +23,8 @@ MARGIN = 0.3
 LEAST_OVERLAP = 0.15
 MANY_VIEWS = 8
 """Embeddings from which a track's template is as good as it gets."""
+FIRST_DOUBTS = 3
+"""A track of one view, which may be a bad one, is left to another face when that many in a row look like somebody else's."""
 LOST_WITHOUT_FACE_S = 0.7
 """A lost track whose face is known takes a box without an embedding only this soon."""
 
@@ -154,7 +156,8 @@ class Tracker:
                     row[column] = 0.0
                 continue
             distance = _distance(track.template, vector)
-            if self.rules.foreign(distance, track.views) and (lost or (track.doubt and track.views > 1)):
+            doubts = 1 if track.views > 1 else FIRST_DOUBTS
+            if self.rules.foreign(distance, track.views) and (lost or track.doubt >= doubts):
                 row[column] = 0.0
             else:
                 row[column] += 0.5 + self.rules.same - min(distance, self.rules.same + 0.5)

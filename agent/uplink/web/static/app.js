@@ -30,6 +30,7 @@ function wake() {
 }
 
 const BROKER = { connected: "good", off: "", connecting: "warn", waiting: "warn", refused: "bad" };
+const DICOM = { running: "good", impaired: "warn" };
 
 async function status() {
   const notice = byId("notice");
@@ -43,6 +44,10 @@ async function status() {
     pill(byId("vision-state"), up ? "vision running" : "vision down", up ? "good" : "bad", health.vision.detail);
     const broker = health.broker.state === "off" ? "no broker" : `broker ${health.broker.state}`;
     pill(byId("broker-state"), broker, BROKER[health.broker.state] ?? "warn", health.broker.detail);
+    byId("dicom-state").hidden = !health.dicom;
+    if (health.dicom) pill(byId("dicom-state"), `DICOM ${health.dicom.state}`, DICOM[health.dicom.state] ?? "bad", health.dicom.detail);
+    byId("watched").hidden = health.watched.length === 0;
+    byId("watched").textContent = health.watched.map(({ stream, since }) => `Somebody at the hub looks at ${stream}, since ${new Date(since * 1000).toLocaleTimeString()}.`).join(" ");
     notice.hidden = up;
     notice.textContent = up ? "" : `${health.vision.detail[0].toUpperCase()}${health.vision.detail.slice(1)}. Events that were stored before can still be read.`;
     document.body.classList.toggle("vision-down", !up);

@@ -1,14 +1,15 @@
 // The list of events: sentences for people, newest first, growing as things happen.
 
 import { get } from "./api.js";
-import { byId, clock, h, pill, span } from "./dom.js";
+import { byId, h, pill } from "./dom.js";
+import { receive } from "./receive.js";
+import { clock, span } from "./words.js";
 
 const SHOWN = 500;
 const NOTHING = byId("events-empty").textContent;
 const shown = new Set();
 let room = SHOWN; // more once older ones were asked for
 let next = null; // where the list goes on: moment and number of its last event, as in `next` of a page
-let source = null;
 let arrived = []; // while a page is on its way
 
 const filters = () => ({ stream: byId("filter-stream").value, kind: byId("filter-kind").value });
@@ -25,21 +26,19 @@ export function start() {
 }
 
 function listen() {
-  source = new EventSource("/api/1/events/live");
-  source.addEventListener("ready", () => {
-    pill(byId("feed-state"), "live", "good");
-    reload();
-  });
-  source.addEventListener("error", () => {
-    pill(byId("feed-state"), "reconnecting", "warn");
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
-  });
-  source.addEventListener("message", (message) => {
-    const event = JSON.parse(message.data);
-    const { stream, kind } = filters();
-    if ((stream && event.stream !== stream) || (kind && event.kind !== kind)) return;
-    arrived.push(event);
-    add(event, true);
+  receive("/api/1/events/live", {
+    ready: () => {
+      pill(byId("feed-state"), "live", "good");
+      reload();
+    },
+    error: () => pill(byId("feed-state"), "reconnecting", "warn"),
+    message: (message) => {
+      const event = JSON.parse(message.data);
+      const { stream, kind } = filters();
+      if ((stream && event.stream !== stream) || (kind && event.kind !== kind)) return;
+      arrived.push(event);
+      add(event, true);
+    },
   });
 }
 
@@ -143,8 +142,9 @@ function face({ stream: place, data }) {
   const known = { known: "was recognised", unknown: "was not recognised", undecided: "is still there" }[data.decision];
   const stay = data.ended_at ? ` after ${span(data.ended_at - data.started_at)}` : "";
   const why = data.reason && data.reason !== "left" ? ` (${data.reason})` : "";
-  const text = { new: `arrived at ${place}`, update: `${known} at ${place}`, end: `left ${place}${stay}${why}` }[data.type];
-  return { who, text: text ?? data.type, kind: data.type === "end" ? `${kind}.gone` : kind };
+  const end = data.reason ? `left ${place}${stay}${why}` : `is on a photograph of ${place}`;
+  const text = { new: `arrived at ${place}`, update: `${known} at ${place}`, end }[data.type];
+  return { who, text: text ?? data.type, kind: data.type === "end" && data.reason ? `${kind}.gone` : kind };
 }
 
 function classification({ stream: place, data }) {

@@ -1,7 +1,9 @@
 // Who is known: enrolment, changes, erasure; unknown visitors and naming them.
 
 import { call, erase, get, patch, post, upload } from "./api.js";
-import { ago, byId, count, day, h, repeated } from "./dom.js";
+import { ask as dialogOf } from "./dialog.js";
+import { byId, h, repeated } from "./dom.js";
+import { ago, count, day } from "./words.js";
 
 const FORMATS = "image/jpeg,image/png,image/bmp,image/webp,image/tiff";
 const REFRESH_MS = 5000;
@@ -49,9 +51,9 @@ function person(identity) {
       h("p.meta", notes.join(" · ")),
       h("p.meta", identity.consent ? `Consent: ${identity.consent}` : "No consent note"),
       identity.needs_pictures && h("p.warning", "Cannot be recognised: add pictures for the model in use."),
+      identity.origin && h("p.meta", `Shared by ${identity.origin}, where changes are made. Erased here, it is not taken again.`),
       h("div.actions",
-        button("Add pictures", () => addPictures(identity)),
-        button("Edit", () => edit(identity)),
+        !identity.origin && [button("Add pictures", () => addPictures(identity)), button("Edit", () => edit(identity))],
         button("Erase", () => eraseIdentity(identity), "danger"))));
 }
 
@@ -65,33 +67,7 @@ function visitor(cluster) {
         button("Forget", () => confirmed(`Forget ${cluster.id}?`, "If this person comes again, they get a new pseudonym.", "Forget", () => erase(`clusters/${encodeURIComponent(cluster.id)}`)), "danger"))));
 }
 
-// A dialog with a form. `submit` may throw; its message is shown and the dialog stays. `after` may keep it open by returning true.
-function ask(title, fields, label, submit, kind = "primary") {
-  const error = h("p.error", { role: "alert", hidden: true });
-  const cancel = button("Cancel", () => dialog.close());
-  const go = h(`button.${kind}`, { type: "submit" }, label);
-  const form = h("form", h("h2", title), fields, error, h("div.actions.end", cancel, go));
-  const dialog = h("dialog", { "aria-label": title }, form);
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    go.disabled = true;
-    error.hidden = true;
-    try {
-      if (await submit(form)) {
-        cancel.textContent = "Close";
-      } else dialog.close();
-    } catch (problem) {
-      error.textContent = `${problem.message}.`;
-      error.hidden = false;
-    }
-    go.disabled = false;
-    refresh();
-  });
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
-  return dialog;
-}
+const ask = (title, fields, label, submit, kind = "primary") => dialogOf(title, fields, label, submit, { kind, after: refresh });
 
 const confirmed = (title, text, label, action) => ask(title, [h("p", text)], label, async () => { await action(); }, "danger");
 
@@ -130,7 +106,7 @@ class Pictures {
       this.input.value = "";
     } });
     this.field = [field("Pictures", this.input,
-      "Several pictures in different light help. Each must show this person alone, sharp and facing the camera. They stay on this device, encrypted."), this.list];
+      "Several pictures in different light help. Each must show this person alone, sharp and facing the camera. They stay on this device, encrypted; where its settings share identities, the other devices of its site get them, sealed."), this.list];
   }
 
   add(file) {
@@ -230,5 +206,5 @@ function whoIsThis() {
 
 function face(found) {
   const place = `face at ${Math.round(found.box.x_min)}, ${Math.round(found.box.y_min)}`;
-  return h("li", h("strong", found.name ?? "unknown"), ` · ${place}`, found.distance !== null && found.distance !== undefined && ` · distance ${found.distance.toFixed(2)}`);
+  return h("li", h("strong", found.name ?? found.decision), ` · ${place}`, found.distance !== null && found.distance !== undefined && ` · distance ${found.distance.toFixed(2)}`);
 }

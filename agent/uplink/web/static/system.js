@@ -1,8 +1,9 @@
 // How the device is doing: streams, engines, outbox, host.
 
 import { get } from "./api.js";
-import { ago, byId, bytes, clock, count, h, repeated, span } from "./dom.js";
+import { byId, bytes, h, repeated } from "./dom.js";
 import { STATE } from "./live.js";
+import { ago, clock, count, span } from "./words.js";
 
 const REFRESH_MS = 3000;
 export const awake = repeated(refresh, REFRESH_MS);

@@ -1,0 +1,85 @@
+"""Sections of a settings file written by the agent itself; what stands in the other sections stays as it is, comments included."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent import settings
+from agent.errors import SettingsError, UsageError
+from agent.yaml_file import YamlFile
+from engines.files import scratch
+
+PLACES = (Path("almena.yaml"), Path("/etc/almena/almena.yaml"))
+"""Where a settings file is looked for that is not named: here, and where the service has it."""
+
+
+def located() -> Path | None:
+    """The settings file of this folder or, where there is none, of the service."""
+    return next(filter(os.path.isfile, PLACES), None)
+
+
+def to_be_changed(given: Path | None) -> Path:
+    """The file that is named, or `located`, or the one to be made here.
+
+    Raises UsageError where there is a service whose settings this user may not see.
+    """
+    if found := given or located():
+        return found
+    folder = PLACES[-1].parent
+    if folder.is_dir() and not os.access(folder, os.X_OK):
+        raise UsageError(f"Almena is a service here, and {PLACES[-1]} is not for this user: use sudo, or name a settings file (--config)")
+    return PLACES[0]
+
+
+def write_sections(path: Path, sections: Mapping[str, Any]) -> None:
+    """Replace or add whole sections. The file is replaced at once, by one that is valid; a new one is for the group of its folder, too.
+
+    Raises SettingsError, OSError; then the file is as it was.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for name, content in sections.items():
+        text = _with_section(path, text, name, content)
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o640
+    with scratch(path) as part:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        settings.load(part)
+        with contextlib.suppress(PermissionError):  # who is neither the owner nor root keeps the file as his own
+            there = path.stat() if path.exists() else path.resolve().parent.stat()
+            os.chown(part, there.st_uid if path.exists() else -1, there.st_gid)
+        part.replace(path)
+
+
+def _with_section(path: Path, text: str, name: str, content: Any) -> str:
+    """`text` with the section `name` replaced, or added at the end."""
+    written = yaml.safe_dump({name: content}, sort_keys=False, allow_unicode=True).splitlines()
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    lines = text.splitlines()
+    if root is None:
+        return "\n".join([*lines, *written, ""])
+    if not isinstance(root, yaml.MappingNode) or root.flow_style:
+        raise SettingsError(f"{path}:1: sections cannot be written into a file of this form; write one section a line, as `device:`")
+    for key, value in root.value:
+        if key.value == name:
+            first, last = key.start_mark.line, value.end_mark.line + (value.end_mark.column > 0)
+            while last > first + 1 and not lines[last - 1].startswith((" ", "-")):  # comments that belong to what follows
+                last -= 1
+            return "\n".join([*lines[:first], *written, *lines[last:], ""])
+    return "\n".join([*lines, *written, ""])
+
+
+def raw_section(path: Path, name: str) -> dict[str, Any]:
+    """A section as it stands in the file; empty where there is none. Raises SettingsError for what is no YAML."""
+    raw = YamlFile(path).raw if path.exists() else None
+    section = raw.get(name) if isinstance(raw, dict) else None
+    return dict(section) if isinstance(section, dict) else {}

@@ -1,0 +1,1 @@
+"""What is wrong with devices: rules, what they find, and telling people."""

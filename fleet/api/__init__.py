@@ -1,0 +1,1 @@
+"""The hub's REST interface, what happens live, metrics and health."""

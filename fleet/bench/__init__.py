@@ -1,0 +1,1 @@
+"""How much the hub stores, against a subscriber that only counts."""

@@ -1,0 +1,36 @@
+// What this device has declared as lost: which numbers, when, why.
+
+import { get } from "./api.js";
+import { h } from "./dom.js";
+import { fill, table } from "./parts.js";
+import { clock, counted, number, t } from "./words.js";
+
+const MANY = 6;
+
+export function losses(body, { address }) {
+  const box = h("div");
+  body.append(h("p.hint", t("Whatever an outbox had to drop is declared here. What is neither stored nor here is still on the device, and will come.")), box);
+  fill(box, get(`${address}/losses`).then(draw));
+  return {};
+}
+
+function draw({ losses: list, total, missing, missing_total: many }) {
+  const rows = list.map((loss) => [
+    t(loss.reason), number(loss.count, 0), h("span.ranges", ranges(loss.ranges)), [clock(loss.since), loss.until > loss.since && ` – ${clock(loss.until)}`], loss.lane, h("code", loss.spool),
+  ]);
+  const gaps = missing.map((gap) => [number(gap.count, 0), h("span.ranges", ranges(gap.ranges)), gap.since ? clock(gap.since) : "", gap.lane, h("code", gap.spool)]);
+  return [
+    ...(many > 0 ? [
+      h("h3", t("Missing, not declared")),
+      h("p.hint", t("Higher numbers are here, these are not, and nothing says that they are lost. Those that still wait in the outbox will come; an alert tells if others stay away.")),
+      table([t("Rows"), t("Numbers"), t("Since"), t("Lane"), t("Spool")], gaps, { label: t("Missing, not declared") }),
+    ] : []),
+    total > 0 && h("p.figure.bad", counted(total, "{n} event is lost for good.", "{n} events are lost for good.")),
+    table([t("Reason"), t("Events"), t("Numbers"), t("When"), t("Lane"), t("Spool")], rows, { label: t("Losses"), empty: t("This device has lost nothing.") }),
+  ];
+}
+
+function ranges(pairs) {
+  const text = (pairs ?? []).slice(0, MANY).map(([low, high]) => (low === high ? number(low, 0) : `${number(low, 0)}–${number(high, 0)}`)).join(", ");
+  return pairs?.length > MANY ? `${text} … ${t("and {n} more", { n: pairs.length - MANY })}` : text || t("never numbered");
+}

@@ -1,0 +1,147 @@
+"""mosquitto's configuration for a fleet. Written for mosquitto 2.0 (Debian 12); `almena fleet acl-matrix` proves it on the one here."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.wire.topics import HUB
+from provisioning.ca import Authority, write_private
+from provisioning.errors import FleetError, writing
+from provisioning.register import Register
+from provisioning.settings import BrokerSettings
+
+SERVER_LIFETIME = timedelta(days=825)
+HUB_LIFETIME = timedelta(days=365)
+BROKER = "fleet.broker"
+"""Under which name the register has the broker's certificate."""
+WATCH = "fleet.watch"
+"""Who may see births and wills. No device can have a name with a dot."""
+
+_CONFIGURATION = """\
+# mosquitto for an Almena fleet, written by `almena fleet broker-config`: do not edit, write it again.
+# Whoever connects shows a certificate of the fleet's CA that is not in crl.pem. Its common name is user name and client id.
+per_listener_settings false
+listener {port}{bind}
+cafile {folder}/ca.pem
+certfile {folder}/broker.pem
+keyfile {folder}/broker.pem
+crlfile {folder}/crl.pem
+tls_version tlsv1.2
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+allow_anonymous false
+acl_file {folder}/acl
+
+# What is acknowledged outlives a power cut, except what came at the last moment; with delivery: hub devices send that again.
+persistence true
+persistence_location {state}/
+autosave_on_changes true
+autosave_interval 1
+
+# A hub that is away for long finds everything again, up to these limits; beyond them devices keep it.
+max_queued_messages 100000
+max_queued_bytes 268435456
+max_inflight_messages 1000
+persistent_client_expiration 30d
+max_packet_size 1048576
+
+user {user}
+pid_file {state}/mosquitto.pid
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+connection_messages true
+"""
+
+_ACL = f"""\
+# Patterns hold for everybody; %u is the common name of the certificate. What no line allows is refused.
+pattern write almena/1/%u/status
+pattern write almena/1/%u/up/#
+pattern read almena/1/%u/down/#
+pattern read almena/1/{HUB}/state
+
+user {WATCH}
+topic read almena/1/+/status
+"""
+
+_HUB_ACL = f"""
+user {{name}}
+topic read almena/1/+/status
+topic read almena/1/+/up/#
+topic write almena/1/+/down/#
+topic write almena/1/{HUB}/state
+"""
+
+
+def write_configuration(folder: Path, broker: BrokerSettings, authority: Authority, register: Register) -> list[Path]:
+    """All that `mosquitto -c FOLDER/mosquitto.conf` needs, and the certificates of the hubs. Returns the files. Raises FleetError."""
+    folder = folder.resolve()
+    state = folder / "state"
+    if any(letter.isspace() for letter in str(folder)):
+        raise FleetError(f"mosquitto cannot read paths with blanks: {folder}")
+    owner = _owner(broker.user)
+    bind = f" {broker.bind}" if broker.bind else ""
+    text = _CONFIGURATION.format(port=broker.port, bind=bind, folder=folder, state=state, user=broker.user)
+    pair = authority.server([broker.host, *broker.names], SERVER_LIFETIME)
+    names = hub_names(broker.hubs)
+    hubs = {f"{name.replace('.', '-')}.pem": authority.client(name, HUB_LIFETIME) for name in names}
+    files = {
+        "mosquitto.conf": text.encode(),
+        "acl": "".join([_ACL, *(_HUB_ACL.format(name=name) for name in names)]).encode(),
+        "ca.pem": authority.chain,
+        "broker.pem": pair.pem + authority.links,
+        "crl.pem": authority.crl(register.revoked()),
+    }
+    for hub in hubs.values():
+        register.add(hub.certificate, "fleet", hub.certificate.public_bytes(Encoding.PEM))
+    register.add(pair.certificate, "fleet", pair.certificate.public_bytes(Encoding.PEM), name=BROKER)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        state.mkdir(exist_ok=True, mode=0o700)
+        for name, content in files.items():
+            write_private(folder / name, content, owner=owner)
+        for name, hub in hubs.items():
+            write_private(folder / name, hub.pem)
+        if owner:
+            folder.chmod(0o750)
+            os.chown(folder, -1, owner[1])
+            os.chown(state, *owner)
+    return [folder / name for name in (*files, *hubs)]
+
+
+def hub_names(count: int) -> list[str]:
+    """What so many hubs are called in their certificates."""
+    return [HUB, *(f"{HUB}.{number}" for number in range(2, count + 1))]
+
+
+def write_crl(folder: Path, authority: Authority, register: Register) -> Path:
+    """The list of revoked certificates anew, owned as before. Raises FleetError: then the broker has the old one."""
+    path = folder / "crl.pem"
+    try:
+        before = path.stat()
+        with register.transaction():  # of two revocations at once, the later list has both
+            write_private(path, authority.crl(register.revoked()), owner=(before.st_uid, before.st_gid))
+    except OSError as error:
+        raise FleetError(
+            f"{path} cannot be written ({error.strerror}), and so the broker still takes what is revoked: make room on the disk, run as the"
+            " user who ran `almena fleet broker-config`, and give the command again"
+        ) from error
+    return path
+
+
+def _owner(user: str) -> tuple[int, int] | None:
+    """To whom root gives the files; None for whoever is not root, or where the broker runs as the same user."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise FleetError(f"there is no user {user!r} here: install mosquitto, or give --user") from None
+    return (found.pw_uid, found.pw_gid) if found.pw_uid else None

@@ -1,0 +1,87 @@
+"""From one release to another with a way back: almena-trial.service switches, watches, and keeps the new one or puts back the one before,
+with its units. almena-trial.path starts it. It is systemd's: no dropped connection and no power cut leaves the work half done."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from provisioning.host import releases, service, written
+from provisioning.host.places import TRIAL, Places, processes, units
+from provisioning.host.plan import HostError, Plan, run
+from provisioning.host.settle import settle
+
+STARTS = 2
+"""So often a trial begins, of which the second is after a power cut: a release that crashes the machine is not tried for ever."""
+ENDS_WITHIN_S = 1200.0
+
+
+def begin(places: Places, before: str, new: str, plan: Plan) -> None:
+    """Let systemd try `new`, and wait for the verdict. Raises HostError when `before` had to come back."""
+    releases.point(places.previous, before)
+    run(["systemctl", "daemon-reload"])
+    _note(places, before, new, 0)
+    why = ""
+    try:
+        run(["systemctl", "start", "--wait", TRIAL], timeout_s=ENDS_WITHIN_S)
+    except HostError as error:
+        why = str(error)
+    if places.trial.exists():
+        if service.state(TRIAL)["ActiveState"] in ("active", "activating"):
+            raise HostError(f"the trial of {new} goes on by itself; `sudo almena doctor` tells how it ends")
+        plan.say(f"{TRIAL} did not do its work, hence this process does: {why}")
+        judge(places, plan)
+        return
+    verdict = json.loads(places.verdict.read_text())
+    if not verdict["kept"]:
+        raise HostError(verdict["said"])
+    plan.say(verdict["said"])
+
+
+def switch(places: Places, release: str, leaving: str | None, plan: Plan) -> None:
+    """To the environment of a release, with its units, accounts and folders. Raises HostError, OSError."""
+    texts = releases.texts_of(places, release)
+    if not texts:
+        raise HostError(f"{places.releases / release} has no units: it is damaged; install that version again")
+    releases.point(places.current, release)
+    settle(places, texts, plan, releases.texts_of(places, leaving))
+    service.enable(places, units(texts))
+
+
+def judge(places: Places, plan: Plan, starts_within_s: float = service.STARTS_WITHIN_S, stable_s: float = service.STABLE_S) -> None:
+    """End the trial: the new release stays, or the one before comes back. Raises HostError when it had to."""
+    noted = json.loads(places.trial.read_text())
+    before, new, starts = noted["before"], noted["release"], noted["starts"] + 1
+    _note(places, before, new, starts)
+    why = f"the machine was started again in its trial {STARTS} times" if starts > STARTS else ""
+    why = why or _tried(places, new, before, plan, starts_within_s, stable_s)
+    said = f"release {new} runs"
+    if why:
+        again = _tried(places, before, new, plan, starts_within_s, stable_s)
+        releases.point(places.current, before)
+        releases.point(places.previous, before)
+        state = f"that one does not start either:\n{again}" if again else "that one runs"
+        said = f"release {new} does not start, and {before} is back; {state}. What {new} said:\n{why}"
+    verdict = {"release": new, "before": before, "kept": not why, "said": said, "at": round(time.time())}
+    written.write(places.verdict, json.dumps(verdict, indent=2) + "\n")
+    written.remove(places.trial)
+    releases.retire(places)
+    if why:
+        raise HostError(said)
+    plan.say(said)
+
+
+def _tried(places: Places, release: str, leaving: str, plan: Plan, starts_within_s: float, stable_s: float) -> str:
+    """Switch to a release and watch it; why it does not run, or ""."""
+    try:
+        switch(places, release, leaving, plan)
+        names = processes(releases.texts_of(places, release))
+        service.restart(names)
+        return service.trouble(names, starts_within_s, stable_s)
+    except (HostError, OSError) as error:
+        return str(error)
+
+
+def _note(places: Places, before: str, new: str, starts: int) -> None:
+    """From now on the trial is known, also after a power cut."""
+    written.write(places.trial, json.dumps({"before": before, "release": new, "starts": starts}) + "\n")

@@ -1,0 +1,58 @@
+"""How often somebody may ask, and be wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from agent.serving import network_of
+
+ADDRESSES = 10_000
+
+
+@dataclass
+class _Bucket:
+    tokens: float
+    at: float
+    refused: int = 0
+
+
+class RateLimit:
+    """Each caller (an address; IPv6: its /64; or a name) has `burst` to spend, and one more every `every_s`."""
+
+    def __init__(self, burst: int = 10, every_s: float = 6.0) -> None:
+        self._burst = burst
+        self._every_s = every_s
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def wait_s(self, address: str) -> tuple[float, int]:
+        """Seconds until the caller is heard again, 0 for now; and how many requests it had refused for that since it last was heard."""
+        with self._lock:
+            bucket = self._buckets.get(network_of(address))
+            if bucket is None:
+                return 0.0, 0
+            self._refill(bucket)
+            if bucket.tokens >= 1.0:
+                bucket.refused = 0
+                return 0.0, 0
+            bucket.refused += 1
+            return (1.0 - bucket.tokens) * self._every_s, bucket.refused
+
+    def spend(self, address: str, cost: float = 1.0) -> None:
+        """Of more than ten thousand callers those that spent longest ago are forgotten."""
+        network = network_of(address)
+        with self._lock:
+            bucket = self._buckets.setdefault(network, _Bucket(self._burst, time.monotonic()))
+            self._refill(bucket)
+            bucket.tokens = max(0.0, bucket.tokens - cost)
+            self._buckets.move_to_end(network)
+            if len(self._buckets) > ADDRESSES:
+                self._buckets.popitem(last=False)
+
+    def _refill(self, bucket: _Bucket) -> None:
+        now = time.monotonic()
+        bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.at) / self._every_s)
+        bucket.at = now

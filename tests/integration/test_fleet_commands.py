@@ -1,0 +1,105 @@
+"""`almena fleet …` and `almena join` as somebody types them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import cli, logs
+from provisioning import ca
+from tests.fakes.fleet_site import PASSPHRASE
+
+Almena = Callable[..., str]
+URLS = ("f:8643", "http://f", "https://f:99999", "https://::1", "https://[::1", "https://f\n", "https://f:x", "")
+BROKERS = ("", ":", "b:99999", "b:x", "::1", "[::1", "[b]", "mqtts://b", "b:1883/x", "b\nuser root", "b c", "b:", "a..b", 64 * "b")
+
+
+@pytest.fixture
+def almena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Almena]:
+    """The command line in an empty folder; gives what it prints, and asserts its exit code."""
+    monkeypatch.setattr(ca, "KDF_ROUNDS", 1000)
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
+    monkeypatch.setenv("ALMENA_FLEET", str(tmp_path / "fleet"))
+    monkeypatch.setenv("ALMENA_CA_PASSPHRASE", PASSPHRASE)
+    monkeypatch.chdir(tmp_path)
+    mask = os.umask(0o022)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["almena", *arguments])
+        try:
+            cli.main()
+            ended: Any = 0
+        except SystemExit as end:
+            ended = end.code or 0
+        out, err = capsys.readouterr()
+        assert ended == code, err
+        return out + err
+
+    yield run
+    os.umask(mask)
+
+
+@pytest.fixture
+def made(almena: Almena) -> str:
+    """What `fleet init` said."""
+    return almena("fleet", "init", "--url", "https://f:8643", "--broker", "b.example:1883", "--user", "root")
+
+
+def test_a_fleet_from_its_first_day(almena: Almena, made: str, tmp_path: Path) -> None:
+    fingerprint = made.partition("fingerprint ")[2][:64]
+    assert fingerprint in almena("fleet", "ca", "show")
+    assert "holds a CA already" in almena("fleet", "init", "--url", "https://f", "--broker", "b", code=1)
+    assert "run `almena fleet broker-config DIR`" in almena("fleet", "revoke", "cam-1", code=1)
+    assert str(tmp_path / "etc" / "mosquitto.conf") in almena("fleet", "broker-config", "etc")
+    assert "listener 1883\n" in (tmp_path / "etc" / "mosquitto.conf").read_text()
+    text = almena("fleet", "invite", "cam-1", "--qr")
+    assert "almena join https://f:8643 cam-1." in text
+    assert "▄" in text
+    token = text.split()[text.split().index("https://f:8643") + 1]
+    assert "its invitation does not hold" in almena("fleet", "revoke", "cam-1")
+    assert "no devices yet" in almena("fleet", "devices")
+    assert "nobody with the name 'cam-1' has a certificate" in almena("fleet", "revoke", "cam-1", code=1)
+    assert "--claim claim.pem" in almena("fleet", "claim", "batch-1", "claim.pem")
+    assert "nothing waits" in almena("fleet", "requests")
+    assert "no request 'x' waits" in almena("fleet", "approve", "x", code=2)
+    told = almena("fleet", "decisions")
+    assert "invited" in told
+    assert token.split(".")[1] not in told
+    files = [*(tmp_path / "etc").iterdir(), *(tmp_path / "fleet").iterdir(), tmp_path / "claim.pem"]
+    assert [path.name for path in files if path.stat().st_mode & 0o077] == ["ca.pem"], "of the fleet's folder, for everybody"
+
+
+def test_addresses_and_names_that_cannot_be(almena: Almena, made: str, tmp_path: Path) -> None:
+    assert "cannot be a name" in almena("fleet", "invite", "hub", code=2)
+    text = almena("fleet", "invite", "cam-1")
+    token = text.split()[text.split().index("https://f:8643") + 1]
+    for url in URLS:
+        assert "--url: " in almena("fleet", "init", "--dir", "none", "--url", url, "--broker", "b", code=2)
+        assert "begins with https://" in almena("join", url, token, code=2)
+    for broker in BROKERS:
+        assert "--broker: " in almena("fleet", "init", "--dir", "none", "--url", "https://f", "--broker", broker, code=2)
+    assert "--user: " in almena("fleet", "init", "--dir", "none", "--url", "https://f", "--broker", "b", "--user", "x\nport 1", code=2)
+    assert "cannot be a device's name" in almena("join", "https://f", "--claim", "claim.pem", "--name", "Cam 1", code=2)
+    too_long = almena("fleet", "init", "--url", "https://f", "--broker", "b", "--name", 33 * "ü", code=2)
+    assert "bytes that a certificate has for a name" in too_long
+    assert "is too long: at most 58" in almena("fleet", "claim", 59 * "b", "claim.pem", code=2)
+    assert "cannot listen at a..b:8643 (no address)" in almena("fleet", "enrol-server", "--host", "a..b", code=1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_files_and_passphrases_that_cannot_be(almena: Almena, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    almena("fleet", "broker-config", "etc")
+    assert "etc cannot be written (it is a folder)" in almena("fleet", "claim", "batch-2", "etc", code=1)
+    (tmp_path / "bytes").write_bytes(b"\xff" * 12)
+    assert "cannot be written (File exists)" in almena("fleet", "broker-config", "bytes", code=1)
+    assert "holds no passphrase" in almena("fleet", "broker-config", "etc", "--passphrase-file", "bytes", code=1)
+    assert (tmp_path / "etc" / "mosquitto.conf").exists()
+    monkeypatch.setenv("ALMENA_CA_PASSPHRASE", "wrong horse battery")
+    assert "cannot be opened with this passphrase" in almena("fleet", "broker-config", "etc", code=1)
+    monkeypatch.delenv("ALMENA_CA_PASSPHRASE")
+    assert "give --passphrase-file, or set $ALMENA_CA_PASSPHRASE" in almena("fleet", "broker-config", "etc", code=1)

@@ -1,0 +1,189 @@
+"""The hub's store on a real PostgreSQL: all that holds on SQLite, and several hubs beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from fleet.alerts.herald import Herald
+from fleet.alerts.watch import Watch
+from fleet.settings import AlertSettings
+from fleet.store.backup import backup, restore
+from fleet.store.database import writing
+from fleet.store.tables import metadata
+from tests.fakes.fleet import DEVICE, Process, Producer, load, peer, write_settings
+from tests.fakes.hub_api import Postbox
+from tests.fakes.hub_store import EVENTS, NOW, SPOOL, StoredHub, message, other
+from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.postgres import Postgres
+from tests.integration.test_mqtt_kills import Flow
+from tests.unit.test_hub_backup import (  # noqa: F401 - the same test, with the fixture of this file
+    content,
+    fill,
+    test_migrations_make_the_tables_of_this_version,
+)
+from tests.unit.test_hub_identities import (  # noqa: F401 - the same tests, with the fixture of this file
+    test_a_box_is_taken_from_its_origin_alone_and_given_to_its_recipient_alone,
+    test_a_site_that_shares_no_longer_and_a_device_of_another_keep_nothing_of_others,
+    test_from_the_enrolment_to_the_last_receipt_of_a_device_that_was_away,
+    test_whose_time_is_over_and_whom_an_old_copy_of_the_database_brought_back_are_erased,
+)
+from tests.unit.test_hub_store import (  # noqa: F401 - the same tests, with the fixture of this file
+    test_a_lease_ends_and_any_word_begins_it_again,
+    test_a_repeat_is_stored_but_another_message_under_the_number_is_refused,
+    test_a_sample_out_of_all_time_and_a_name_that_is_none_are_rolled_up_too,
+    test_dead_letters_and_replies_are_bounded,
+    test_events_are_kept_as_long_as_the_settings_say_since_they_came,
+    test_impossible_numbers_are_dead_letters,
+    test_losses_count_once_and_not_what_comes_all_the_same,
+    test_telemetry_becomes_minutes_and_hours,
+    test_texts_that_a_database_cannot_index_are_cut,
+    test_times_of_a_clock_that_was_wrong_are_corrected,
+    test_who_is_erased_on_a_device_is_erased_here_too,
+)
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def server(postgres: Postgres) -> Iterator[StoredHub]:
+    one = StoredHub(postgres.url())
+    yield one
+    one.store.close()
+
+
+@pytest.fixture
+def hub(server: StoredHub) -> StoredHub:
+    """Empty."""
+    with writing(server.store.engine) as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))
+    return server
+
+
+def test_two_hubs_store_the_same_at_once(hub: StoredHub) -> None:
+    """Devices in another order in each hub, all rows in both: none is stored twice, and neither hub waits for the other for ever."""
+    others = [StoredHub(str(hub.store.engine.url.render_as_string(False))) for _ in range(2)]
+    names = [f"dev-{number}" for number in range(20)]
+
+    def store(one: StoredHub, order: list[str]) -> None:
+        for first in range(1, 100, 5):
+            numbers = range(first, first + 5)
+            rows = [(f"almena/1/{name}/up/event/cam/count", message(n, id=f"{name}/{SPOOL}/{n}")) for name in order for n in numbers]
+            one.write(*rows)
+
+    with ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(store, one, order) for one, order in zip(others, (names, names[::-1]), strict=True)]
+        for each in work:
+            each.result(60)
+    for one in others:
+        one.store.close()
+    assert hub.sql("SELECT device, count(*), max(seq) FROM events GROUP BY device ORDER BY device") == [
+        (name, 100, 100) for name in sorted(names)
+    ]
+    assert set(hub.sql("SELECT ranges FROM spools")) == {("[[1, 100]]",)}
+
+
+def test_one_alert_that_cannot_be_stored_does_not_silence_the_others(hub: StoredHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NUL, which PostgreSQL cannot keep; past what replaces it the alert itself is refused."""
+    engine = hub.store.engine
+    watch = Watch(engine, Postbox(), Herald(engine, AlertSettings()), 5.0, grace_s=0)
+
+    def look(seconds: float) -> None:
+        streams = [{"stream": "c\0", "state": "failed", "code": "X\0Y"}, {"stream": "door", "state": "failed", "code": "STREAM_DOWN"}]
+        sample = {"at": NOW + seconds, "vision": {"streams": streams}}
+        hub.write(other("telemetry", int(seconds) + 1, {"samples": [sample]}, captured_at=NOW + seconds), now=NOW + seconds)
+        watch.look(NOW + seconds)
+
+    monkeypatch.setattr("fleet.alerts.rules.clean", lambda text, _letters: text)
+    look(0)
+    look(130)
+    assert hub.sql("SELECT stream, detail FROM alerts") == [("door", "STREAM_DOWN")]
+    monkeypatch.undo()
+    look(200)
+    look(330)
+    assert hub.sql("SELECT stream, detail FROM alerts ORDER BY id") == [("door", "STREAM_DOWN"), ("c\ufffd", "X\ufffdY")]
+
+
+def test_a_backup_goes_from_one_kind_of_database_to_the_other(hub: StoredHub, postgres: Postgres, tmp_path: Path) -> None:
+    fill(hub)
+    rows = backup(hub.store.engine, tmp_path / "1.gz")
+    sqlite, second = StoredHub(f"sqlite:///{tmp_path / 'hub.sqlite'}"), StoredHub(postgres.url("second"))
+    assert restore(sqlite.store.engine, tmp_path / "1.gz") == rows == backup(sqlite.store.engine, tmp_path / "2.gz")
+    assert restore(second.store.engine, tmp_path / "2.gz") == rows
+    assert content(hub) == content(sqlite) == content(second)
+    second.take(EVENTS, message(4))
+    assert second.sql("SELECT count(DISTINCT id) FROM events") == [(4,)]
+    sqlite.store.close()
+    second.store.close()
+
+
+@dataclass
+class Site:
+    """A broker, a device that makes events, and hubs as processes of their own on one database."""
+
+    folder: Path
+    url: str
+    broker: Mosquitto
+    producer: Producer
+    store: StoredHub
+
+    def hub(self, name: str, *options: str) -> Process:
+        """One that is not started yet."""
+        where = ("--port", str(self.broker.port), "--store", self.url, "--client-id", name)
+        return Process(self.folder / name, "fleet.ingest", *where, *options)
+
+    def count(self) -> int:
+        """Events that are stored."""
+        return int(self.store.sql("SELECT count(*) FROM events")[0][0])
+
+    def all_is_there(self) -> None:
+        """Every event once, and nothing that the device still waits for."""
+        wait_until(lambda: self.count() >= self.producer.produced and not self.producer.pending(), 60, "every event to be settled")
+        assert sorted(data["n"] for data in self.store.said(DEVICE).values()) == list(range(self.producer.produced))
+
+
+@pytest.fixture
+def site(tmp_path: Path, hub: StoredHub) -> Iterator[Site]:
+    with Mosquitto(tmp_path / "broker") as broker:
+        path = write_settings(tmp_path, broker.port, delivery="hub")
+        producer = Producer(load(path))
+        url = hub.store.engine.url.set(drivername="postgresql").render_as_string(False)
+        with Process(tmp_path, "tests.fakes.uplinks", str(path)):
+            yield Site(tmp_path, url, broker, producer, hub)
+        producer.close()
+
+
+def test_a_database_that_is_down_is_waited_for(site: Site, postgres: Postgres) -> None:
+    with site.hub("hub") as hub:
+        site.producer.add(500)
+        wait_until(lambda: site.count() >= 100, 30, "the first events")
+        postgres.kill()
+        site.producer.add(1500)
+        wait_until(lambda: "the store takes nothing" in hub.log(), 30, "the hub to say so")
+        postgres.start()
+        site.store.store.engine.dispose()
+        site.all_is_there()
+        assert "the store takes messages again" in hub.log()
+
+
+def test_one_of_two_hubs_is_killed_under_load(site: Site) -> None:
+    one, other = (site.hub(name, "--share", "hubs") for name in ("hub-a", "hub-b"))
+    with peer(site.broker.port, "almena/1/hub/state") as listener, one, other:
+        wait_until(lambda: "connected to" in one.log() and "connected to" in other.log(), 30, "both hubs")
+        with Flow(site.producer):
+            wait_until(lambda: site.count() >= 300, 30, "the first events")
+            one.kill()
+            goal = site.count() + 300
+            wait_until(lambda: site.count() >= goal, 60, "more events")
+        site.all_is_there()
+        wait_until(lambda: [said.data["state"] for said in listener.on("hub/state")][-2:] == ["offline", "online"], 10, "the other's word")

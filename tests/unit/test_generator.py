@@ -1,0 +1,59 @@
+"""What almena.generator makes of the units for a systemd that hands over no folder of credentials."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from provisioning.host.places import own_texts
+
+pytestmark = pytest.mark.unit
+
+
+def _generated(tmp_path: Path, version: int, settings: str) -> dict[str, str]:
+    """Drop-ins by unit, with a `systemctl` that says this version, and /etc in a folder."""
+    etc, out, programs = tmp_path / "etc", tmp_path / "out", tmp_path / "bin"
+    system = etc / "systemd/system"
+    for folder in (system, programs, *(etc / "almena" / name for name in ("keys", "uplink", "vision", "dicom"))):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in own_texts().items():
+        (system / name).write_text(text.replace("/etc/", f"{etc}/"))
+    (etc / "almena/almena.yaml").write_text(settings)
+    (etc / "almena/uplink/broker.password").write_text("x")
+    (etc / "almena/uplink/old").mkdir(exist_ok=True)
+    (programs / "systemctl").write_text(f"#!/bin/sh\necho 'systemd {version} ({version}.11-0ubuntu3)'\necho +PAM\n")
+    (programs / "systemctl").chmod(0o755)
+    script = tmp_path / "generator"
+    script.write_text(own_texts()["almena.generator"].replace("/etc/", f"{etc}/"))
+    path = f"{programs}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", str(script), str(out)], env={"PATH": path}, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    return {file.parent.name: file.read_text().replace(str(etc), "/etc") for file in out.glob("*/*.conf")}
+
+
+def test_each_file_is_a_credential_of_its_own(tmp_path: Path) -> None:
+    made = _generated(tmp_path, 249, "dicom: {}\n")
+    assert set(made) == {f"almena-{name}.service.d" for name in ("uplink", "vision", "dicom")}
+    assert made["almena-uplink.service.d"].splitlines() == [
+        "[Service]",
+        "ExecCondition=",
+        "LoadCredential=",
+        "LoadCredential=uplink_broker.password:/etc/almena/uplink/broker.password",
+    ]
+    keys = re.findall(r"^LoadCredential=(\S+):", made["almena-vision.service.d"], re.MULTILINE)
+    assert keys == ["gallery.key", "studies.key"], "an empty folder hands over nothing"
+    assert "ConditionPathExists" not in made["almena-dicom.service.d"]
+
+
+def test_a_process_that_the_settings_do_not_want(tmp_path: Path) -> None:
+    made = _generated(tmp_path, 249, "device: {}\n")
+    assert made["almena-dicom.service.d"].endswith("[Unit]\nConditionPathExists=/never\n")
+    assert "ConditionPathExists" not in made["almena-uplink.service.d"]
+
+
+def test_a_systemd_that_hands_over_folders_needs_nothing(tmp_path: Path) -> None:
+    assert _generated(tmp_path, 251, "dicom: {}\n") == {}

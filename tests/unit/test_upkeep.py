@@ -1,0 +1,75 @@
+"""What the fleet's tools say before a certificate of CA, broker or hub ends; and whose the files are that root writes for a service."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from provisioning import ca
+from provisioning.broker import write_configuration
+from provisioning.register import Register
+from provisioning.settings import BrokerSettings, Fleet, FleetSettings
+from provisioning.upkeep import Upkeep, ending
+
+pytestmark = pytest.mark.unit
+
+PASSPHRASE = "correct horse battery"
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    monkeypatch.setattr(ca, "KDF_ROUNDS", 1000)
+    settings = FleetSettings(url="https://localhost:8643", broker=BrokerSettings(host="localhost", hubs=2, user="root"))
+    return Fleet.make(tmp_path / "fleet", settings, PASSPHRASE, external=False)
+
+
+@pytest.fixture
+def register(fleet: Fleet, tmp_path: Path) -> Iterator[Register]:
+    with closing(Register(fleet.folder / "register.sqlite")) as one:
+        write_configuration(tmp_path / "broker", fleet.settings.broker, fleet.authority(PASSPHRASE), one)
+        yield one
+
+
+def test_what_ends_soon_is_said_with_what_to_do(fleet: Fleet, register: Register, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = datetime.now(timezone.utc)
+    fleet.remember_broker(tmp_path / "broker")
+    assert ending(fleet, register, now) == []
+    hubs = ending(fleet, register, now + 340 * DAY)
+    again = f"run `almena fleet broker-config {tmp_path / 'broker'}`, and"
+    assert [text.partition(" on ")[0] for text in hubs] == ["the certificate of hub ends", "the certificate of hub.2 ends"]
+    assert all(f"{again} give the hub its new file" in text for text in hubs)
+    broker, *ended = ending(fleet, register, now + 800 * DAY)
+    assert broker.startswith("the certificate of the broker ends on ")
+    assert broker.endswith(f"{again} start the broker anew")
+    assert len(ended) == 2
+    assert "the certificate of hub ended on " in ended[0]
+    of_ca = ending(fleet, register, now + 3300 * DAY)[0]
+    assert of_ca.startswith("the CA's certificate ends on ")
+    assert "`almena fleet init --dir ANOTHER`" in of_ca
+    short = fleet.authority(PASSPHRASE).client("hub", 20 * DAY)
+    register.add(short.certificate, "fleet", b"")
+    upkeep = Upkeep(fleet, register)
+    with caplog.at_level(logging.WARNING):
+        upkeep.look()
+        upkeep.look()
+    assert [record.message.partition(" on ")[0] for record in caplog.records] == ["the certificate of hub ends"], "once a day"
+
+
+def test_what_root_writes_for_a_service_belongs_to_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ca, "KDF_ROUNDS", 1000)
+    given: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, user, group: given.__setitem__(Path(path).name, (user, group)))
+    settings = FleetSettings(url="https://localhost:8643", broker=BrokerSettings(host="localhost"))
+    made = Fleet.make(tmp_path / "fleet", settings, PASSPHRASE, external=False)
+    Register(made.folder / "register.sqlite").close()
+    owner = (made.folder.stat().st_uid, made.folder.stat().st_gid)
+    assert len(given) == 4
+    assert set(given.values()) == {owner}
