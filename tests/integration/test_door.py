@@ -143,6 +143,8 @@ def test_a_door_that_is_away_or_another_server_says_what_to_do(site: Site, tmp_p
             Door(other.url, identity).get("/who")
     finally:
         other.server.stop()
+    with pytest.raises(DoorError):
+        Door(f"{site.url}/ä", identity).get("/who")
     identity.device.unlink()
     with pytest.raises(DoorError, match="almena join"):
         Door(site.url, identity).get("/who")
