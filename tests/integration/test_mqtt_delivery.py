@@ -53,8 +53,8 @@ def test_hub_delivery_stores_each_event_once(tmp_path: Path, version: str, produ
             producers[0].add(500)
             stored_once(hub, producers[0])
             wait_until(lambda: one.status.hub == "online", 5, "the hub's state")
+            wait_until(lambda: one.status.settled >= 500, 5, "the uplink to have counted the acknowledgements")
             assert one.outbox.stats()["event"]["settled"] == 500
-            assert one.status.settled >= 500
             assert one.status.refused == 0
         assert wait_until(lambda: hub.sql("SELECT state FROM devices WHERE state = 'stopped'"), 5, "the goodbye in the store")
 
