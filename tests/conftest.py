@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from engines.card import card
 from engines.fetch import ensure, ensure_asset
+from tests.waiting import alone
 
 settings.register_profile("here", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")
@@ -53,10 +54,11 @@ def cache_dir() -> Path:
 def models_dir(cache_dir: Path) -> Path:
     """A folder with the default face models and the two portraits, fetched once and hash-checked in every session."""
     directory = cache_dir / "models"
-    for name in ("centerface", "dlib-resnet"):
-        ensure(card(name), directory)
-    for name in PORTRAITS:
-        ensure_asset(name, directory)
+    with alone(cache_dir):
+        for name in ("centerface", "dlib-resnet"):
+            ensure(card(name), directory)
+        for name in PORTRAITS:
+            ensure_asset(name, directory)
     return directory
 
 
@@ -78,11 +80,11 @@ def small_models(cache_dir: Path) -> Path:
     script = Path(__file__).parent / "fakes" / "tensorflow_models.py"
     made_by = script.read_bytes() + "".join(map(version, ("tensorflow-cpu", "keras", "numpy"))).encode()
     folder = cache_dir / f"small-models-{sha256(made_by).hexdigest()[:12]}"
-    if not folder.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(dir=cache_dir, prefix="half-"))
-        np.save(half / "weights.npy", np.random.default_rng(5).normal(0, 0.2, (4, 3, 3, 3)).astype(np.float32))
-        made = subprocess.run([sys.executable, script, half], capture_output=True, text=True, timeout=150, check=False)
-        assert made.returncode == 0, made.stderr[-2000:]
-        half.rename(folder)
+    with alone(cache_dir):
+        if not folder.exists():
+            half = Path(tempfile.mkdtemp(dir=cache_dir, prefix="half-"))
+            np.save(half / "weights.npy", np.random.default_rng(5).normal(0, 0.2, (4, 3, 3, 3)).astype(np.float32))
+            made = subprocess.run([sys.executable, script, half], capture_output=True, text=True, timeout=150, check=False)
+            assert made.returncode == 0, made.stderr[-2000:]
+            half.rename(folder)
     return folder

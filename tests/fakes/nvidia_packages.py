@@ -14,6 +14,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from engines.files import replacing
+from tests.waiting import alone
+
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 BINDINGS: dict[str, tuple[str, dict[str, str]]] = {
@@ -102,10 +105,15 @@ json.dump({"version": trt.__version__, "classes": classes, "functions": [n for n
 def unpacked(requirement: str, sha256: str, cache_dir: Path) -> Path:
     """A folder with the files of that wheel, fetched if it is not there yet."""
     folder = cache_dir / "nvidia" / requirement.replace("==", "-")
-    if folder.is_dir():
-        return folder
-    wheels = cache_dir / "nvidia" / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
+    with alone(folder.parent):
+        if not folder.is_dir():
+            _fetch(requirement, sha256, folder)
+    return folder
+
+
+def _fetch(requirement: str, sha256: str, folder: Path) -> None:
+    wheels = folder.parent / "wheels"
+    wheels.mkdir(exist_ok=True)
     wanted = wheels / f"{folder.name}.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     command = [
@@ -121,25 +129,26 @@ def unpacked(requirement: str, sha256: str, cache_dir: Path) -> Path:
     ]
     subprocess.run([*command, "--requirement", str(wanted)], check=True, timeout=300)
     (wheel,) = (wheels / folder.name).glob("*.whl")
-    made = folder.with_name(f".{folder.name}.{os.getpid()}")
-    with zipfile.ZipFile(wheel) as archive:
+    with replacing(folder) as made, zipfile.ZipFile(wheel) as archive:
         archive.extractall(made)
-    made.rename(folder)
-    return folder
 
 
 def stubs(major: str, cache_dir: Path) -> Path:
     """A folder with empty libraries of the names that TensorRT's bindings of a major version need."""
     folder = cache_dir / "nvidia" / f"stubs-{major}"
-    if not folder.is_dir():
-        made = folder.with_name(f".{folder.name}.{os.getpid()}")
-        made.mkdir(parents=True)
-        (made / "empty.c").write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in SYMBOLS))
-        for library in LIBRARIES:
-            file = f"lib{library}.so.{major}"
-            subprocess.run(["gcc", "-shared", "-fPIC", "empty.c", "-o", file, f"-Wl,-soname,{file}"], cwd=made, check=True, timeout=60)
-        made.rename(folder)
+    with alone(folder.parent):
+        if not folder.is_dir():
+            with replacing(folder) as made:
+                _compile(made, major)
     return folder
+
+
+def _compile(folder: Path, major: str) -> None:
+    folder.mkdir()
+    (folder / "empty.c").write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in SYMBOLS))
+    for library in LIBRARIES:
+        file = f"lib{library}.so.{major}"
+        subprocess.run(["gcc", "-shared", "-fPIC", "empty.c", "-o", file, f"-Wl,-soname,{file}"], cwd=folder, check=True, timeout=60)
 
 
 def bindings(version: str, cache_dir: Path, program: str) -> str:
@@ -157,6 +166,7 @@ def surface(version: str, cache_dir: Path) -> dict[str, Any]:
     kept = cache_dir / "nvidia" / f"surface-{version}-{PYTHON}.json"
     if not kept.is_file():
         text = bindings(version, cache_dir, SURFACE)
-        kept.write_text(text)
+        with replacing(kept) as made:
+            made.write_text(text)
     found: dict[str, Any] = json.loads(kept.read_text())
     return found
