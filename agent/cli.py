@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any, NoReturn
 
 import typer
@@ -73,6 +75,11 @@ class LazyGroup(TyperGroup):
             _end(2, error, str(error), as_json)
         except (AlmenaError, EngineError, OSError) as error:
             _end(1, error, f"almena: {error}", as_json)
+        except ModuleNotFoundError as error:
+            if not (extra := _extra_of(error.name or "")):
+                raise
+            missing = AlmenaError(f"this needs {error.name}, which is not installed: pip install 'almena[{extra}]'")
+            _end(1, missing, f"almena: {missing}", as_json)
         except SystemExit as ended:  # what the command line is read with has said the error already
             cause: Any = ended.__context__
             if as_json and (isinstance(cause, typer.Abort) or hasattr(cause, "format_message")):
@@ -83,6 +90,17 @@ class LazyGroup(TyperGroup):
 def _command(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return typer.main.get_command(getattr(import_module(module), attribute))
+
+
+def _extra_of(module: str) -> str:
+    """The first extra of pyproject.toml that brings a module; empty where none does."""
+    package = re.escape(module.partition(".")[0])
+    try:
+        lines = requires("almena") or []
+    except PackageNotFoundError:
+        return ""
+    found = (re.match(rf"{package}\b[^;]*;.*extra == ['\"](\w+)", line) for line in lines)
+    return next((match[1] for match in found if match), "")
 
 
 def _end(code: int, error: Exception, message: str, as_json: bool) -> NoReturn:

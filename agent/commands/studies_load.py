@@ -19,7 +19,6 @@ import yaml
 
 from agent import settings as settings_module
 from agent.commands.process_memory import peak_mb
-from agent.commands.studies_sender import send
 from agent.errors import AlmenaError
 from agent.outbox import Outbox
 from agent.settings import Settings
@@ -47,6 +46,8 @@ class StudiesAgent:
 
     def send(self, side: int, count: int, pause_s: float, associations: int) -> tuple[int, float]:
         """How many of `count` radiographs were refused, and the seconds until the others were committed."""
+        from agent.commands.studies_sender import send
+
         before, first, self._next = self._committed(), self._next, self._next + count
         shares = [range(first + number, first + count, associations) for number in range(associations)]
         started = time.perf_counter()

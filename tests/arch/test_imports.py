@@ -88,3 +88,40 @@ def test_who_reads_settings_loads_no_models_code(tmp_path: Path) -> None:
         result = subprocess.run([sys.executable, "-c", code, str(settings)], cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         assert {"numpy", "httpx", "engines.model"} & set(json.loads(result.stdout)) == set(), program
+
+
+HELP_OF_ALL = """
+import re, sys
+from importlib.metadata import requires
+
+extras = [re.match(r"[\\w-]+", line)[0] for line in requires("almena") if "extra ==" in line]
+for package in [*extras, "cv2", "PIL", "tensorflow", "google.protobuf"]:
+    sys.modules[package.replace("-", "_")] = None
+
+import typer
+from agent import cli
+
+def ends(command, words):
+    names = command.list_commands(None) if hasattr(command, "list_commands") else []
+    return [end for name in names for end in ends(command.get_command(None, name), [*words, name])] or [words]
+
+told = ends(typer.main.get_command(cli.app), [])
+for words in told:
+    try:
+        cli.app([*words, "--help"])
+    except SystemExit as ended:
+        assert not ended.code, words
+print("told", len(told))
+"""
+
+
+def test_every_command_tells_its_help_where_only_the_core_is_installed() -> None:
+    result = subprocess.run([sys.executable, "-c", HELP_OF_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.rsplit("told ", 1)[1]) > 60
+
+
+def test_a_command_whose_extra_is_not_installed_says_what_to_install() -> None:
+    code = "import sys; sys.modules['sqlalchemy'] = None; from agent import cli; cli.app(['hub'])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "almena: this needs sqlalchemy, which is not installed: pip install 'almena[hub]'\n")
