@@ -25,7 +25,7 @@ from fleet.api.routes_devices import devices_router, events_router
 from fleet.api.routes_identities import identities_router, sharing_router
 from fleet.api.routes_pictures import live_pictures_router, pictures_router
 from fleet.api.routes_upkeep import maintenance_router, placing_router, refused_router
-from fleet.console import LASTING, files, page, version
+from fleet.console import LASTING, file, page, version
 from fleet.desired import ConflictError
 
 PREFIX = "/api/v1"
@@ -77,10 +77,12 @@ def _pages() -> APIRouter:
         return HTMLResponse(page("login.html"))
 
     @router.get(f"/static/{version()}/{{name}}")
-    async def static(name: str) -> Response:
-        if name not in files():
+    async def static(name: str, request: Request) -> Response:
+        if (found := file(name)) is None:
             raise UnknownError(f"there is no file {name}")
-        content, kind = files()[name]
+        content, compressed, kind = found
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            return Response(compressed, media_type=kind, headers={**LASTING, "Content-Encoding": "gzip"})
         return Response(content, media_type=kind, headers=LASTING)
 
     @router.get("/favicon.ico")

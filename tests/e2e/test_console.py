@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.fakes.small_hub import PASSWORD, SmallHub, face, reader, reply, small_hub
 from tests.waiting import wait_until
@@ -110,6 +111,42 @@ def test_the_fleet_is_searched_filtered_and_opened_by_keyboard(page: Page) -> No
     expect(page.locator("figure").filter(has=chart).locator(".reading")).to_contain_text("52.5 °C · ")
 
 
+def test_a_page_asks_for_few_files_and_for_each_once(hub: SmallHub) -> None:
+    names = re.findall(r'(?:href|src)="(/static/[^"]+)"', hub.client.get(hub.url).text)
+    assert 3 <= len(set(names)) <= 5
+    for name in names:
+        packed = hub.client.get(f"{hub.url}{name[1:]}")
+        assert (packed.status_code, packed.headers["content-encoding"]) == (200, "gzip")
+        assert "immutable" in packed.headers["cache-control"]
+        assert hub.client.get(f"{hub.url}{name[1:]}", headers={"Accept-Encoding": "identity"}).content == packed.content
+
+
+def test_a_device_that_turns_is_counted_at_once(page: Page, hub: SmallHub) -> None:
+    for asked in ("fleet", "devices?*"):
+        page.route(f"**/api/v1/{asked}", once())
+    page.reload()
+    chip = page.get_by_role("link", name="1 stopped")
+    expect(chip).to_be_visible()
+    expect(page.get_by_role("table", name="Devices").locator("tbody tr")).to_have_count(4)
+    hub.birth("cam-3")
+    expect(chip).to_have_count(0)
+    hub.birth("cam-3", state="stopped")
+    expect(chip).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def once() -> Callable[[Route], None]:
+    """Lets the first request pass; the others get no answer."""
+    passed: list[Route] = []
+
+    def handle(route: Route) -> None:
+        if not passed:
+            passed.append(route)
+            route.continue_()
+
+    return handle
+
+
 def test_nothing_that_a_device_says_becomes_markup(page: Page) -> None:
     for path in PAGES:
         page.goto(f"{page.url.partition('#')[0]}#/{path}")
@@ -194,7 +231,7 @@ def test_a_command_is_sent_and_its_reply_shown(page: Page, hub: SmallHub) -> Non
     page.get_by_role("button", name="Send: Ask how it is").click()
     row = page.get_by_role("table", name="Commands").locator("tbody tr").first
     expect(row).to_contain_text("waits for the device")
-    (heard,) = hub.devices.on("down/command/status")
+    (heard,) = wait_until(lambda: hub.devices.on("down/command/status"), 30, "the command")
     hub.devices.say(*reply("cam-1", heard.data, detail="two streams run"))
     expect(row).to_contain_text("done: two streams run")
 

@@ -31,6 +31,7 @@ export function open(main, here, app) {
   const summary = h("p.hint", { role: "status" });
   const hint = h("div");
   const selection = app.can("operator") && new Selection(() => found.devices.map(({ device }) => device), () => { load(); count(true); });
+  let about = null;
   let timer = null;
   typed.addEventListener("input", () => {
     clearTimeout(timer);
@@ -51,14 +52,23 @@ export function open(main, here, app) {
   });
   const load = (after = null) => draw(get(`devices?${search({ sort: "state", ...query, limit: after ? PAGE : Math.max(PAGE, found.devices.length), after })}`).then((answer) => [answer, after]))
     .catch((error) => { list.replaceChildren(h("p.empty.bad", { role: "alert" }, `${t(error.message)}.`)); });
-  const count = (anew = false) => overview(anew).then((about) => {
+  const count = (anew = false) => overview(anew).then((found) => {
+    about = found;
     renew(counts, ...chips(about, query));
     options(site, about.sites, query.site);
     options(group, about.groups, query.group);
     if (about.groups.includes(GROUP) && selection && !hint.hasChildNodes()) tour(hint).catch(() => {});
   }).catch(() => {});
-  const refresh = calmly(() => { load(); count(); }, REFRESH_MS);
-  const deaf = [listen("device", (told) => { turned(list, told); refresh(); }), listen("alert", refresh), listen("again", refresh)];
+  const refresh = calmly(() => { load(); count(true); }, REFRESH_MS);
+  const heard = (told) => {
+    const before = turned(list, told);
+    if (before && about) {
+      about.states = { ...about.states, [before]: (about.states[before] ?? 1) - 1, [told.state]: (about.states[told.state] ?? 0) + 1 };
+      renew(counts, ...chips(about, query));
+    }
+    refresh();
+  };
+  const deaf = [listen("device", heard), listen("alert", refresh), listen("again", refresh)];
   const regular = setInterval(() => { if (!document.hidden) refresh(); }, 3 * REFRESH_MS);
 
   const parts = [h("div.heading", h("h1", t("Fleet")), counts),
@@ -109,13 +119,15 @@ function head([key, text], query) {
   return { text: t(text), head: cell };
 }
 
-// What a device has just said shows at once; the figures follow.
+// What a device has just said shows at once; the figures follow. Answers what its state was, if that has changed.
 function turned(list, { device, state, seen_at: seen }) {
   const row = list.querySelector(`tr[data-device="${CSS.escape(device)}"]`);
-  if (!row || row.dataset.state === state) return;
+  const before = row?.dataset.state;
+  if (!row || before === state) return null;
   row.dataset.state = state;
   row.querySelector(".state").replaceChildren(statePill(state));
   row.querySelector("[data-ago]")?.setAttribute("data-ago", seen);
+  return before;
 }
 
 function rows(devices, query, selection) {
