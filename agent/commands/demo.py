@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from agent import settings
+from agent.commands.needed import need
 from agent.commands.run import run_agent
 from agent.demo import prepared, write_settings
 from agent.home import default_folder
@@ -38,6 +39,7 @@ def demo(
     prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Fetch and build everything, but do not start.")] = False,
 ) -> None:
     """Fetch the default models, start a broker, a camera or sample clip and the local page, and print events as they happen."""
+    need(("cv2", "onnx", "amqtt"), "demo")
     folder = (folder or default_folder()).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with sole_agent(folder / "state"):

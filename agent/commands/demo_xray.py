@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agent import settings
+from agent.commands.needed import need
 from agent.commands.run import run_agent
-from agent.errors import AlmenaError
 from agent.home import default_folder
 from agent.sole import sole_agent
 from agent.supervisor import Child
@@ -24,9 +23,7 @@ def demo_xray(
     prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Fetch everything, but do not start.")] = False,
 ) -> None:
     """Start the agent with DICOM and a small clinic: radiographs are sent, checked, analysed, and answered with report and heat map."""
-    missing = [name for name in ("pydicom", "pynetdicom", "highdicom") if find_spec(name) is None]
-    if missing:
-        raise AlmenaError(f"not there: {', '.join(missing)}: pip install 'almena[demo,dicom]'")
+    need(("cv2", "onnx", "amqtt", "pydicom", "pynetdicom", "highdicom"), "demo,dicom")
     from agent.xray_demo.prepare import prepare
 
     folder = (folder or default_folder() / "xray").resolve()

@@ -121,7 +121,25 @@ def test_every_command_tells_its_help_where_only_the_core_is_installed() -> None
     assert int(result.stdout.rsplit("told ", 1)[1]) > 60
 
 
-def test_a_command_whose_extra_is_not_installed_says_what_to_install() -> None:
-    code = "import sys; sys.modules['sqlalchemy'] = None; from agent import cli; cli.app(['hub'])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (1, "almena: this needs sqlalchemy, which is not installed: pip install 'almena[hub]'\n")
+@pytest.mark.parametrize(
+    ("module", "command", "said"),
+    [
+        ("sqlalchemy", "hub", "this needs sqlalchemy, which is not installed: pip install 'almena[hub]'"),
+        ("cv2", "demo", "not there: cv2: pip install 'almena[demo]'"),
+        ("pydicom", "demo-xray", "not there: pydicom: pip install 'almena[demo,dicom]'"),
+    ],
+)
+def test_a_command_whose_extra_is_not_installed_says_what_to_install(module: str, command: str, said: str, tmp_path: Path) -> None:
+    """As in an environment without the extra: no finder has the module."""
+    code = f"""
+import sys, importlib.machinery as machinery
+find = machinery.PathFinder.find_spec
+machinery.PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] == {module!r} else find(name, *more)
+from agent import cli
+cli.app([{command!r}])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (1, f"almena: {said}\n")
+    assert list(tmp_path.iterdir()) == []
