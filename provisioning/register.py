@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.identity.keys import name_of, public_bytes
 from agent.transaction import transaction
 from provisioning.ca import Revoked, give
+from provisioning.errors import FleetError
 
 KEPT_DECISIONS = 10_000
 KEPT_REQUESTS = 1_000
@@ -83,8 +84,14 @@ class Register:
     """Threads and processes may share it."""
 
     def __init__(self, path: Path) -> None:
+        """Raises FleetError where a link is in its place: root would write, and give away, what that leads to."""
+        links = [str(one) for end in ("", "-wal", "-shm", "-journal") if (one := Path(f"{path}{end}")).is_symlink()]
+        if links:
+            raise FleetError(
+                f"{', '.join(links)}: a link, which is not followed; put the file itself there, or mount a disk at {path.parent}"
+            )
         if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
             give(path)
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)

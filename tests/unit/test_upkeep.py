@@ -13,6 +13,7 @@ import pytest
 
 from provisioning import ca
 from provisioning.broker import write_configuration
+from provisioning.errors import FleetError
 from provisioning.register import Register
 from provisioning.settings import BrokerSettings, Fleet, FleetSettings
 from provisioning.upkeep import Upkeep, ending
@@ -73,3 +74,19 @@ def test_what_root_writes_for_a_service_belongs_to_the_service(tmp_path: Path, m
     owner = (made.folder.stat().st_uid, made.folder.stat().st_gid)
     assert len(given) == 4
     assert set(given.values()) == {owner}
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("end", ["", "-wal"])
+def test_a_register_that_is_a_link_is_not_followed(tmp_path: Path, end: str, there: bool) -> None:
+    """Who owns the fleet's folder could have root make, write or give away any file."""
+    register, elsewhere = tmp_path / "fleet" / f"register.sqlite{end}", tmp_path / "elsewhere"
+    register.parent.mkdir()
+    register.symlink_to(elsewhere)
+    if there:
+        elsewhere.write_bytes(b"")
+    with pytest.raises(FleetError, match=rf"register\.sqlite{end}: a link, which is not followed; put the file itself there"):
+        Register(tmp_path / "fleet" / "register.sqlite")
+    assert elsewhere.exists() == there
+    assert not there or elsewhere.read_bytes() == b""
+    assert [path.name for path in register.parent.iterdir()] == [register.name]
