@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from agent.config import Config
 from agent.errors import SettingsError
@@ -16,10 +16,15 @@ from agent.wire.payloads import Name
 Kind = Literal["off", "offline", "reconnect", "clock", "duplicates", "gaps", "storm", "hot", "slow", "frozen"]
 
 
+def _unquoted(given: Any) -> Any:
+    """YAML takes a bare `off` for false."""
+    return "off" if given is False else given
+
+
 class Fault(Config):
     """One way to misbehave."""
 
-    fault: Kind = Field(
+    fault: Annotated[Kind, BeforeValidator(_unquoted)] = Field(
         description="off: as if its power were cut, and nobody tells the broker; offline: gone without a goodbye; reconnect: a new"
         " session at once; clock: wrong, and known to be unsynchronised until the end; duplicates: rows are sent twice; gaps: events"
         " that take a number and are declared as lost; storm: a burst of events; hot: 96 °C and throttled; slow: a tenth of the frame rate;"

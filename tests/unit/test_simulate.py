@@ -74,9 +74,10 @@ def test_a_book_that_a_kill_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
 
 def test_a_scenario_names_its_devices_by_site(tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
-    path.write_text("sites: {north: 2, south: 1}\nmqtt: {port: 1884}\nfaults: [{fault: hot, devices: [south-1]}]\n")
+    path.write_text("sites: {north: 2, south: 1}\nmqtt: {port: 1884}\nfaults: [{fault: off, devices: [south-1]}]\n")
     scenario = load(path, {"mqtt": {"host": "broker"}})
     assert scenario.names() == ["north-1", "north-2", "south-1"]
+    assert scenario.faults[0].fault == "off"
     assert (scenario.mqtt.host, scenario.mqtt.port, scenario.mqtt.delivery) == ("broker", 1884, "hub")
 
 
