@@ -36,6 +36,9 @@ def main(verb: str, *arguments: str) -> int:
     except AlmenaError as error:
         print(f"almena: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"almena: {error}: is the disk full, or mounted read-only?", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -118,8 +118,30 @@ def rollback(places: Places, plan: Plan) -> None:
 
 
 def uninstall(places: Places, plan: Plan, *, purge: bool = False) -> None:
-    """Nothing is left but settings, keys and data, which then belong to root; with `purge` not even they."""
+    """Nothing is left but settings, keys and data, which then belong to root; with `purge` not even they. Raises HostError while somebody
+    installs."""
     require_root(places, plan)
+    with _only_one(places, plan) if places.prefix.exists() else nullcontext():
+        _take_away(places, plan)
+        data = [folder for folder in (places.settings_dir, places.state) if folder.exists()]
+        for folder in data:
+            if purge:
+                plan.step(f"remove {folder}", True, partial(shutil.rmtree, folder))
+            else:
+                plan.step(f"give {folder} to root", True, partial(run, ["chown", "--recursive", "root:root", str(folder)]))
+        for user in USERS:
+            plan.step(f"remove the account {user}", named(places, "passwd", user), partial(run, ["userdel", *_root(places), user]))
+        for group in (*USERS, GROUP):
+            plan.step(f"remove the group {group}", named(places, "group", group), partial(run, ["groupdel", *_root(places), group]))
+        if service.live(places):
+            plan.step("reload systemd", plan.changed, lambda: run(["systemctl", "daemon-reload"]))
+        plan.step(f"remove {places.prefix}", places.prefix.exists(), partial(shutil.rmtree, places.prefix))
+    if data and not purge:
+        plan.say(f"kept: {', '.join(map(str, data))}; `almena install` takes them over, --purge would have removed them")
+
+
+def _take_away(places: Places, plan: Plan) -> None:
+    """Units, command and cache."""
     files = places.written(own_texts() | own_texts(hub=True) | releases.texts_of(places, releases.target(places.current)))
     there = [path.name for path in files if path.parent == places.units and places.there(path)]
     plan.step("stop the units", bool(there), lambda: service.stop(places, there))
@@ -129,27 +151,12 @@ def uninstall(places: Places, plan: Plan, *, purge: bool = False) -> None:
         for folder in places.at("/etc/systemd/system").glob("almena-*.service.d"):
             plan.step(f"remove {folder}", True, partial(shutil.rmtree, folder))
         plan.step(f"remove {places.command}", places.command.is_symlink(), places.command.unlink)
-    for folder in (places.prefix, places.at(CACHE)):
-        plan.step(f"remove {folder}", folder.exists(), partial(shutil.rmtree, folder))
-    data = [folder for folder in (places.settings_dir, places.state) if folder.exists()]
-    for folder in data:
-        if purge:
-            plan.step(f"remove {folder}", True, partial(shutil.rmtree, folder))
-        else:
-            plan.step(f"give {folder} to root", True, partial(run, ["chown", "--recursive", "root:root", str(folder)]))
-    for user in USERS:
-        plan.step(f"remove the account {user}", named(places, "passwd", user), partial(run, ["userdel", *_root(places), user]))
-    for group in (*USERS, GROUP):
-        plan.step(f"remove the group {group}", named(places, "group", group), partial(run, ["groupdel", *_root(places), group]))
-    if service.live(places):
-        plan.step("reload systemd", plan.changed, lambda: run(["systemctl", "daemon-reload"]))
-    if data and not purge:
-        plan.say(f"kept: {', '.join(map(str, data))}; `almena install` takes them over, --purge would have removed them")
+    plan.step(f"remove {places.at(CACHE)}", places.at(CACHE).exists(), partial(shutil.rmtree, places.at(CACHE)))
 
 
 @contextmanager
 def _only_one(places: Places, plan: Plan) -> Iterator[None]:
-    """Nobody else installs or rolls back meanwhile. Raises HostError."""
+    """Nobody else installs, rolls back or uninstalls meanwhile. Raises HostError."""
     if places.trial.exists():
         raise HostError(f"an upgrade is on trial: wait for its end (`sudo almena doctor`), or have it judged: sudo systemctl start {TRIAL}")
     if plan.dry:
@@ -161,7 +168,7 @@ def _only_one(places: Places, plan: Plan) -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise HostError("another `almena install` or `rollback` is at work: wait for its end") from error
+            raise HostError("another `almena install`, `rollback` or `uninstall` is at work: wait for its end") from error
         yield
     finally:
         os.close(folder)

@@ -4,6 +4,7 @@ with its units. almena-trial.path starts it. It is systemd's: no dropped connect
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 from provisioning.host import releases, service, written
@@ -19,6 +20,7 @@ ENDS_WITHIN_S = 1200.0
 def begin(places: Places, before: str, new: str, plan: Plan) -> None:
     """Let systemd try `new`, and wait for the verdict. Raises HostError when `before` had to come back."""
     releases.point(places.previous, before)
+    places.verdict.unlink(missing_ok=True)
     run(["systemctl", "daemon-reload"])
     _note(places, before, new, 0)
     why = ""
@@ -32,10 +34,15 @@ def begin(places: Places, before: str, new: str, plan: Plan) -> None:
         plan.say(f"{TRIAL} did not do its work, hence this process does: {why}")
         judge(places, plan)
         return
-    verdict = json.loads(places.verdict.read_text())
-    if not verdict["kept"]:
-        raise HostError(verdict["said"])
-    plan.say(verdict["said"])
+    if releases.target(places.current) != new:
+        raise HostError(_said(places, new) or f"{before} runs, and release {new} does not: `journalctl -u {TRIAL}` says why")
+    plan.say(_said(places, new) or f"release {new} runs")
+
+
+def _said(places: Places, release: str) -> str:
+    """The verdict on it; empty where it could not be written down."""
+    verdict = json.loads(places.verdict.read_text()) if places.verdict.exists() else {}
+    return str(verdict["said"]) if verdict.get("release") == release else ""
 
 
 def switch(places: Places, release: str, leaving: str | None, plan: Plan) -> None:
@@ -52,23 +59,48 @@ def judge(places: Places, plan: Plan, starts_within_s: float = service.STARTS_WI
     """End the trial: the new release stays, or the one before comes back. Raises HostError when it had to."""
     noted = json.loads(places.trial.read_text())
     before, new, starts = noted["before"], noted["release"], noted["starts"] + 1
-    _note(places, before, new, starts)
-    why = f"the machine was started again in its trial {STARTS} times" if starts > STARTS else ""
-    why = why or _tried(places, new, before, plan, starts_within_s, stable_s)
+    why = _noted(places, before, new, starts) or _tried(places, new, before, plan, starts_within_s, stable_s)
     said = f"release {new} runs"
     if why:
-        again = _tried(places, before, new, plan, starts_within_s, stable_s)
-        releases.point(places.current, before)
-        releases.point(places.previous, before)
+        again = _back(places, before, new, plan, starts_within_s, stable_s)
         state = f"that one does not start either:\n{again}" if again else "that one runs"
         said = f"release {new} does not start, and {before} is back; {state}. What {new} said:\n{why}"
     verdict = {"release": new, "before": before, "kept": not why, "said": said, "at": round(time.time())}
-    written.write(places.verdict, json.dumps(verdict, indent=2) + "\n")
+    try:
+        written.write(places.verdict, json.dumps(verdict, indent=2) + "\n")
+    except OSError as error:
+        plan.say(f"{places.verdict} cannot be written ({error.strerror}): make room on the disk")
     written.remove(places.trial)
     releases.retire(places)
     if why:
         raise HostError(said)
     plan.say(said)
+
+
+def _back(places: Places, before: str, new: str, plan: Plan, starts_within_s: float, stable_s: float) -> str:
+    """Return to the release before; why that does not run, or "". Where the disk is full, room is made of the new one."""
+    again = _tried(places, before, new, plan, starts_within_s, stable_s)
+    if again:
+        shutil.rmtree(places.releases / new, ignore_errors=True)
+        again = _tried(places, before, new, plan, starts_within_s, stable_s)
+    releases.point(places.current, before)
+    releases.point(places.previous, before)
+    return again
+
+
+def _noted(places: Places, before: str, new: str, starts: int) -> str:
+    """Note another start of the trial; why there is none, or "". Raises HostError where the disk is full and nothing was switched yet."""
+    if starts > STARTS:
+        return f"the machine was started again in its trial {STARTS} times"
+    try:
+        _note(places, before, new, starts)
+    except OSError as error:
+        why = f"its trial cannot be noted ({error.strerror}): make room on the disk, and install it again"
+        if releases.target(places.current) != before:
+            return why
+        written.remove(places.trial)
+        raise HostError(f"{before} runs on, and release {new} was not tried: {why}") from error
+    return ""
 
 
 def _tried(places: Places, release: str, leaving: str, plan: Plan, starts_within_s: float, stable_s: float) -> str:

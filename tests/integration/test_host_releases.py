@@ -21,7 +21,7 @@ from provisioning.host import plan, releases, service, trial
 from provisioning.host.places import TRIAL, TRIAL_PATH, Places, own_texts
 from provisioning.host.plan import HostError, Plan
 from provisioning.host.releases import Recipe
-from tests.fakes.small_disk import on_small_disk
+from tests.fakes.small_disk import fill, on_small_disk
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("almena-uplink.service", "almena-vision.service", "almena-dicom.service")
@@ -54,10 +54,14 @@ def _made(places: Places, recipe: Recipe, **texts: str) -> str:
 
 @pytest.fixture
 def upgraded(tmp_path: Path) -> Places:
+    return _upgraded(tmp_path)
+
+
+def _upgraded(folder: Path) -> Places:
     """Two releases, of which the second runs; it has one unit more."""
-    places = Places(tmp_path / "image")
-    old = _made(places, _recipe(tmp_path / "wheels", "1.0"))
-    new = _made(places, _recipe(tmp_path / "wheels", "1.1"), extra=EXTRA)
+    places = Places(folder / "image")
+    old = _made(places, _recipe(folder / "wheels", "1.0"))
+    new = _made(places, _recipe(folder / "wheels", "1.1"), extra=EXTRA)
     trial.switch(places, old, None, Plan(say=lambda _: None))
     trial.switch(places, new, old, Plan(say=lambda _: None))
     releases.point(places.previous, old)
@@ -302,9 +306,30 @@ def test_a_connection_that_drops_ends_no_work(tmp_path: Path) -> None:
     assert not again.changed, "it has done all"
 
 
-def test_two_at_a_time(upgraded: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    with host._only_one(upgraded, Plan()), pytest.raises(HostError, match="another `almena install` or `rollback` is at work"):
-        host.rollback(upgraded, Plan())
+def test_two_at_a_time(upgraded: Places) -> None:
+    before = sorted(upgraded.root.rglob("*"))
+    with host._only_one(upgraded, Plan()):
+        for attempt in (host.rollback, host.uninstall):
+            with pytest.raises(HostError, match="another `almena install`, `rollback` or `uninstall` is at work: wait for its end"):
+                attempt(upgraded, Plan())
+    upgraded.trial.touch()
+    with pytest.raises(HostError, match="an upgrade is on trial: wait for its end"):
+        host.uninstall(upgraded, Plan())
+    upgraded.trial.unlink()
+    assert sorted(upgraded.root.rglob("*")) == before
+
+
+def test_the_lock_is_held_until_the_end_of_an_uninstallation(upgraded: Places) -> None:
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        with pytest.raises(HostError, match="`uninstall` is at work"):
+            host.rollback(upgraded, Plan(say=_quietly))
+
+    host.uninstall(upgraded, Plan(say=say), purge=True)
+    assert told[-1] == f"remove {upgraded.prefix}"
+    assert not upgraded.prefix.exists()
 
 
 @on_small_disk(4)
@@ -322,6 +347,63 @@ def test_no_room_and_a_disk_that_is_mounted_read_only(small_disk: Path, tmp_path
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert not list(places.releases.iterdir())
+
+
+@on_small_disk(8)
+def test_a_disk_that_is_full_before_the_trial(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was switched yet, and nothing is."""
+    places = _upgraded(small_disk)
+    recipe, old = _third(places, small_disk), str(releases.target(places.current))
+    verdicts: list[str] = []
+
+    def tried() -> None:
+        fill(small_disk)
+        with pytest.raises(HostError) as caught:
+            trial.judge(places, Plan(say=_quietly), 5.0, 0.1)
+        verdicts.append(str(caught.value))
+
+    orders = _systemd(monkeypatch, tried=tried)
+    with pytest.raises(HostError, match=f"{old} runs, and release {recipe.name} does not: `journalctl -u {TRIAL}` says why"):
+        host.install(places, recipe, Plan(say=_quietly))
+    why = "its trial cannot be noted (No space left on device): make room on the disk, and install it again"
+    assert verdicts == [f"{old} runs on, and release {recipe.name} was not tried: {why}"]
+    assert (releases.target(places.current), _units(places), places.trial.exists()) == (old, (old, True, True), False)
+    assert "restart --no-block" not in orders, "what runs is left alone"
+    (small_disk / "filler").unlink()
+    _systemd(monkeypatch, tried=partial(trial.judge, places, Plan(say=_quietly), 5.0, 0.1))
+    host.install(places, recipe, Plan(say=_quietly))
+    assert releases.target(places.current) == recipe.name
+
+
+@on_small_disk(8)
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_disk_that_fills_in_the_trial(small_disk: Path, monkeypatch: pytest.MonkeyPatch, starts: bool) -> None:
+    """A release that does not start makes room for the one before, whose units have to be written again."""
+    places = _upgraded(small_disk)
+    recipe, old = _third(places, small_disk), str(releases.target(places.current))
+    said: list[str] = []
+
+    def trouble(*_: object) -> str:
+        if releases.target(places.current) == old:
+            return ""
+        fill(small_disk)
+        return "" if starts else "vision: no room for its engines"
+
+    def tried() -> None:
+        with suppress(HostError):
+            trial.judge(places, Plan(say=said.append), 5.0, 0.1)
+
+    _systemd(monkeypatch, tried=tried)
+    monkeypatch.setattr(service, "trouble", trouble)
+    if starts:
+        host.install(places, recipe, Plan(say=said.append))
+        assert f"{places.verdict} cannot be written (No space left on device): make room on the disk" in said
+        assert said[-1] == f"release {recipe.name} runs"
+    else:
+        with pytest.raises(HostError, match=f"release {recipe.name} does not start, and {old} is back; that one runs.*\n.*no room for"):
+            host.install(places, recipe, Plan(say=_quietly))
+    runs = recipe.name if starts else old
+    assert (releases.target(places.current), _units(places)[0], places.trial.exists()) == (runs, runs, False)
 
 
 def test_what_pip_left_half_made_is_removed(upgraded: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
