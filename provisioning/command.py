@@ -78,6 +78,7 @@ def enrol_server(
     from provisioning.enrolment import Enrolment
     from provisioning.server import EnrolServer, serve
     from provisioning.watch import watch as look
+    from provisioning.watch import watch_in_turn
 
     logs.setup("enrol")
     fleet = Fleet(folder)
@@ -85,7 +86,8 @@ def enrol_server(
     stopping = _stopping()
     with _register(fleet) as register:
         server = EnrolServer(fleet, Enrolment(authority, register, fleet.settings), host, fleet.address.port if port is None else port)
-        watching = partial(look, fleet.settings.broker, authority, register, stopping) if also_watch else None
+        one = partial(look, fleet.settings.broker, authority, register, stopping)
+        watching = partial(watch_in_turn, fleet.folder, one, stopping) if also_watch else None
         print(f"almena: devices may join at {fleet.settings.url} (listening on {host}:{server.port}); Ctrl-C ends it", flush=True)
         serve(server, Upkeep(fleet, register), watching, stopping)
 
@@ -227,13 +229,14 @@ def decisions(
 
 @app.command()
 def watch(folder: Dir = DIR, file: PassphraseFile = None) -> None:
-    """Watch the broker for two devices with one identity, and say so. Ctrl-C ends it."""
+    """Watch the broker for two devices with one identity, and say so. Ctrl-C ends it. Refused while another process does the same."""
+    from provisioning.watch import sole_watch
     from provisioning.watch import watch as look
 
     logs.setup("watch")
     fleet = Fleet(folder)
     authority = fleet.authority(passphrase(file))
-    with _register(fleet) as register:
+    with sole_watch(fleet.folder), _register(fleet) as register:
         look(fleet.settings.broker, authority, register, _stopping())
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import queue
 import sqlite3
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from agent.wire.topics import TOPICS
 from provisioning.broker import WATCH
-from provisioning.ca import Authority
+from provisioning.ca import Authority, give
 from provisioning.client import Endpoint, NotAcceptedError, session
 from provisioning.clones import Clones
+from provisioning.errors import FleetError, writing
 from provisioning.register import Register
 from provisioning.settings import BrokerSettings
 
@@ -20,6 +26,48 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 5.0
 CERTIFICATE = timedelta(days=1)
+
+
+class WatchedError(FleetError):
+    """Another process watches this fleet."""
+
+
+@contextmanager
+def sole_watch(folder: Path) -> Iterator[None]:
+    """While this lasts nobody else watches the fleet of this folder: the broker has one session for this name, and a second watcher would
+    end that of the first, again and again. Raises WatchedError, FleetError."""
+    path = folder / "watch.lock"
+    with writing(path):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 20, 0).decode().strip()
+            raise WatchedError(
+                f"process {holder} watches this fleet already (`enrol-server --watch`, or another `almena fleet watch`):"
+                " `almena fleet decisions` lists what it has found"
+            ) from None
+        with writing(path):
+            give(path)
+            os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def watch_in_turn(folder: Path, watching: Callable[[], None], stopping: threading.Event) -> None:
+    """`watching` as soon as nobody else does, until `stopping` is set."""
+    said = ""
+    while not stopping.is_set():
+        try:
+            with sole_watch(folder):
+                watching()
+        except FleetError as error:
+            if str(error) != said:
+                log.warning("not watching for two devices with one identity: %s; trying again", error)
+            said = str(error)
+            stopping.wait(AGAIN_S)
 
 
 def watch(broker: BrokerSettings, authority: Authority, register: Register, stopping: threading.Event) -> None:

@@ -29,12 +29,14 @@ from agent.identity.joining import Joining
 from agent.identity.keys import Pair, new_key, request_for
 from agent.identity.protocol import Token
 from agent.identity.renewal import renew
+from provisioning import watch
 from provisioning.ca import Authority
 from provisioning.limits import RateLimit
 from tests.fakes.agent_process import ALMENA
 from tests.fakes.fleet_site import PASSPHRASE, FleetSite
 from tests.fakes.ports import free_port
 from tests.fakes.small_disk import fill, on_small_disk
+from tests.waiting import wait_until
 
 GUESSES, GUESSERS = 400, 4
 
@@ -170,14 +172,17 @@ def test_the_commands_as_processes(site: FleetSite, tmp_path: Path) -> None:
     command = [ALMENA, "fleet", "enrol-server", "--watch", "--host", "127.0.0.1", "--port", str(port), *fleet]
     token, config = site.token("cam-1"), tmp_path / "almena.yaml"
     join = [ALMENA, "join", f"https://127.0.0.1:{port}", token, "--config", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with (tmp_path / "log").open("w") as told, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True) as server:
         assert server.stdout is not None
         ready = server.stdout.readline()
         try:
             joined = subprocess.run(join, capture_output=True, text=True, timeout=150)
+            wait_until(lambda: "watching" in (tmp_path / "log").read_text(), 30, "the watch")
+            second = subprocess.run([ALMENA, "fleet", "watch", *fleet], capture_output=True, text=True, timeout=150)
         finally:
             server.terminate()
-        _, log = server.communicate(timeout=60)
+        server.wait(60)
+    log = (tmp_path / "log").read_text()
     assert "devices may join at" in ready
     assert (joined.returncode, joined.stderr) == (0, "")
     assert f"127.0.0.1:{site.trial.broker.port} accepts this device" in joined.stdout
@@ -185,6 +190,36 @@ def test_the_commands_as_processes(site: FleetSite, tmp_path: Path) -> None:
     assert "join cam-1 from 127.0.0.1: issued" in log
     assert f"watching 127.0.0.1:{site.trial.broker.port}" in log
     assert token.split(".")[1] not in joined.stdout + log
+    assert second.returncode == 1
+    assert f"process {server.pid} watches this fleet already" in second.stderr
+    assert log.count("watching") == 1, "nobody took its session"
+
+
+def test_who_cannot_watch_yet_does_so_once_the_other_has_ended(site: FleetSite, caplog: pytest.LogCaptureFixture) -> None:
+    """An enrolment server that starts while somebody looks serves, and waits with that."""
+    stopping, begun = threading.Event(), threading.Event()
+
+    def watching() -> None:
+        begun.set()
+        stopping.wait(60)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "AGAIN_S", 0.02)
+        with watch.sole_watch(site.fleet.folder):
+            turn = threading.Thread(target=watch.watch_in_turn, args=(site.fleet.folder, watching, stopping))
+            turn.start()
+            wait_until(lambda: "watches this fleet already" in caplog.text, 30, "it to say that it waits")
+            assert not begun.is_set()
+        try:
+            assert begun.wait(30)
+            with pytest.raises(watch.WatchedError), watch.sole_watch(site.fleet.folder):
+                pass
+        finally:
+            stopping.set()
+            turn.join(30)
+    assert caplog.text.count("watches this fleet already") == 1
+    with watch.sole_watch(site.fleet.folder):
+        assert not turn.is_alive()
 
 
 @pytest.mark.parametrize("there", ["nobody", "plain"])
@@ -334,6 +369,7 @@ def test_guesses_one_after_the_other_are_not_heard_and_keep_nobody_out(site: Fle
     assert set(answers) == {403, 429}
     heard = [one for one in site.register.decisions(GUESSES) if one[3] == "refused"]
     assert answers.count(403) == len(heard) < 10 + GUESSERS + 60, "ten at once, as many as were under way, and one in six seconds"
+    site.enrolment.limit.spend("127.0.0.1")  # what has come back since the last guess
     assert _join_from("127.0.0.1", site, "cam-2") == 429
     assert [one.name for one in site.register.devices()] == ["cam-1"]
 
