@@ -63,7 +63,7 @@ def config(demo: AgentProcess, folder: Path) -> Path:
 
 def somebody_has_just_come(page: str) -> bool:
     """There is a track that began in the last two seconds; visits last longer."""
-    found: list[dict[str, Any]] = httpx.get(f"{page}api/1/events?kind=face&limit=20").json()["events"]
+    found: list[dict[str, Any]] = httpx.get(f"{page}api/1/events?kind=face&limit=20", timeout=60).json()["events"]
     ended = {event["data"]["track"] for event in found if event["data"]["type"] == "end"}
     return any(event["data"]["track"] not in ended and event["data"]["started_at"] > time.time() - 2 for event in found)
 
@@ -122,9 +122,9 @@ def test_a_consumer_at_the_broker_gets_valid_payloads_and_the_retained_birth(dem
 
 
 def test_what_monitoring_asks(demo: AgentProcess) -> None:
-    assert httpx.get(f"{demo.page}healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{demo.page}readyz").json() == {"status": "ready"}
-    families = text_string_to_metric_families(httpx.get(f"{demo.page}metrics").text)
+    assert httpx.get(f"{demo.page}healthz", timeout=60).json() == {"status": "ok"}
+    assert httpx.get(f"{demo.page}readyz", timeout=60).json() == {"status": "ready"}
+    families = text_string_to_metric_families(httpx.get(f"{demo.page}metrics", timeout=60).text)
     samples = {(sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples}
     assert samples[("almena_vision_up",)] == samples[("almena_broker_connected",)] == 1
     assert samples[("almena_stream_frames_total", "processed", "sample")] > 0
@@ -160,9 +160,13 @@ def test_a_killed_vision_process_is_started_again_and_its_tracks_end(kept: Agent
         killed.kill()
         wait_until(lambda: "vision was killed by signal 9; it is started again in" in agent.err, 20, "the supervisor to say so")
         wait_until(lambda: agent.processes().get("agent.vision", killed) != killed, 30, "a new vision process")
-        wait_until(lambda: httpx.get(f"{agent.page}readyz").status_code == 200, 60, "the new vision process to answer")
-        new = [event for event in events(config, "--kind", "face") if event["id"] not in before]
-        assert "interrupted" in [event["data"]["reason"] for event in new if event["data"]["type"] == "end"]
+        wait_until(lambda: httpx.get(f"{agent.page}readyz", timeout=60).status_code == 200, 60, "the new vision process to answer")
+
+        def reasons() -> list[str]:
+            new = [event["data"] for event in events(config, "--kind", "face") if event["id"] not in before]
+            return [data["reason"] for data in new if data["type"] == "end"]
+
+        wait_until(lambda: "interrupted" in reasons(), 30, "what it left open to be ended")
     finally:
         code = agent.stop()
     assert code == 0

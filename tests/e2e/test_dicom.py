@@ -44,7 +44,7 @@ def test_a_radiograph_is_answered_at_the_pacs_and_told_without_its_patient(tmp_p
         held = {str(one.SOPClassUID): one for one in (dcmread(BytesIO(data)) for data in pacs.instances())}
         assert set(held) == {ComprehensiveSRStorage, SecondaryCaptureImageStorage}
         assert held[ComprehensiveSRStorage].VerificationFlag == "UNVERIFIED"
-        (study,) = [event for event in events(config) if event["kind"] == "study"]
+        (study,) = wait_until(lambda: events(config, "--kind", "study"), 30, "the event")
         assert not any(secret in str(study) for secret in ("1337", "secret-", "nna"))
         assert study["data"]["scores"].keys() == {"covid", "normal", "pneumonia"}
         assert agent.stop() == 0
@@ -71,9 +71,9 @@ def test_the_demo_sends_radiographs_and_shows_what_becomes_of_them(tmp_path: Pat
         printed = subprocess.run(["dsrdump", str(folder / "results" / "1-chest.report.dcm")], capture_output=True, text=True)
         assert "Classification by machine" in printed.stdout, printed.stderr
         studies = f"{demo.page}api/1/studies"
-        assert httpx.get(studies).status_code == 401
+        assert httpx.get(studies, timeout=60).status_code == 401
         login = httpx.BasicAuth("demo", (folder / "password.txt").read_text().strip())
-        rows = httpx.get(studies, auth=login).json()
+        rows = httpx.get(studies, auth=login, timeout=60).json()
         assert len(rows) == len(names) + 1
         assert sorted(row["failure"] or "" for row in rows) == [""] * len(names) + ["truncated"]
         assert "CompressedSamples" not in demo.err

@@ -73,6 +73,10 @@ def test_a_face_of_the_clip_is_seen_at_the_hub(tmp_path: Path, short_clip: Path,
         assert client.get("api/v1/devices/cam-1").json()["reported"]["state"]["hub"]["live"] is True
         begun = client.post("api/v1/devices/cam-1/live", json={"stream": "door"})
         assert begun.status_code == 200, begun.text
+
+        def watched() -> list[str]:
+            return [one["stream"] for one in httpx.get(f"{agent.page}api/1/health", timeout=60).json()["watched"]]
+
+        wait_until(lambda: watched() == ["door"], 15, "the device to say that somebody looks")
         assert len(looked(client, begun.json()["id"], 2)) == 2
-        assert httpx.get(f"{agent.page}api/1/health").json()["watched"][0]["stream"] == "door"
-        wait_until(lambda: not httpx.get(f"{agent.page}api/1/health").json()["watched"], 15, "nobody to look any more")
+        wait_until(lambda: not watched(), 15, "nobody to look any more")

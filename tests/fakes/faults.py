@@ -111,7 +111,7 @@ def device_gone(now: Round) -> None:
     """Without a goodbye: the broker speaks its will. And without any word: it is online until its lease ends, or it is on again."""
     device = now.site.names[0]
     state = f"SELECT state FROM devices WHERE device = '{device}'"
-    now.site.command(device, "misbehave", fault="offline", for_s=3)
+    now.site.command(device, "misbehave", fault="offline", for_s=6)
     wait_until(lambda: now.site.hub.sql(state) == [("offline",)], 30, "the will")
     wait_until(lambda: now.site.hub.sql(state) == [("online",)], 30, "the device to be back")
     session = f"SELECT session, state FROM devices WHERE device = '{device}'"
@@ -119,7 +119,7 @@ def device_gone(now: Round) -> None:
     now.site.command(device, "misbehave", fault="off", for_s=1)
     wait_until(lambda: now.site.hub.sql(session) != before, 30, "the device to be on again")
     assert now.site.hub.sql(session)[0][1] == "online", "nobody has told the broker that it was off"
-    now.notes.append("its will, and its birth 3 s later; switched off, and on a second later")
+    now.notes.append("its will, and its birth 6 s later; switched off, and on a second later")
 
 
 def twice_and_out_of_order(now: Round) -> None:

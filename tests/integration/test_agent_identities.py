@@ -10,9 +10,6 @@ from pathlib import Path
 from tests.fakes.whole_site import Site
 from tests.waiting import wait_until
 
-TRIES = 15
-"""Photographs until a change of the gallery has come to the agent, which looks once a second."""
-
 
 def identity(site: Site, *arguments: str) -> None:
     command = [sys.executable, "-m", "agent.cli", "identity", *arguments, "--config", str(site.config)]
@@ -45,10 +42,10 @@ def test_what_a_command_changes_holds_in_the_running_agent(
         assert shown(site, grace) is None
         identity(site, "list")
         identity(site, "add", "Grace", str(grace), "--consent", "public domain")
-        assert any(shown(site, grace) == "Grace" for _ in range(TRIES))
+        wait_until(lambda: shown(site, grace) == "Grace", 30, "the agent to know her")
         identity(site, "add", "Eileen", str(eileen), "--consent", "public domain")
         identity(site, "erase", "Grace", "--yes")
-        assert any(shown(site, grace) is None for _ in range(TRIES))
+        wait_until(lambda: shown(site, grace) is None, 30, "the agent to forget her")
         assert shown(site, eileen) == "Eileen"
         site.kill("vision")
         assert (shown(site, grace), shown(site, eileen)) == (None, "Eileen")

@@ -54,7 +54,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_respected(vision: SmallVision
     again = ControlServer(other)
     again.start()
     transport = httpx.HTTPTransport(uds=str(other.settings.control_socket))
-    with httpx.Client(transport=transport, base_url="http://vision") as client:
+    with httpx.Client(transport=transport, base_url="http://vision", timeout=60) as client:
         assert client.get("/health").json()["status"] == "ok"
     again.stop()
 
@@ -104,7 +104,7 @@ def test_a_snapshot_is_a_jpeg_and_a_conflict_before_the_first_frame(client: http
     control = ControlServer(waiting)
     control.start()
     transport = httpx.HTTPTransport(uds=str(waiting.settings.control_socket))
-    with httpx.Client(transport=transport, base_url="http://vision") as other:
+    with httpx.Client(transport=transport, base_url="http://vision", timeout=60) as other:
         problem(other.get("/streams/door/snapshot.jpg"), 409)
     control.stop()
 

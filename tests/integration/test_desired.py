@@ -46,7 +46,7 @@ class Device:
 
     def reports(self, what: str, **fields: Any) -> dict[str, Any]:
         """Wait for a report with these fields."""
-        return wait_until(lambda: self._reported(fields), 30, f"{what}; {self.hub.on('up/reported')[-1:]}")
+        return wait_until(lambda: self._reported(fields), 60, f"{what}; {self.hub.on('up/reported')[-1:]}")
 
     def tries(self, revision: int) -> None:
         """Wait until it has said that it tries this."""
@@ -54,7 +54,16 @@ class Device:
 
     def runs(self, *streams: str) -> dict[str, int]:
         """Wait until exactly these run; the frames that each has given."""
-        return wait_until(lambda: self._running(streams), 30, f"{streams} to run")
+        return wait_until(lambda: self._running(streams), 60, f"{streams} to run")
+
+    def said(self, topic_end: str) -> list[dict[str, Any]]:
+        """The data of rows of its outbox, each once: what was on its way when a session ended comes twice."""
+        return list({one.data["id"]: one.data["data"] for one in self.hub.on(f"up/{topic_end}")}.values())
+
+    def audited(self) -> list[tuple[str, str, int]]:
+        """What it has written down about settings: who, how it ended, revision."""
+        entries = [entry for entry in self.said("audit") if entry["action"] == "settings"]
+        return [(entry["actor"], entry["outcome"], entry["detail"]["revision"]) for entry in entries]
 
     def kill(self, *names: str) -> None:
         """SIGKILL to each, and another start."""
@@ -104,10 +113,8 @@ def test_a_stream_is_added_and_removed_and_the_other_is_not_disturbed(device: De
     wait_until(lambda: device.hub.on("status")[-1].data["lease_s"] == 150, 10, "the new lease")
     kept = device.state / "remote" / "settings.json"
     assert (stat.S_IMODE(kept.stat().st_mode), stat.S_IMODE(kept.parent.stat().st_mode) & 0o777) == (0o640, 0o750)
-    audited = [one.data["data"] for one in device.hub.on("up/audit") if one.data["data"]["action"] == "settings"]
-    assert [(one["actor"], one["outcome"], one["detail"]["revision"]) for one in audited] == [("hub", "accepted", 1), ("hub", "done", 1)]
-    said = [one.data["data"] for one in device.hub.on("up/event/door/stream")]
-    assert [one["state"] for one in said] == ["running"], "the stream that was there has gone on"
+    wait_until(lambda: device.audited() == [("hub", "accepted", 1), ("hub", "done", 1)], 30, "both in the audit")
+    assert [said["state"] for said in device.said("event/door/stream")] == ["running"], "the stream that was there has gone on"
 
 
 def test_what_cannot_work_here_is_refused_and_what_held_goes_on(device: Device) -> None:

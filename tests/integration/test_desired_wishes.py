@@ -76,7 +76,7 @@ def uplink(path: Path, vision: SmallVision) -> Iterator[Uplink]:
 def test_the_newest_revision_counts_and_each_once(uplink: Uplink, vision: SmallVision) -> None:
     uplink.want(5)
     uplink.says(revision=5, trying=None, refused=None, errors=())
-    assert [one.settings.telemetry.period_s for one in uplink.took] == [5]
+    wait_until(lambda: [one.settings.telemetry.period_s for one in uplink.took] == [5], 30, "it to be taken over")
     uplink.want(5)
     uplink.want(4)
     assert uplink.says(revision=5)["errors"] == ("revision 4 is older than revision 5, which was wanted before",)

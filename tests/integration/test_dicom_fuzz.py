@@ -150,15 +150,16 @@ def test_damaged_associations_keep_nobody_else_out(tmp_path: Path, seconds: floa
         while time.monotonic() < until or trials < 20:
             trials += 1
             damaged = chance.randrange(len(said))
-            with socket.create_connection(("127.0.0.1", port), 1.0) as caller, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0) as caller:
                 for pdu in [*said[:damaged], mutated(said[damaged], chance, 0), *said[damaged + 1 :]]:
                     caller.sendall(pdu)
                 caller.shutdown(socket.SHUT_WR)
                 while caller.recv(65536):
                     pass
         wait_until(lambda: len(conversation(port, 2)) > 2, 60, "a sound association")
+        wait_until(lambda: not running.receiver._server.active_associations, 60, "the damaged ones to end")  # type: ignore[union-attr]
         damaged = running.counters.figures()["refused"]["pdu"]
-        with socket.create_connection(("127.0.0.1", port), 10.0) as caller:
+        with socket.create_connection(("127.0.0.1", port), 60.0) as caller:
             caller.sendall(said[0])
             assert answer(caller)[:1] == ACCEPTED
             caller.sendall(NO_COMMAND)

@@ -225,13 +225,14 @@ def test_nothing_of_the_patient_is_in_logs_or_names(tmp_path: Path, caplog: pyte
     with receiving(tmp_path) as running:
         send(running, written(tmp_path, "a.dcm", instance(1, PatientComments="Unmistakable")))
         send(running, written(tmp_path, "b.dcm", instance(2, PixelData=None, StudyID="Unmistakable")))
+        wait_until(running.folders.pictures.items, 30, "the picture")
         wait_until(running.folders.failures, 30, "the failure")
         running.tell()
-        family = PATIENT.partition("^")[0].encode()
-        for path in (tmp_path / "state").rglob("*"):
-            assert family.decode() not in path.name
-            assert "1337" not in path.name
-            assert not path.is_file() or (family not in path.read_bytes() and b"1337" not in path.read_bytes())
+    family = PATIENT.partition("^")[0].encode()
+    for path in (tmp_path / "state").rglob("*"):
+        assert family.decode() not in path.name
+        assert "1337" not in path.name
+        assert not path.is_file() or (family not in path.read_bytes() and b"1337" not in path.read_bytes())
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("agent")]
     assert ours
     assert not any("Unmistakable" in line or "1337" in line or "secret-" in line for line in ours)

@@ -21,6 +21,7 @@ from argon2 import PasswordHasher
 from agent.checkup import host, libraries, runtimes, service
 from agent.settings import MqttSettings, Settings, WebSettings
 from engines.registry import BACKENDS
+from tests.fakes.ports import free_port
 from tests.waiting import wait_until
 
 ORIN_INFO = "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\nFeatures\t: fp asimd asimddp crc32\n"
@@ -155,8 +156,7 @@ def test_models_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @contextmanager
 def _mosquitto(folder: Path, lines: str) -> Iterator[int]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port: int = probe.getsockname()[1]
+    port = free_port()
     config = _tree(folder, {"mosquitto.conf": f"listener {port} 127.0.0.1\nuser root\n{lines}"}) / "mosquitto.conf"
     program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
     with (folder / "broker.log").open("wb") as log, subprocess.Popen([program, "-c", str(config)], stdout=log, stderr=log) as process:

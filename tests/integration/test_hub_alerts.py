@@ -248,7 +248,7 @@ def test_people_are_told_again_until_it_works(tmp_path: Path) -> None:
             one.herald.tell(NOW + 61)  # no mail server yet, and a webhook that fails
             assert (mailbox.taken, hooks) == ([], [])
             assert {entry["tries"] for entry in one.rows()[0].notified["pending"]} == {1}
-            mail = Controller(mailbox, hostname="127.0.0.1", port=port)
+            mail = Controller(mailbox, hostname="127.0.0.1", port=port, ready_timeout=60)
             mail.start()
             try:
                 one.herald.tell(NOW + 62)  # not due yet

@@ -173,7 +173,7 @@ def test_a_database_that_is_down_is_waited_for(site: Site, postgres: Postgres) -
         postgres.start()
         site.store.store.engine.dispose()
         site.all_is_there()
-        assert "the store takes messages again" in hub.log()
+        wait_until(lambda: "the store takes messages again" in hub.log(), 10, "the hub to say so")
 
 
 def test_one_of_two_hubs_is_killed_under_load(site: Site) -> None:

@@ -157,7 +157,7 @@ def test_desired_state_is_tried_once_vision_answers_and_taken_back(scene: Scene)
         control.start()
         try:
             wait_until(lambda: scene.hub.on("up/reported")[-1].data["revision"] == 7, 10, "revision 7 to hold")
-            assert [each.data["lease_s"] for each in scene.hub.on("status")][-1] == 3 * 99
+            wait_until(lambda: scene.hub.on("status")[-1].data["lease_s"] == 3 * 99, 10, "the new lease")
             with peer(scene.port, f"{HERE}/up/reported", name="late") as late:
                 assert wait_until(lambda: late.on("up/reported"), 5, "the retained report")[0].retained
             scene.hub.say(f"{HERE}/down/desired", b"", retain=True)

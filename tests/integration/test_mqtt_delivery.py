@@ -147,14 +147,16 @@ def test_only_acknowledged_ranges_are_settled(tmp_path: Path, version: str, prod
         hub.say(ACK, b"not an acknowledgement")
         hub.say(ACK, {"v": 1, "spool": spool, "upto": 3, "ranges": [[7, 9], [20, 20]]})
         wait_until(lambda: producers[0].pending() == 13, 10, "seven rows to be settled")
+        producers[0].add(1)  # a row after all that may be on their way
         left = [row.seq for row in producers[0].outbox.pending("event", 100)]
-        assert left == [4, 5, 6, *range(10, 20)]
-        seen = len(hub.heard)
-        wait_until(lambda: len(hub.heard) >= seen + 13, 15, "the others to be sent again")
-        assert {each.data["data"]["n"] + 1 for each in hub.heard[seen:]} <= set(left)
-        hub.say(ACK, {"v": 1, "spool": spool, "upto": 20})
+        assert left == [4, 5, 6, *range(10, 20), 21]
+        sent = lambda: [each.data["data"]["n"] + 1 for each in hub.heard]  # noqa: E731
+        seen = wait_until(lambda: 21 in sent() and sent().index(21), 10, "the new row")
+        wait_until(lambda: len(hub.heard) >= seen + 1 + len(left), 15, "the others to be sent again")
+        assert set(sent()[seen:]) <= set(left)
+        hub.say(ACK, {"v": 1, "spool": spool, "upto": 21})
         wait_until(lambda: producers[0].pending() == 0, 10, "the rest to be settled")
-        assert one.outbox.stats()["event"]["settled"] == 20
+        assert one.outbox.stats()["event"]["settled"] == 21
 
 
 def test_poison_is_declared_and_blocks_nobody(tmp_path: Path, version: str, producers: list[Producer]) -> None:
@@ -169,8 +171,8 @@ def test_poison_is_declared_and_blocks_nobody(tmp_path: Path, version: str, prod
         producers[0].add(50)
         wait_until(lambda: hub.count() == 50, 15, "the others at the hub")
         wait_until(lambda: one.status.dead_letters == 1, 15, "the poison to be given up")
-        assert one.status.refused == 5
-        assert hub.sql("SELECT times FROM dead_letters") == [(5,)]
+        assert one.status.refused >= 5, "more only where an answer came too late"
+        assert hub.sql("SELECT times FROM dead_letters")[0][0] >= 5
         (loss,) = wait_until(lambda: hub.sql("SELECT payload FROM records WHERE lane = 'loss'"), 10, "the declaration")
         data = json.loads(loss[0])["data"]
         assert (data["lane"], data["count"], data["ranges"]) == ("event", 1, [[1, 1]])

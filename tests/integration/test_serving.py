@@ -56,7 +56,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def call(site: Site, request: bytes) -> socket.socket:
-    caller = socket.create_connection(site.address, 10)
+    caller = socket.create_connection(site.address, 60)
     caller.sendall(request)
     wait_until(lambda: site.under_way == 1, 10, "the request")
     return caller
@@ -67,7 +67,7 @@ def test_a_stop_ends_what_is_under_way_without_a_trace(
     request_: bytes, status: bytes, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), call(site, request_) as caller:
-        caller.settimeout(10)
+        caller.settimeout(60)
         answer = caller.recv(13) if request_ is LIVE else b""
         site.server.stop()
         answer += caller.recv(13) if request_ is UPLOAD else b""

@@ -52,7 +52,7 @@ def test_a_device_whose_vision_process_is_down(settings: Settings, outbox: Outbo
     assert "system.processes.vision" in first["missing"]
     assert "system.cpu_percent" in first["missing"]
     assert 0 <= second["system"]["cpu_percent"] <= 100
-    assert 0.2 < second["at"] - first["at"] < 30
+    assert 0 < second["at"] - first["at"] < 30
     assert second["outbox"]["telemetry"]["pending"] == 1
     assert (first["mqtt"]["state"], "jetson" in first) == ("off", False)
     assert loop.snapshot()["system"]["memory"]["total_bytes"] > 0

@@ -130,10 +130,10 @@ def test_what_never_spoke_is_not_expected_to(program: Path) -> None:
 
 
 def test_a_killed_process_comes_back_and_the_others_stay(program: Path, agent: subprocess.Popen[bytes]) -> None:
-    before = {child.pid for child in psutil.Process(agent.pid).children()}
-    victim = min(before)
+    children = psutil.Process(agent.pid).children()
+    before = {child.pid for child in children}
     (program / "broker").unlink()
-    os.kill(victim, signal.SIGKILL)
+    next(child for child in children if "broker" in child.cmdline()).kill()
     wait_until(lambda: (program / "broker").exists(), 20, "the process to come back")
     after = {child.pid for child in psutil.Process(agent.pid).children()}
     assert len(before & after) == 2
@@ -143,7 +143,7 @@ def test_a_killed_process_comes_back_and_the_others_stay(program: Path, agent: s
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_goes_against_the_flow(program: Path, agent: subprocess.Popen[bytes], number: signal.Signals) -> None:
     agent.send_signal(number)
-    assert agent.wait(20) == 0
+    assert agent.wait(60) == 0
     assert (program / "ends").read_text().split() == ["vision", "uplink", "broker"]
 
 
@@ -159,7 +159,7 @@ def test_what_does_not_stop_in_time_is_killed(program: Path) -> None:
     child.look()
     wait_until(lambda: (program / "vision").exists(), 20, "the process")
     assert child.process is not None
-    child.stop(0.3)
+    child.stop(1.0)
     assert child.process.returncode == -signal.SIGKILL
     assert (program / "ends").read_text() == "vision\n"
 

@@ -135,8 +135,8 @@ def test_unexpected_errors_are_said_too_and_loaded_tasks_freed(path: Path, start
         vision = started()
         runs(vision)
     assert tasks[0].closed == 1
-    details = [one["detail"] for one in told(vision.outbox.history(after_seq=0), "stream")]
-    assert details[0] == "ImportError: libfoo.so.1: cannot open"
+    first = wait_until(lambda: told(vision.outbox.history(after_seq=0), "stream"), 10, "the failure to be stored")[0]
+    assert first["detail"] == "ImportError: libfoo.so.1: cannot open"
 
 
 def test_a_stop_while_models_load_waits_and_frees_after_the_streams_that_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_a_stop_while_models_load_waits_and_frees_after_the_streams_that_run(pat
     path.write_text(yaml.safe_dump({**settings, "streams": [*settings["streams"], {**settings["streams"][0], "name": "yard"}]}))
     vision = Vision(path)
     vision.start()
-    assert loading.wait(10)
+    assert loading.wait(60)
     wait_until(lambda: "yard" in vision.metrics(), 10, "the other stream to start")
     stopper = threading.Thread(target=vision.stop)
     stopper.start()
@@ -165,7 +165,7 @@ def test_a_stop_while_models_load_waits_and_frees_after_the_streams_that_run(pat
         assert stopper.is_alive()
     finally:
         go_on.set()
-        stopper.join(10)
+        stopper.join(60)
     assert not stopper.is_alive()
     assert slow[0].closed == 1
 
@@ -174,7 +174,7 @@ def test_streams_that_do_not_answer_are_left_behind_all_within_the_time_of_one(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`almena run` kills what takes longer than 8 s to stop."""
-    monkeypatch.setattr(service, "STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(service, "STOP_TIMEOUT_S", 2.0)
     go_on, hanging = threading.Event(), threading.Barrier(9)
     slow: list[TestTask] = []
 
@@ -201,11 +201,11 @@ def test_streams_that_do_not_answer_are_left_behind_all_within_the_time_of_one(
         loader = vision._stream("slow")._thread
         started = time.monotonic()
         vision.stop()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 12, "eight of them, one after the other, take 16"
         assert (caplog.text.count("the source does not answer"), caplog.text.count("still being loaded")) == (7, 1)
     finally:
         go_on.set()
-    loader.join(10)
+    loader.join(60)
     assert slow[0].closed == 1
 
 
@@ -219,7 +219,7 @@ def test_loading_for_minutes_is_not_being_stuck_but_a_stalled_pipeline_is(starte
         stream.progress_ns = time.monotonic_ns() - 300 * 10**9
         assert vision.stuck_for_s < 1
     release = threading.Event()
-    tasks[0].trouble = lambda frame: release.wait(20) and None
+    tasks[0].trouble = lambda frame: release.wait(90) and None
     cameras[0].give(1)
     wait_until(lambda: tasks[0].at_once, 10, "the task to hang")
     stream.progress_ns = time.monotonic_ns() - 300 * 10**9

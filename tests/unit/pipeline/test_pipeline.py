@@ -29,7 +29,7 @@ def test_order_is_kept_though_workers_overtake_each_other(run: Callable[..., Pip
         if frame.index % 2:
             late[frame.index - 1].set()
         else:
-            assert late[frame.index].wait(10)
+            assert late[frame.index].wait(60)
 
     task, source = Counting(4, overtake), Items(40)
     until_ended(run(source, task))
@@ -67,11 +67,11 @@ def test_live_source_skips_counts_and_takes_the_newest(run: Callable[..., Pipeli
 
     def hold(frame: Frame) -> None:
         asked.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
 
     one = run(camera, Counting(1, hold))
     camera.give(1)
-    assert asked.wait(10)
+    assert asked.wait(60)
     camera.give(50)
     wait_until(lambda: one.health().captured == 51, 10, "the frames to be read")
     go_on.set()
@@ -294,7 +294,7 @@ def test_a_stop_does_not_wait_for_the_disk_and_leaves_the_item_undone(outbox: Ou
     source = Items(3)
     one = Pipeline(source, (Counting(),), outbox, NoViewer())
     one.start()
-    assert asked.wait(10)
+    assert asked.wait(60)
     wait_until(lambda: one.health().captured == 3, 10, "the items to be read")
     one.stop()
     assert source.marks == {}
