@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agent.commands.needed import can_draw, can_hold
 from agent.commands.tune import backend_names, cards, settings_of, told_progress, wide_console
 
 MODELS = ("centerface", "dlib-resnet", "grey-cnn", "resnet-50", "vgg-16", "mobilenet-v2", "efficientnet-b0")
@@ -38,11 +39,11 @@ def matrix(
     """
     from agent.vision.face_kit import engine_options
     from calibration.matrix import Matrix, Plan
-    from calibration.plot import SUFFIXES, plot
+    from calibration.plot import plot
     from calibration.power import power_meter
 
-    if plot_file is not None and plot_file.suffix not in SUFFIXES:
-        raise typer.BadParameter(f"the file must end with {' or '.join(SUFFIXES)}", param_hint="--plot")
+    can_hold(csv_file)
+    can_draw(plot_file)
     options = engine_options(settings_of(config))
     plan = Plan(backend_names(backends), tuple(_parts(precisions)), numbers(batches, "--batches"), rounds, seconds, tuned)
     chosen = cards(models or list(MODELS), options)

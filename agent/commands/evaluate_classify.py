@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from agent.commands.needed import can_draw
 from agent.errors import UsageError
 from engines.answers import answer, to_spare
 from engines.card import card_for
@@ -46,10 +47,9 @@ def classify(
     """
     from calibration.classification import report
     from calibration.labels import class_files
-    from calibration.plot import SUFFIXES, plot_classifier
+    from calibration.plot import plot_classifier
 
-    if plot and plot.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--plot {plot}: give a file that ends in {' or '.join(SUFFIXES)}")
+    can_draw(plot)
     card = card_for(model, "classification")
     chosen = _chosen(card, among)
     files = [(path, chosen.index(place)) for path, place in class_files(card, data) if place in chosen]

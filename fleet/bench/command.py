@@ -29,9 +29,11 @@ def fleet(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Events that the hub stores a second, against a bare subscriber of the same broker; losses and latencies."""
+    from agent.commands.needed import can_hold
     from fleet.bench import growth as growing
     from fleet.bench.run import measure
 
+    can_hold(plot)
     if growth:
         with tempfile.TemporaryDirectory(prefix="almena-bench-") as folder:
             rows = growing.measure_growth(Path(folder), events)
