@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.settings import MEBIBYTE
 from agent.wire.topics import HUB
 from provisioning.ca import Authority, write_private
 from provisioning.errors import FleetError, writing
@@ -21,6 +22,9 @@ BROKER = "fleet.broker"
 """Under which name the register has the broker's certificate."""
 WATCH = "fleet.watch"
 """Who may see births and wills. No device can have a name with a dot."""
+
+QUEUED = 256 * MEBIBYTE
+"""Bytes that wait for one hub."""
 
 _CONFIGURATION = """\
 # mosquitto for an Almena fleet, written by `almena fleet broker-config`: do not edit, write it again.
@@ -46,10 +50,13 @@ autosave_interval 1
 
 # A hub that is away for long finds everything again, up to these limits; beyond them devices keep it.
 max_queued_messages 100000
-max_queued_bytes 268435456
+max_queued_bytes {queued}
 max_inflight_messages 1000
 persistent_client_expiration 30d
+
+# No device takes the memory that all need: who sends larger packets, or what does not fit any more, is disconnected. Others are served.
 max_packet_size 1048576
+memory_limit {memory}
 
 user {user}
 pid_file {state}/mosquitto.pid
@@ -88,7 +95,9 @@ def write_configuration(folder: Path, broker: BrokerSettings, authority: Authori
         raise FleetError(f"mosquitto cannot read paths with blanks: {folder}")
     owner = _owner(broker.user)
     bind = f" {broker.bind}" if broker.bind else ""
-    text = _CONFIGURATION.format(port=broker.port, bind=bind, folder=folder, state=state, user=broker.user)
+    # what waits for the hubs; what is retained; and what messages take beside their bytes
+    limits = {"queued": QUEUED, "memory": (broker.hubs + 2) * QUEUED}
+    text = _CONFIGURATION.format(port=broker.port, bind=bind, folder=folder, state=state, user=broker.user, **limits)
     pair = authority.server([broker.host, *broker.names], SERVER_LIFETIME)
     names = hub_names(broker.hubs)
     hubs = {f"{name.replace('.', '-')}.pem": authority.client(name, HUB_LIFETIME) for name in names}
