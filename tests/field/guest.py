@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from guest_common import OUT, run, start_broker
-from guest_fleet import copied, hub, hub_confinement, hub_doctor, hub_uninstall, hub_watchdog, join, uninstall
+from guest_fleet import copied, guessed, hub, hub_confinement, hub_doctor, hub_uninstall, hub_watchdog, join, uninstall
 from guest_package import package, package_of_a_hub, package_upgrade
 from guest_service import (
     backends,
@@ -35,7 +35,7 @@ STAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "upgrade": (start_broker, installed, bad_upgrade, upgrade_and_back),
     "power": (start_broker, started_again),
     "fleet": (start_broker, installed, join, uninstall),
-    "hub": (hub, hub_confinement, hub_doctor, copied, hub_watchdog, hub_uninstall),
+    "hub": (hub, hub_confinement, hub_doctor, copied, guessed, hub_watchdog, hub_uninstall),
     "package": (start_broker, package, package_upgrade, package_of_a_hub),
 }
 

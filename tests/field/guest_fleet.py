@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -20,6 +21,19 @@ broker:
   host: localhost
   port: 28883
   tls: {ca_file: /etc/almena/hub/ca.pem, cert_file: /etc/almena/hub/hub.pem, key_file: /etc/almena/hub/hub.pem}
+"""
+GUESS = """
+import http.client, json, ssl, time
+from agent.identity.keys import new_key, request_for
+body = json.dumps({"name": "gate", "secret": "A" * 43, "request": request_for("gate", new_key())}).encode()
+link = http.client.HTTPSConnection("localhost", 9643, context=ssl._create_unverified_context())
+answers, until = {}, time.monotonic() + 10
+while time.monotonic() < until:
+    link.request("POST", "/enrol/1/join", body, {"Content-Type": "application/json"})
+    answer = link.getresponse()
+    answer.read()
+    answers[answer.status] = answers.get(answer.status, 0) + 1
+print(json.dumps(answers))
 """
 
 
@@ -133,6 +147,16 @@ def copied() -> str:
     revoked = json.loads(run("almena", "fleet", "revoke", "gate", *OF_FLEET, "--json"))
     wait("its absence", lambda: state() == "offline", 60)
     return f"suspected after {took:.0f} s; revoked, its session ended after {revoked['disconnected_s']:.2f} s"
+
+
+def guessed() -> str:
+    """Two processes guess a token as fast as they can: none is let in, and hardly any is compared."""
+    guessers = [subprocess.Popen([f"{TOOL}/bin/python", "-c", GUESS], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = [json.loads(one.communicate(timeout=120)[0]) for one in guessers]
+    compared, limited = (sum(one.get(status, 0) for one in found) for status in ("403", "429"))
+    assert {status for one in found for status in one} == {"403", "429"}, found
+    assert compared < 30 < limited, found
+    return f"{(compared + limited) / 10:.0f} guesses a second for 10 s: none was let in, {compared} were compared, {limited} got 429"
 
 
 def hub_doctor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 import sqlite3
 import time
@@ -9,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.identity.keys import Key, Pair, new_key, public_bytes
 from agent.identity.protocol import Issued, Waiting
+from provisioning import limits, register
 from provisioning.enrolment import CERTIFICATES, RIGHT
 from provisioning.errors import RefusedError, TooOftenError
 from provisioning.register import KEPT_DECISIONS, Register
@@ -134,6 +137,54 @@ def test_an_address_whose_requests_are_right_is_not_heard_without_end(desk: Desk
         desk.join("cam-1", secret, key)
         count += 1
     assert 9 / RIGHT < count < 12 / RIGHT
+
+
+def test_of_a_thousand_guesses_a_second_ten_are_compared_and_then_one_in_six_seconds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by a millisecond with each guess. The server asks the limit first."""
+    now = 0.0
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now))
+    desk.register.invite("cam-1", 60.0)
+    compared, refused, key = 0, 0, new_key()
+    for guess in range(60_000):
+        now = guess / 1000
+        if desk.enrolment.limit.wait_s(HERE)[0]:
+            refused += 1
+            continue
+        compared += 1
+        with pytest.raises(RefusedError):
+            desk.join("cam-1", guess.to_bytes(32, "big"), key)
+    assert (compared, refused) == (10 + 9, 60_000 - 19)
+    assert desk.register.devices() == []
+    assert not desk.enrolment.limit.wait_s("192.0.2.8")[0], "another address is heard"
+
+
+def test_a_token_is_compared_once_and_in_constant_time_whatever_is_asked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hmac.compare_digest, on two digests of 32 bytes each."""
+    seen: list[tuple[int, int]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        seen.append((len(one), len(other)))
+        return hmac.compare_digest(one, other)
+
+    monkeypatch.setattr(register, "hmac", SimpleNamespace(compare_digest=compare))
+    secret, expired = desk.register.invite("cam-1", 60.0), desk.register.invite("cam-2", -1.0)
+    asked = [
+        ("cam-1", secret),
+        ("cam-1", secret),
+        ("cam-1", b""),
+        ("cam-1", bytes(48)),
+        ("cam-2", expired),
+        ("cam-2", bytes(32)),
+        ("no-one", secret),
+    ]
+    admitted = []
+    for name, given in asked:
+        try:
+            admitted.append(bool(desk.join(name, given, new_key())))
+        except RefusedError:
+            admitted.append(False)
+    assert admitted == [True, *(len(asked) - 1) * [False]]
+    assert seen == len(asked) * [(32, 32)]
 
 
 def test_nothing_that_a_stranger_can_cause_reads_a_whole_table(desk: Desk) -> None:
