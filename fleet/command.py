@@ -15,7 +15,7 @@ import yaml
 from agent.errors import AlmenaError, UsageError
 from agent.moments import moment_of
 from agent.yaml_file import YamlFile
-from fleet import command_accounts, command_identities, show
+from fleet import command_accounts, command_identities, command_upkeep, show
 from fleet.client import HubClient, access
 from fleet.command_options import AsJson, HubFile, Since, Until
 
@@ -23,6 +23,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.add_typer(command_accounts.keys, name="keys")
 app.add_typer(command_accounts.users, name="users")
 app.add_typer(command_identities.identities, name="identities")
+app.add_typer(command_upkeep.maintenance, name="maintenance")
+app.command("remove")(command_upkeep.remove)
 
 POLL_S = 0.3
 Device = Annotated[str, typer.Argument(help="The device's name.")]

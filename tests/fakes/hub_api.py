@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 from sqlalchemy import insert
+from typer.testing import CliRunner
 
+from agent import cli
 from fleet.accounts import Accounts, Role
 from fleet.api.app import web_server
 from fleet.api.context import Context
@@ -76,6 +78,13 @@ class HubApi:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._clients.append(httpx.Client(base_url=self.server.url, headers=headers, timeout=60))
         return self._clients[-1]
+
+    def almena(self, *arguments: str, code: int = 0) -> str:
+        """What `almena fleet …` prints with an admin's key, once it has ended with that code."""
+        key = self.accounts.add_key("test", "test", "admin")[1]
+        run = CliRunner().invoke(cli.app, ["fleet", *arguments], env={"ALMENA_HUB_URL": self.server.url, "ALMENA_HUB_KEY": key})
+        assert run.exit_code == code, run.output
+        return run.output
 
     def device(self, name: str, **values: Any) -> None:
         """A device that was heard just now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -142,6 +143,27 @@ def test_nobody_is_told_in_maintenance_and_of_what_lasts_after_it(hub: HubApi, a
     assert admin.get(f"{API}/maintenance").json() == {"maintenance": []}
     actions = [one["action"] for one in admin.get(f"{API}/audit").json()["audit"]]
     assert ("maintenance end" in actions, "maintenance begin" in actions) == (True, True)
+
+
+def test_the_command_line_begins_and_ends_maintenance_and_removes_a_device(hub: HubApi) -> None:
+    begins = time.time() + HOUR
+    when = datetime.fromtimestamp(begins).isoformat()
+    made = json.loads(hub.almena("maintenance", "begin", "site", "lab", "--hours", "2", "--begins", when, "--reason", "mast", "--json"))
+    assert made["ends"] == pytest.approx(begins + 2 * HOUR)
+    [window] = json.loads(hub.almena("maintenance", "list", "--json"))
+    assert (window["id"], window["kind"], window["name"], window["reason"]) == (made["id"], "site", "lab", "mast")
+    assert "mast" in hub.almena("maintenance", "list")
+    assert "is over" in hub.almena("maintenance", "end", str(made["id"]))
+    assert "no maintenance" in hub.almena("maintenance", "list")
+    assert f"there is no maintenance {made['id']}" in hub.almena("maintenance", "end", str(made["id"]), code=1)
+    assert "there is no site moon" in hub.almena("maintenance", "begin", "site", "moon", code=1)
+    assert "'moon' is not one of" in hub.almena("maintenance", "begin", "moon", "lab", code=2)
+    assert "would be back at once" in hub.almena("remove", "cam-1", "--yes", code=1)
+    with writing(hub.engine) as connection:
+        connection.execute(update(devices).values(seen_at=1.0))
+    assert "Aborted" in hub.almena("remove", "cam-1", code=1)
+    assert json.loads(hub.almena("remove", "cam-1", "--yes", "--json")) == {"removed": "cam-1"}
+    assert "there is no device cam-1" in hub.almena("remove", "cam-1", "--yes", code=1)
 
 
 def test_refused_messages_are_shown_page_by_page(hub: HubApi, admin: httpx.Client) -> None:

@@ -12,9 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 from starlette.applications import Starlette
-from typer.testing import CliRunner
 
-from agent import cli
 from agent import settings as agent_settings
 from agent.hub_settings import HubLinkSettings
 from agent.outbox import Outbox
@@ -165,7 +163,7 @@ def test_enrolled_on_one_known_on_the_other_and_erased_on_both_with_receipts(
     grace = portraits["grace-hopper"]
     one, other = fleet.members
     operator = fleet.client("operator")
-    assert "share identities" in _almena(fleet, "share", "lab")
+    assert "share identities" in fleet.almena("identities", "share", "lab")
     identity = one.enrol(GRACE, grace, "public domain")
 
     fleet.until(lambda: other.names() == [GRACE], "the identity on the other device")
@@ -181,8 +179,8 @@ def test_enrolled_on_one_known_on_the_other_and_erased_on_both_with_receipts(
     seen = json.dumps({"kind": "face", "data": face_data("new", GRACE, 100.0, identity=identity)}).encode()
     fleet.event("cam-2", 1, None, subject=GRACE, payload=seen)
     assert operator.post(f"{API}/identities/{identity}/erase").status_code == 403
-    assert "cam-1: there, cam-2: there" in _almena(fleet, "list", "grace")
-    assert "is erased here; on the devices: cam-1: erasing, cam-2: erasing" in _almena(fleet, "erase", identity, "--yes")
+    assert "cam-1: there, cam-2: there" in fleet.almena("identities", "list", "grace")
+    assert "is erased here; on the devices: cam-1: erasing, cam-2: erasing" in fleet.almena("identities", "erase", identity, "--yes")
     fleet.until(lambda: _states(operator, identity) == {"cam-1": "erased", "cam-2": "erased"}, "both receipts")
     assert (one.names(), other.names()) == ([], [])
     assert other.sees(grace) is None
@@ -202,13 +200,6 @@ def test_enrolled_on_one_known_on_the_other_and_erased_on_both_with_receipts(
     assert ("identity share", "done") in one.audits()
     assert {("identity take", "done"), ("identity erase", "done")} <= set(other.audits())
     assert GRACE not in caplog.text
-
-
-def _almena(fleet: Fleet, *arguments: str) -> str:
-    key = fleet.accounts.add_key("test", "test", "admin")[1]
-    run = CliRunner().invoke(cli.app, ["fleet", "identities", *arguments], env={"ALMENA_HUB_URL": fleet.server.url, "ALMENA_HUB_KEY": key})
-    assert run.exit_code == 0, run.output
-    return run.output
 
 
 def _states(client: httpx.Client, identity: str) -> dict[str, str]:
