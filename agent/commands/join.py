@@ -30,7 +30,7 @@ def join(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Make a key, get its certificate, write the settings that use both, and connect to the broker."""
-    from agent.checkup.service import broker
+    from agent.checkup.broker import broker
     from agent.identity.joining import Joining
     from agent.settings_file import to_be_changed
 

@@ -39,6 +39,7 @@ from agent.uplink.session import Link, Session, Status
 from agent.uplink.status import UplinkStatus
 from agent.uplink.trial import PATIENCE, Patience
 from agent.uplink.vision_link import VisionLink
+from agent.uplink.word import Teller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +89,7 @@ class Uplink:
         self._telemetry: TelemetryLoop | None = None
         self._page: PageServer | None = None
         self._page_due = math.inf
+        self._teller = Teller(settings.state_dir, self.status)
         if settings.mqtt is not None and settings.mqtt.delivery != "none":
             self._connection = Connection(config, now, settings.mqtt, self.outbox, self._clock, self.status, pace, self._take)
 
@@ -109,6 +111,7 @@ class Uplink:
         """Regular small duties; True while the uplink makes progress."""
         self._clock_watch.look()
         self.outbox.tidy()
+        self._teller.look()
         if time.monotonic() >= self._page_due:
             self._serve()
         worker = self._connection.sender if self._connection else self._local

@@ -129,7 +129,7 @@ class Session:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         status.broker = f"{settings.host}:{settings.port}"
         status.delivery = settings.delivery
-        status.state = "connecting"
+        status.become("connecting")
 
     def start(self) -> None:
         """Start trying."""
@@ -175,7 +175,7 @@ class Session:
             if self._stop.is_set():
                 break
             if self._anew.is_set():
-                self._status.state = "connecting"
+                self._status.become("connecting")
                 continue
             if self._status.connected and time.monotonic() - started > STABLE_AFTER_S:
                 failures = 0
@@ -215,8 +215,7 @@ class Session:
         answered = trouble.reason_code is not None or trouble.code.startswith("MQTT_TLS")
         if trouble != self._status.trouble:
             log.warning("%s", trouble)
-        self._status.trouble = trouble
-        self._status.state = "refused" if answered else "waiting"
+        self._status.become("refused" if answered else "waiting", trouble)
 
 
 class _ClosingSocket(ssl.SSLSocket):
@@ -341,9 +340,8 @@ class _Attempt:
         client.publish(self.said.topic, self.said.birth, 1, retain=True)
         client.subscribe(self._subscriptions)
         self._status.protocol = name
-        self._status.trouble = None
         self._status.connects += 1
-        self._status.state = "connected"
+        self._status.become("connected")
         log.info("connected to %s (MQTT %s)", self._status.broker, name)
         self._answered.set()
         self._listener.up(self.link)

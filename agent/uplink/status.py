@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +24,11 @@ class UplinkStatus:
     protocol: str = ""
     session: str = ""
     trouble: Trouble | None = None
+    since: float = field(default_factory=time.time)
+    """When it became connected, or was so no longer: Unix time."""
+    last_trouble: Trouble | None = None
+    """The last one with the broker, also after it is over, and when it was."""
+    last_trouble_at: float | None = None
     connects: int = 0
     in_flight: int = 0
     published: int = 0
@@ -55,6 +61,14 @@ class UplinkStatus:
     def connected(self) -> bool:
         """Whether the broker has accepted this session and it lives."""
         return self.state == "connected"
+
+    def become(self, state: Literal["connecting", "connected", "refused", "waiting"], trouble: Trouble | None = None) -> None:
+        """From now on."""
+        if (state == "connected") != self.connected:
+            self.since = time.time()
+        if trouble:
+            self.last_trouble, self.last_trouble_at = trouble, time.time()
+        self.state, self.trouble = state, trouble
 
     @property
     def text(self) -> str:

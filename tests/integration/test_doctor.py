@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 
-from agent.checkup import host, libraries, runtimes, service
+from agent.checkup import broker, host, libraries, runtimes, service
 from agent.settings import MqttSettings, Settings, WebSettings
 from engines.registry import BACKENDS
 from tests.fakes.ports import free_port
@@ -177,16 +177,16 @@ def test_a_broker_that_accepts_and_one_that_does_not(tmp_path: Path) -> None:
     with _mosquitto(tmp_path, f"allow_anonymous false\npassword_file {tmp_path / 'users'}\n") as port:
         for version, spoken in (("auto", "5"), ("5", "5"), ("3.1.1", "3.1.1")):
             right = MqttSettings(port=port, username="cam", password="right", version=version)  # type: ignore[arg-type]
-            assert service.broker(right, "d").text == f"127.0.0.1:{port} accepts this device with MQTT {spoken}"
-            wrong = service.broker(right.model_copy(update={"username": "nobody"}), "d")
+            assert broker.broker(right, "d").text == f"127.0.0.1:{port} accepts this device with MQTT {spoken}"
+            wrong = broker.broker(right.model_copy(update={"username": "nobody"}), "d")
             assert (wrong.state, "refused" in wrong.text, "mqtt.username" in wrong.advice) == ("fail", True, True)
             assert "right" not in wrong.text + wrong.advice
-    gone = service.broker(MqttSettings(port=port), "d")
+    gone = broker.broker(MqttSettings(port=port), "d")
     assert (gone.state, "nothing listens" in gone.text) == ("fail", True)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        assert "does not answer" in service.broker(MqttSettings(port=silent.getsockname()[1], version="5"), "d").text
-        assert service.broker(MqttSettings(port=port, embedded_broker=True), "d").state == "ok"
-    assert service.broker(None, "d").state == "ok"
+        assert "does not answer" in broker.broker(MqttSettings(port=silent.getsockname()[1], version="5"), "d").text
+        assert broker.broker(MqttSettings(port=port, embedded_broker=True), "d").state == "ok"
+    assert broker.broker(None, "d").state == "ok"
 
 
 def test_the_port_of_the_page(tmp_path: Path) -> None:
