@@ -103,7 +103,7 @@ def setup(process: str, level: int = logging.INFO) -> None:
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
-    for chatty in ("httpx", "httpcore", "transitions", "amqtt", "asyncio"):
+    for chatty in ("httpx", "httpcore", "transitions", "amqtt", "asyncio", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread

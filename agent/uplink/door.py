@@ -64,7 +64,7 @@ class Door:
 
     def connect(self, path: str) -> ClientConnection:
         """A WebSocket. Raises DoorError."""
-        from websockets.exceptions import InvalidHandshake
+        from websockets.exceptions import InvalidHandshake, InvalidStatus
         from websockets.sync.client import connect
 
         host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
@@ -74,6 +74,8 @@ class Door:
             return connect(
                 uri, ssl=context, compression=None, proxy=None, open_timeout=WITHIN_S, close_timeout=1.0, max_size=LARGEST_ANSWER
             )
+        except InvalidStatus as error:
+            raise self._refusal(error.response.status_code, error.response.body or b"") from error
         except (OSError, ValueError, InvalidHandshake) as error:
             raise self._unreachable(error) from error
 
@@ -86,10 +88,11 @@ class Door:
             raise self._unreachable(error) from error
         if answer.status < 300:
             return answer
-        detail = f"{self._url} answered {answer.status}{_said(answer.content)}"
-        if answer.status in AGAIN or answer.status >= 500:
-            raise DoorError(detail, answer.status)
-        raise DoorRefusedError(detail, answer.status)
+        raise self._refusal(answer.status, answer.content)
+
+    def _refusal(self, status: int, content: bytes) -> DoorError:
+        kind = DoorError if status in AGAIN or status >= 500 else DoorRefusedError
+        return kind(f"{self._url} answered {status}{_said(content)}", status)
 
     def _context(self) -> ssl.SSLContext:
         pair = self._folder.device

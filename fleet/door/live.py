@@ -18,7 +18,7 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from agent import jpeg
-from agent.serving import Problem
+from agent.serving import Problem, error_response
 from fleet.door.server import device_of
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ COMES_WITHIN_S = 20.0
 NOBODY_S = 1.0
 """After the last viewer has left; a page that is loaded again is back by then."""
 PICTURE_WITHIN_S = 10.0
+NOBODY_WAITS = "it has ended, or another hub asked for it: where there are several, look at the one that the device's hub.url leads to"
 
 
 class View:
@@ -172,17 +173,13 @@ def live_door(views: Views, stopping: Callable[[], bool]) -> APIRouter:
     async def live(socket: WebSocket, token: str) -> None:
         view = views.awaited(token, device_of(socket))
         if view is None:
-            await socket.close(1008, "nobody waits for this picture")
+            await socket.send_denial_response(error_response(Problem(404, "Nobody waits for this picture", NOBODY_WAITS)))
             return
         await socket.accept()
         try:
-            await _relay(socket, view, stopping)
-            await socket.close(1000)
+            await socket.close(await _relay(socket, view, stopping))
         except (WebSocketDisconnect, RuntimeError):
             view.end("the device has ended it")
-        except KeyError:  # starlette's way to say that it was text
-            view.end("the device sends what is no picture")
-            await socket.close(1003)
         except asyncio.TimeoutError:
             view.end("the device sends no picture any more")
             await socket.close(1001)
@@ -192,17 +189,23 @@ def live_door(views: Views, stopping: Callable[[], bool]) -> APIRouter:
     return router
 
 
-async def _relay(socket: WebSocket, view: View, stopping: Callable[[], bool]) -> None:
-    """Ask for pictures until nobody looks any more. An empty one is a word that there is no new one."""
+async def _relay(socket: WebSocket, view: View, stopping: Callable[[], bool]) -> int:
+    """Ask for pictures until nobody looks any more, and return the code to close with. An empty one is a word that there is no new one.
+
+    Raises WebSocketDisconnect, asyncio.TimeoutError.
+    """
     while view.wanted() and not stopping():
         began = time.monotonic()
         await socket.send_text("next")
-        picture = await asyncio.wait_for(socket.receive_bytes(), PICTURE_WITHIN_S)
-        if picture and not jpeg.is_whole(picture):
+        said = await asyncio.wait_for(socket.receive(), PICTURE_WITHIN_S)
+        if said["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(said["code"])
+        picture = said.get("bytes")
+        if picture is None or (picture and not jpeg.is_whole(picture)):
             log.warning("%s sends what is no picture", view.device)
-            await socket.close(1007)
             view.end("the device sends what is no picture")
-            return
+            return 1003 if picture is None else 1007
         if picture:
             view.show(picture)
         await asyncio.sleep(max(0.0, began + PERIOD_S - time.monotonic()))
+    return 1000

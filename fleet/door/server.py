@@ -56,11 +56,8 @@ class Gate:
         try:
             scope["state"]["device"] = await run_in_threadpool(self._trust.device, scope["state"][PEER])
         except Problem as problem:
-            if scope["type"] == "http":
-                log.warning("the door is closed to %s: %s", (scope.get("client") or "?")[0], problem.title)
-                await error_response(problem)(scope, receive, send)
-            else:
-                await send({"type": "websocket.close", "code": 1008, "reason": problem.title})
+            log.warning("the door is closed to %s: %s", (scope.get("client") or "?")[0], problem.title)
+            await error_response(problem)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +20,7 @@ from fleet.accounts import Accounts, Role
 from fleet.api.app import web_server
 from fleet.api.context import Context
 from fleet.courier import Courier
+from fleet.door.live import Views
 from fleet.settings import AlertSettings, DoorSettings, HubSettings, HubWebSettings
 from fleet.store.database import connect, migrate, writing
 from fleet.store.tables import devices, events
@@ -78,6 +81,15 @@ class HubApi:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._clients.append(httpx.Client(base_url=self.server.url, headers=headers, timeout=60))
         return self._clients[-1]
+
+    @contextmanager
+    def beside(self) -> Iterator[httpx.Client]:
+        """Another hub on the same store, with views of its own: an operator's client of it."""
+        server = web_server(replace(self.context, views=Views()))
+        server.start()
+        with httpx.Client(base_url=server.url, headers=self.client("operator").headers, timeout=60) as client:
+            yield client
+        server.stop()
 
     def almena(self, *arguments: str, code: int = 0) -> str:
         """What `almena fleet …` prints with an admin's key, once it has ended with that code."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from agent.errors import UsageError
 from agent.uplink.door import Door, DoorError, DoorRefusedError
@@ -164,5 +165,20 @@ def test_a_live_picture_goes_on_while_somebody_looks_and_both_sides_write_it_dow
         assert told == ["accepted", "done"]
         token = kept.hub.link.published[0][1]["args"]["token"]
         for door in (kept.door, Door(kept.url, kept.fleet.device("cam-2"))):
-            with pytest.raises(DoorError):
+            with pytest.raises(DoorRefusedError, match="404: it has ended"):
                 door.connect(f"/live/{token}")
+        with kept.hub.beside() as other:
+            elsewhere = other.post(f"api/v1/devices/{DEVICE}/live", json={"stream": "door"})
+        assert (elsewhere.status_code, "look at the one that the device's hub.url leads to" in elsewhere.json()["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize(("sent", "code"), [("a picture", 1003), (b"GIF89a", 1007)])
+def test_what_is_no_picture_ends_a_live_view(kept: PictureSite, sent: str | bytes, code: int) -> None:
+    view, _ = kept.hub.context.views.open(DEVICE, f"door-{code}")
+    with kept.door.connect(f"/live/{view.token}") as socket:
+        assert socket.recv(60) == "next"
+        socket.send(sent)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(60)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, view.ended) == (code, "the device sends what is no picture")

@@ -143,6 +143,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
             bell.close()
+        assert "alembic" not in (tmp_path / "log").read_text()
 
 
 def test_a_part_that_ends_is_named(tmp_path: Path) -> None:
