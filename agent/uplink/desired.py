@@ -21,7 +21,7 @@ from agent import __version__, wire
 from agent.audit import record
 from agent.errors import SettingsError
 from agent.outbox import Outbox, OutboxError
-from agent.remote import Effective, RemoteError, Wish, effective, keep, laid_over
+from agent.remote import Effective, RemoteError, Wish, effective, keep, kept, laid_over
 from agent.uplink.trial import PATIENCE, Patience, Trial
 from agent.uplink.vision_link import VisionError, VisionLink, VisionRefusedError
 from engines.files import replacing
@@ -153,13 +153,20 @@ class DesiredSettings:
         self._wanted = None
         try:
             self._file.unlink(missing_ok=True)
-            if self._effective.wish or self._effective.problem:
+            if self._kept():
                 keep(self._effective.settings.state_dir, None)
                 self._told_at_last("taken back", None)
             self._stale = True
         except (RemoteError, OSError) as error:
             self._note = f"what the hub took back holds still: {error}"
             log.error("%s", self._note)
+
+    def _kept(self) -> bool:
+        """Whether something of the hub's is kept, which need not hold: the settings file may not let it."""
+        try:
+            return kept(self._effective.settings.state_dir) is not None
+        except RemoteError:
+            return True
 
     def _set(self, wanted: Wanted) -> None:
         self._wanted = wanted

@@ -12,7 +12,7 @@ import pytest
 
 from agent import wire
 from agent.outbox import Outbox, OutboxFullError
-from agent.remote import Effective, Wish, effective, kept
+from agent.remote import Effective, Wish, effective, keep, kept
 from agent.uplink import desired
 from agent.uplink.desired import DesiredSettings
 from agent.uplink.trial import Patience
@@ -92,6 +92,19 @@ def test_the_newest_revision_counts_and_each_once(uplink: Uplink, vision: SmallV
     outcomes = [row["data"]["outcome"] for row in uplink.outbox.history(lane="audit", newest_first=False)]
     assert outcomes == ["accepted", "done"] * 2 + ["taken back"] + ["accepted", "done"]
     assert vision.wish == Wish(1, {"telemetry": {"period_s": 1}})
+
+
+def test_what_is_taken_back_does_not_come_again_where_the_settings_file_did_not_let_it_hold(path: Path, vision: SmallVision) -> None:
+    state_dir = effective(path).settings.state_dir
+    keep(state_dir, Wish(7, {"telemetry": {"period_s": 7}}))
+    allowing = path.read_text()
+    path.write_text(f"{allowing}\nremote: {{settings: false}}\n")
+    with closing(Uplink(path)) as uplink:
+        uplink.says(revision=None, errors=())
+        uplink.desires.submit(b"")
+    path.write_text(allowing)
+    assert kept(state_dir) is None
+    assert effective(path).wish is None
 
 
 def test_a_newer_one_ends_the_trial_of_the_last(uplink: Uplink, vision: SmallVision) -> None:
