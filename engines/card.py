@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 
 from engines.errors import EngineError, ModelFileError
 from engines.registry import unknown
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Format = Literal["onnx", "tflite", "savedmodel", "keras", "openvino", "dlib"]
 SUFFIXES: dict[Format, str] = {
     "onnx": ".onnx", "tflite": ".tflite", "savedmodel": ".savedmodel", "keras": ".keras", "openvino": ".openvino", "dlib": ".dat",
 }  # fmt: skip
 """Of model files. A SavedModel is a folder; an OpenVINO model is one too, of the graph IR and its weights."""
+LONGEST_NAME = 64
+"""Of a card: names of files begin with it."""
 IR = "model.xml"
 """In the folder of an OpenVINO model; the weights lie beside it in model.bin."""
 
@@ -76,9 +80,9 @@ class ModelInput(_Part):
 
     layout: Literal["NCHW", "NHWC"]
     colour: Literal["RGB", "BGR", "GREY"]
-    sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
-    mean: tuple[float, ...] = (0.0,)
-    scale: tuple[float, ...] = (1.0,)
+    sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)
+    mean: tuple[FiniteFloat, ...] = (0.0,)
+    scale: tuple[FiniteFloat, ...] = (1.0,)
     resize: Literal["letterbox", "stretch", "crop", "aligned"]
     pad: int = Field(0, ge=0, le=255)
 
@@ -89,7 +93,8 @@ class ModelInput(_Part):
             return values
         channels = 1 if values.get("colour") == "GREY" else 3
         lists = {"mean": values.get("mean", (0.0,)), "scale": values.get("scale", (1.0,))}
-        return values | {name: tuple(given) * (channels if len(given) == 1 else 1) for name, given in lists.items()}
+        single = {name: given for name, given in lists.items() if isinstance(given, (list, tuple)) and len(given) == 1}
+        return values | {name: tuple(given) * channels for name, given in single.items()}
 
     @model_validator(mode="after")
     def _a_number_per_channel(self) -> ModelInput:
@@ -158,15 +163,15 @@ class Allowance(_Part):
     their distance from FP32's. All: `accuracy` the largest loss of the labelled set's metric (0.01 is one point).
     """
 
-    score: float | None = None
-    overlap: float | None = None
-    mean_overlap: float | None = None
-    faces: float | None = None
-    distance: float | None = None
-    probability: float | None = None
-    sqnr_db: float | None = None
-    agreement: float | None = None
-    accuracy: float | None = None
+    score: Limit | None = None
+    overlap: Share | None = None
+    mean_overlap: Share | None = None
+    faces: Limit | None = None
+    distance: Limit | None = None
+    probability: Limit | None = None
+    sqnr_db: Limit | None = None
+    agreement: Share | None = None
+    accuracy: Limit | None = None
 
 
 class ModelCard(_Part):
@@ -175,7 +180,7 @@ class ModelCard(_Part):
     A classifier names its classes in `labels`, in the order of its output, and `positive` among them where there is one.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=LONGEST_NAME)
     version: str
     title: str
     task: Literal["face-detection", "face-embedding", "classification"]
@@ -270,7 +275,7 @@ def _from_file(path: Path) -> ModelCard:
         raise ModelFileError(f"model card {path}: {wrong}") from error
     changes: dict[str, Any] = {}
     if isinstance(found.source, LocalSource):
-        changes["source"] = found.source.model_copy(update={"path": str(path.parent / found.source.path)})
+        changes["source"] = found.source.model_copy(update={"path": str(path.parent / Path(found.source.path).expanduser())})
     if found.familiar:
         changes["familiar"] = found.familiar.model_copy(update={"file": str(path.parent.resolve() / found.familiar.file)})
     return found.model_copy(update=changes)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from engines.base import TensorSpec
-from engines.card import ModelCard
+from engines.card import LONGEST_NAME, ModelCard
 from engines.convert.inspect import Tensors, format_of, inspect
 from engines.errors import ModelFileError
 from engines.fetch import several
@@ -44,7 +44,7 @@ def provisional(path: Path, size: tuple[int, int] | None = None) -> Provisional:
     labels = ["negative", "positive"] if count == 1 else [f"class-{number}" for number in range(count)]
     parts = several(path)
     card = ModelCard.model_validate({
-        "name": re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "model",
+        "name": re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:LONGEST_NAME] or "model",
         "version": "provisional",
         "title": path.name,
         "task": "classification",
@@ -64,7 +64,7 @@ def provisional(path: Path, size: tuple[int, int] | None = None) -> Provisional:
 
 def _picture(path: Path, tensors: Tensors, size: tuple[int, int] | None) -> tuple[Literal["NCHW", "NHWC"], int, tuple[int, int]]:
     """Layout, channels and (width, height) of the one input."""
-    named = ", ".join(f"{one.name!r} {one.dtype} {_shown(one)}" for one in tensors.inputs)
+    named = ", ".join(f"{one.name!r} {one.dtype} {_shown(one)}" for one in tensors.inputs) or "none"
     if len(tensors.inputs) != 1 or len(tensors.inputs[0].shape) != 4:
         raise ModelFileError(f"{path.name} has the inputs {named}, not one picture of four dimensions; export it with that input alone")
     (only,) = tensors.inputs
@@ -92,8 +92,9 @@ def _picture(path: Path, tensors: Tensors, size: tuple[int, int] | None) -> tupl
 
 def _classes(path: Path, tensors: Tensors) -> TensorSpec:
     """The one output, a row of numbers for each picture."""
-    named = ", ".join(f"{one.name!r} {_shown(one)}" for one in tensors.outputs)
-    if len(tensors.outputs) != 1 or len(tensors.outputs[0].shape) < 2 or None in tensors.outputs[0].shape[1:]:
+    named = ", ".join(f"{one.name!r} {_shown(one)}" for one in tensors.outputs) or "none"
+    row = [one or 0 for one in tensors.outputs[0].shape[1:]] if len(tensors.outputs) == 1 else []
+    if not row or prod(row) != max(row) or not prod(row):
         raise ModelFileError(
             f"{path.name} has the outputs {named}; only a classifier's, one row of numbers for each picture, can be guessed:"
             " write a card that names its task and decoder (docs/engines.md)"

@@ -35,6 +35,8 @@ def format_of(path: Path) -> Format:
         if not (path / "saved_model.pb").is_file():
             raise ModelFileError(f"{path}: the folder has no saved_model.pb, so it is no SavedModel; name the model file in it")
         return "savedmodel"
+    if not path.is_file():
+        raise ModelFileError(f"{path} is a device or a pipe; name a model file")
     named = _SUFFIXES.get(path.suffix.lower())
     with path.open("rb") as file:
         seen = _sniffed(file.read(64))
@@ -98,7 +100,7 @@ def _onnx(path: Path) -> Tensors:
     def described(value: Any) -> TensorSpec:
         kind = value.type.tensor_type
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-        shape = tuple(one.dim_value if one.HasField("dim_value") else None for one in kind.shape.dim)
+        shape = tuple(one.dim_value if one.dim_value > 0 else None for one in kind.shape.dim)
         return TensorSpec(value.name, dtype, shape)
 
     weights = {weight.name for weight in graph.initializer}

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from engines.card import ModelCard, card, familiar_data, names
-from engines.errors import UnknownNameError
+from engines.errors import ModelFileError, UnknownNameError
 from engines.fetch import assets, ensure
 from engines.registry import CONVERTERS, DECODERS, resolve
 from training.recipe import load
@@ -90,3 +91,30 @@ def test_templates_are_bound_to_the_file() -> None:
 
 def test_portraits_carry_their_landmarks() -> None:
     assert all(len(assets()[name].landmarks) == 5 for name in ("astronaut", "grace-hopper"))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("input", "mean", 127.5, r"input\.mean: Input should be a valid tuple"),
+        ("input", "scale", [float("nan")], r"input\.scale\.0: Input should be a finite number"),
+        ("input", "sizes", [[640, 0]], r"input\.sizes\.0\.1: Input should be greater than 0"),
+        ("allowance", "overlap", float("nan"), r"allowance\.overlap: Input should be less than or equal to 1"),
+        ("allowance", "mean_overlap", 98, r"allowance\.mean_overlap: Input should be less than or equal to 1"),
+        ("allowance", "score", float("inf"), r"allowance\.score: Input should be a finite number"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_told(tmp_path: Path, part: str, key: str, value: object, message: str) -> None:
+    raw = card("centerface").model_dump(mode="json")
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(raw | {part: raw[part] | {key: value}}))
+    with pytest.raises(ModelFileError, match=rf"own\.yaml: .*{message}"):
+        card(str(tmp_path / "own.yaml"))
+
+
+def test_a_home_folder_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    raw = card("centerface").model_dump(mode="json") | {"source": {"kind": "local", "path": "~/parts.onnx"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(raw))
+    source = card(str(tmp_path / "own.yaml")).source
+    assert source.kind == "local"
+    assert source.path == "/home/ada/parts.onnx"

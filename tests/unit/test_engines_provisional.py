@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ def test_the_written_card_is_a_card(tmp_path: Path) -> None:
         ),
         ({"x": [1, 30]}, {"y": [1, 4]}, r"input.* 'x' float32 \(1, 30\), not one picture"),
         ({"x": ["N", "H", "W", 3]}, {"y": [1, 4]}, r"'x' \(free, free, free, 3\) leaves height or width free: give --shape"),
+        ({"x": ["N", -8, 0, 3]}, {"y": [1, 4]}, r"'x' \(free, free, free, 3\) leaves height or width free: give --shape"),
+        ({"x": [1, 8, 8, 3]}, {"y": [1, 3, 8, 8]}, r"outputs 'y' \(1, 3, 8, 8\); only .* one row of numbers .* write a card"),
+        ({"x": [1, 8, 8, 3]}, {"y": [1, 0]}, r"outputs 'y' \(1, free\); only .* one row of numbers .* write a card"),
         ({"x": [1, 3, 8, 3]}, {"y": [1, 4]}, r"'x' .* no one dimension of 1 or 3 channels"),
         ({"x": [1, 8, 8, 4]}, {"y": [1, 4]}, r"'x' .* no one dimension of 1 or 3 channels"),
         (
@@ -126,6 +130,16 @@ def test_a_damaged_onnx_file_is_told(tmp_path: Path, content: bytes | None) -> N
 def test_a_folder_without_a_saved_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"no saved_model\.pb"):
         format_of(tmp_path)
+
+
+def test_a_pipe_is_told_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(ModelFileError, match=r"pipe\.onnx is a device or a pipe"):
+        format_of(tmp_path / "pipe.onnx")
+
+
+def test_a_long_name_becomes_one_that_files_can_bear(tmp_path: Path) -> None:
+    assert provisional(save(tmp_path / f"{'x' * 240}.onnx", {"x": [1, 8, 8, 3]}, {"y": ["N", 5]})).card.name == "x" * 64
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
