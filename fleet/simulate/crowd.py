@@ -70,10 +70,11 @@ class Crowd:
         asked.start()
         self._began, self._spent, self._bare = time.monotonic(), _processor_s(), self._memory()
         try:
-            for number, name in enumerate(self._scenario.names()):
-                self._at(number / self._scenario.start_per_second, partial(self._join, name, shared))
+            joins = {name: number / self._scenario.start_per_second for number, name in enumerate(self._scenario.names())}
+            for name, in_s in joins.items():
+                self._at(in_s, partial(self._join, name, shared))
             for step in self._scenario.faults:
-                self._at(step.at_s, partial(self._begin, step))
+                self._at(max(step.at_s, *(joins[name] for name in step.devices or joins)), partial(self._begin, step))
             self._at(tell_every_s, partial(self._say, tell, tell_every_s))
             self._drive()
         finally:
@@ -136,9 +137,8 @@ class Crowd:
         return self._chance.expovariate(self._scenario.events_per_minute / 60)
 
     def _begin(self, step: Step) -> float | None:
-        for name in step.devices or list(self._devices):
-            if name in self._devices:
-                self._devices[name].begin(step)
+        for name in step.devices or self._devices:
+            self._devices[name].begin(step)
         return step.every_s
 
     def _say(self, tell: Callable[[str], None], every_s: float) -> float:

@@ -39,7 +39,7 @@ class Fault(Config):
 class Step(Fault):
     """When whom."""
 
-    at_s: float = Field(0.0, ge=0, description="After the start.")
+    at_s: float = Field(0.0, ge=0, description="After the start; not before its devices have joined.")
     every_s: float | None = Field(None, gt=0, description="Again and again.")
     devices: tuple[str, ...] = Field((), description="Names; default: all.")
 

@@ -9,10 +9,12 @@ import pytest
 
 from agent import wire
 from agent.errors import SettingsError
+from agent.settings import MqttSettings
 from fleet.simulate import figures
 from fleet.simulate.clock import DeviceClock
+from fleet.simulate.crowd import Crowd
 from fleet.simulate.journal import NAME, Produced
-from fleet.simulate.scenario import load
+from fleet.simulate.scenario import Scenario, Step, load
 
 pytestmark = pytest.mark.unit
 
@@ -79,6 +81,18 @@ def test_a_scenario_names_its_devices_by_site(tmp_path: Path) -> None:
     assert scenario.names() == ["north-1", "north-2", "south-1"]
     assert scenario.faults[0].fault == "off"
     assert (scenario.mqtt.host, scenario.mqtt.port, scenario.mqtt.delivery) == ("broker", 1884, "hub")
+
+
+def test_a_fault_at_the_start_waits_for_devices_that_join_later(tmp_path: Path) -> None:
+    faults = (Step(fault="frozen", for_s=600),)
+    nowhere = MqttSettings(port=9, delivery="hub")
+    crowd = Crowd(Scenario(mqtt=nowhere, state_dir=tmp_path, events_per_minute=0, start_per_second=10, run_s=60, faults=faults))
+
+    def told(_text: str) -> None:
+        if len((tmp_path / NAME).read_text().splitlines()) == 3:
+            crowd.stop()
+
+    assert [device["produced"] for device in crowd.run(told, 0.1)["devices"].values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
