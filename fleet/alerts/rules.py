@@ -12,6 +12,8 @@ from fleet.store.batch import clean
 
 Limits = Mapping[str, float]
 DAY = 86400.0
+PROCESSES = ("vision", "dicom")
+"""Of a device, as its telemetry names them; the one that sends it cannot be down."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Facts:
     """Events declared as lost lately."""
     missing: int = 0
     """Numbers that are neither stored nor declared as lost."""
+    down: Mapping[str, str] = field(default_factory=dict)
+    """Processes of the device that do not answer, and why."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,14 @@ Check = Callable[[Facts, Limits, Callable[[str], bool]], Iterator[Finding]]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule as it ships. `online`: it looks at what a device says, and knows nothing while that is silent."""
+    """A rule as it ships. `online`: it looks at what a device says, and knows nothing while that is silent; `sees`: it looks at streams,
+    and knows nothing while the vision process is down."""
 
     check: Check
     limits: Limits = field(default_factory=dict)
     for_s: float = 0.0
     online: bool = True
+    sees: bool = False
 
 
 def facts(
@@ -88,6 +94,7 @@ def facts(
         _text(_part(sample, "mqtt").get("identity_trouble")),
         {} if ends is None else {"": ends},
         lost,
+        down={name: _text(part.get("reason")) for name in PROCESSES if (part := _part(sample, name)).get("state") == "down"},
     )
 
 
@@ -108,6 +115,11 @@ def checked(name: str, threshold: Mapping[str, Any]) -> dict[str, float]:
 def _offline(facts: Facts, _limits: Limits, _active: Callable[[str], bool]) -> Iterator[Finding]:
     if facts.state == "offline":
         yield Finding("nothing is heard of it")
+
+
+def _process(facts: Facts, _limits: Limits, _active: Callable[[str], bool]) -> Iterator[Finding]:
+    for name, reason in facts.down.items():
+        yield Finding(reason or "it does not answer", name)
 
 
 def _stream_is(state: str, code: str) -> Check:
@@ -180,12 +192,13 @@ def _certificate(facts: Facts, limits: Limits, _active: Callable[[str], bool]) -
 
 RULES: dict[str, Rule] = {
     "offline": Rule(_offline, for_s=60, online=False),
-    "frozen": Rule(_stream_is("frozen", "STREAM_FROZEN"), for_s=30),
-    "covered": Rule(_stream_is("covered", "STREAM_COVERED"), for_s=30),
-    "stream": Rule(_stream_failed, for_s=120),
+    "process": Rule(_process, for_s=120),
+    "frozen": Rule(_stream_is("frozen", "STREAM_FROZEN"), for_s=30, sees=True),
+    "covered": Rule(_stream_is("covered", "STREAM_COVERED"), for_s=30, sees=True),
+    "stream": Rule(_stream_failed, for_s=120, sees=True),
     "hot": Rule(_above("temperature_c", "{value:.0f} °C, from {limit:g} on it is too hot"), {"above": 85.0, "clear": 80.0}, 60),
     "throttled": Rule(_throttled, for_s=60),
-    "slow": Rule(_slow, {"below": 0.5, "clear": 0.7}, 120),
+    "slow": Rule(_slow, {"below": 0.5, "clear": 0.7}, 120, sees=True),
     "losses": Rule(_losses, {"above": 1.0}, online=False),
     "missing": Rule(_missing, {"above": 1.0}, 600),
     "outbox": Rule(_above("outbox_oldest_s", "the oldest event waits for {value:.0f} s"), {"above": 600.0, "clear": 60.0}, 60),

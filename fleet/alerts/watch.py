@@ -116,7 +116,8 @@ class Watch(Duty):
             shipped = RULES[rule.name]
             for one in known if rule.enabled else ():
                 active = firing_of.get((one.device, rule.name), [])
-                if (shipped.online and one.state != "online") or (deaf and not shipped.online):
+                blind = shipped.sees and "vision" in one.down
+                if blind or (shipped.online and one.state != "online") or (deaf and not shipped.online):
                     found |= dict.fromkeys(active)
                     continue
                 for finding in shipped.check(one, rule.limits, [stream for _, _, stream in active].__contains__):

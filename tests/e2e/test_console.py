@@ -154,6 +154,10 @@ def test_nothing_that_a_device_says_becomes_markup(page: Page) -> None:
         for details in page.locator("details summary").all():
             details.click()
         assert page.locator("img[src=x], main [onclick], main a[href^=javascript]").count() == 0, path
+    page.goto(f"{page.url.partition('#')[0]}#/fleet")
+    expect(page.locator("tr[data-device=evil]")).to_contain_text(ATTACK)
+    heights = [pill.bounding_box() for pill in page.locator(".state .pill").all()]
+    assert all(box and box["height"] < 30 for box in heights), "a state is one line, however much else a device says"
     page.goto(f"{page.url.partition('#')[0]}#/device/evil/now")
     expect(page.get_by_role("table", name="Streams")).to_contain_text(ATTACK)
     page.goto(f"{page.url.partition('#')[0]}#/events?device=evil")
@@ -214,6 +218,15 @@ def test_a_store_that_takes_nothing_is_on_every_page(page: Page) -> None:
     page.unroute("**/readyz")
     page.evaluate(TURNED)
     expect(page.locator("#health")).to_be_hidden()
+
+
+def test_what_is_not_there_says_what_to_do(page: Page, hub: SmallHub) -> None:
+    page.goto(f"{hub.url}#/device/nobody")
+    expect(page.get_by_text("There is no such device: it was removed")).to_be_visible()
+    expect(page.get_by_role("link", name="Charts")).to_be_hidden()
+    page.route("**/api/v1/audit*", lambda route: route.abort())
+    page.get_by_role("link", name="Audit").click()
+    expect(page.get_by_text("The hub does not answer: see that it runs, and that this machine reaches it.")).to_be_visible()
 
 
 def test_a_visit_is_one_entry_from_its_arrival_to_its_end(page: Page, hub: SmallHub) -> None:

@@ -27,17 +27,23 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallHub]:
             hub.birth(f"cam-{number}", lease_s=600.0)
         hub.birth("mute-1")
         hub.birth("old-1", state="stopped")
+        hub.birth("old-2", state="stopped")
         hub.birth("sim-1")
         simulated = {"simulated": True, "engines": [{"model": "centerface", "backend": "openvino", "precision": "int8"}]}
         hub.devices.say("almena/1/sim-1/up/reported", {"v": 1, "revision": None, "state": simulated, "errors": []})
         hub.stored("devices?search=openvino", 1, "devices")
-        hub.stored("devices", 6, "devices")
+        hub.stored("devices", 7, "devices")
         engine = connect(f"sqlite:///{folder}/hub.sqlite")
         with writing(engine) as connection:
             connection.execute(update(devices).where(devices.c.device == "sim-1").values(group="simulated"))
             now = time.time()
             over = {"device": "cam-1", "rule": "hot", "state": "resolved", "since": now - 60, "until": now - 1, "notified": {}}
             connection.execute(insert(alerts), [{**over, "detail": f"alert {number}"} for number in range(60)])
+            sent = {"way": "email", "what": "firing", "at": now}
+            stuck = {"way": "webhook:ops", "what": "firing", "since": now, "tries": 3, "again": now + 9, "why": "Connection refused"}
+            told = {"sent": [sent], "pending": [stuck], "given_up": []}
+            disk = {"detail": "its disk is 97 % full, the limit is 90 %", "notified": told}
+            connection.execute(insert(alerts), {"device": "old-2", "rule": "disk", "state": "firing", "since": now, **disk})
         engine.dispose()
         yield hub
 
@@ -106,6 +112,15 @@ def test_alerts_are_paged_and_filtered(page: Page, hub: SmallHub) -> None:
     expect(page.get_by_text("No alert is like that").first).to_be_visible()
     page.get_by_role("button", name="Clear filters").click()
     expect(over).to_have_count(50)
+
+
+def test_an_alert_says_who_was_told_in_the_readers_language(browser: Browser, hub: SmallHub) -> None:
+    with reader(browser, hub, locale="es-ES") as page:
+        page.goto(f"{hub.url}#/alerts")
+        alert = page.locator(".firing").filter(has_text="old-2")
+        expect(alert).to_contain_text("su disco está al 97 %, el límite es 90 %")
+        expect(alert).to_contain_text("Avisado: por correo, ")
+        expect(alert).to_contain_text("Sin avisar (ops): Connection refused")
 
 
 def test_a_device_is_removed(page: Page, hub: SmallHub) -> None:

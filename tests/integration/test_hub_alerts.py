@@ -88,6 +88,22 @@ def test_what_lasts_is_an_alert_and_ends_below_another_limit(tmp_path: Path) -> 
         assert "90 °C" in one.rows()[0].detail
 
 
+def test_streams_of_which_nothing_is_known_keep_their_alerts(tmp_path: Path) -> None:
+    with scene(tmp_path) as one:
+        ice = {"stream": "ice", "state": "frozen", "code": "STREAM_FROZEN"}
+        down = {"vision": {"state": "down", "reason": "it does not answer"}}
+        for second, sample, wanted in (
+            (0, {"vision": {"state": "up", "streams": [ice]}}, []),
+            (31, {"vision": {"state": "up", "streams": [ice]}}, [("frozen", "firing")]),
+            (40, down, [("frozen", "firing")]),
+            (161, down, [("frozen", "firing"), ("process", "firing")]),
+            (170, {"vision": {"state": "up", "streams": []}}, [("frozen", "firing"), ("process", "firing")]),
+            (231, {"vision": {"state": "up", "streams": []}}, [("frozen", "resolved"), ("process", "resolved")]),
+        ):
+            one.sees(NOW + second, telemetry=sample)
+            assert one.states() == wanted, second
+
+
 def test_a_silent_device_is_offline_unless_the_hub_itself_was_deaf(tmp_path: Path) -> None:
     with scene(tmp_path) as one:
         one.link.connected = False
@@ -155,6 +171,7 @@ SAMPLE = {
         {"stream": "gone", "state": "connecting", "code": "STREAM_TIMEOUT", "detail": "no answer"},
         {"stream": "slow", "state": "running", "processed_per_second": 3.0, "expected_per_second": 15.0},
     ]},
+    "dicom": {"state": "down", "reason": "no sign of life for 60 s"},
 }  # fmt: skip
 
 
@@ -162,6 +179,7 @@ SAMPLE = {
     ("rule", "given", "stream"),
     [
         ("offline", Facts("cam", "offline"), ""),
+        ("process", SAMPLE, "dicom"),
         ("frozen", SAMPLE, "ice"),
         ("covered", SAMPLE, "dark"),
         ("stream", SAMPLE, "gone"),

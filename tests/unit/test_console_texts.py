@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from itertools import count
 
 import pytest
 
 from agent.http.files import SHARED
-from fleet.alerts.rules import RULES
+from fleet.alerts.rules import RULES, Facts, Stream
 from fleet.console import STATIC
 
 pytestmark = pytest.mark.unit
@@ -28,6 +30,27 @@ def test_every_text_has_its_spanish() -> None:
 
 def test_every_rule_is_explained() -> None:
     assert set(re.findall(r"^  (\w+): {", FILES["rules.js"], re.MULTILINE)) == set(RULES)
+
+
+def test_what_alerts_say_has_its_spanish() -> None:
+    slow, limits = Stream("door", "running", "", "", 0.2), {"temperature_c": 96.0, "outbox_oldest_s": 900.5, "disk_percent": 97.0}
+    wrong = Facts(
+        "cam", "offline", 5.0, limits, (slow,), 90.0, lost=3, missing=4, certificates={"": 80000.0, "door": 1.0}, down={"vision": ""}
+    )
+    found = [
+        one.detail
+        for rule in RULES.values()
+        for facts in (wrong, replace(wrong, clock_at=-9e4))
+        for one in rule.check(facts, rule.limits, bool)
+    ]
+    assert len(set(found)) == 12
+    assert {placed(detail) for detail in found} <= KEYS
+
+
+def placed(text: str) -> str:
+    """With {0}, {1} … for its numbers, as the console looks it up."""
+    numbers = count()
+    return re.sub(r"\d+(?:\.\d+)?", lambda _number: f"{{{next(numbers)}}}", text)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

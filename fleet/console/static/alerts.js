@@ -6,9 +6,9 @@ import { h, renew } from "./dom.js";
 import { filtered, typed } from "./filters.js";
 import { calmly, listen } from "./live.js";
 import { windows } from "./maintenance.js";
-import { act, ask, button, choice, field, fill, latest, since, table } from "./parts.js";
+import { act, ask, button, choice, failure, field, fill, latest, since, table } from "./parts.js";
 import { HUB, RULES } from "./rules.js";
-import { clock, number, span, t } from "./words.js";
+import { clock, number, span, t, told } from "./words.js";
 
 const LIMITS = { above: "fires from", below: "fires below", clear: "over at", ahead_s: "seconds ahead", behind_s: "seconds behind", days: "days left" };
 const REFRESH_MS = 2000;
@@ -18,7 +18,7 @@ const MOST = 500;
 export const ruleText = (rule) => t(RULES[rule]?.text ?? rule);
 
 export function open(main, here, app) {
-  const watched = h("div");
+  const watched = h("div.apart");
   const rules = h("div");
   let query = here.query;
   const now = new Pages(() => ({ ...query, state: "firing" }), (alerts) => firing(alerts, app, load, query));
@@ -72,7 +72,7 @@ class Pages {
   load(anew = false, before = null) {
     const limit = anew || before ? PAGE : Math.min(MOST, Math.max(PAGE, this.alerts.length));
     this.draw(get(`alerts?${search({ ...this.query(), limit, before })}`).then((page) => [page, before]))
-      .catch((error) => this.box.replaceChildren(h("p.empty.bad", { role: "alert" }, `${t(error.message)}.`)));
+      .catch((error) => this.box.replaceChildren(failure(error)));
   }
 }
 
@@ -85,25 +85,38 @@ function firing(alerts, app, load, query) {
   const sorted = [...alerts].sort((a, b) => seen(a) - seen(b) || b.since - a.since);
   return sorted.map((alert) => h(`div.card.firing${seen(alert) ? ".known" : ""}`,
     h("div.grow",
-      h("p", device(alert.device), alert.stream && ` · ${alert.stream}`, ": ", h("strong", ruleText(alert.rule)), " · ", since(alert.since), alert.maintenance && h("span.pill.plain", t("in maintenance: nobody is told"))),
-      alert.detail && h("p", alert.detail), RULES[alert.rule] && h("p.meta", t((alert.device === HUB.name ? HUB : RULES[alert.rule]).todo))),
+      h("p", device(alert.device), alert.stream && ` · ${alert.stream}`, ": ", h("strong", ruleText(alert.rule)), " · ", since(alert.since), " ", alert.maintenance && h("span.pill.plain", t("in maintenance: nobody is told"))),
+      alert.detail && h("p", told(alert.detail)), RULES[alert.rule] && h("p.meta", t((alert.device === HUB.name ? HUB : RULES[alert.rule]).todo)), people(alert)),
     alert.acknowledged_by ? h("span.meta", t("Acknowledged by {name}", { name: alert.acknowledged_by }))
       : app.can("operator") && button(t("Acknowledge"), (event) => act(event.target, () => post(`alerts/${alert.id}/acknowledge`).then(load), t("Acknowledged")), "quiet", { "aria-label": `${t("Acknowledge")}: ${alert.device}, ${ruleText(alert.rule)}` })));
 }
 
+const way = (name) => (name === "email" ? t("by e-mail") : name.replace("webhook:", ""));
+
+// Who was told that an alert began, and what stands in the way of telling others.
+function people({ notified }) {
+  const of = (list) => (list ?? []).filter(({ what }) => what === "firing");
+  const sent = of(notified?.sent).map((one) => `${way(one.way)}, ${clock(one.at)}`);
+  const stuck = [...of(notified?.pending), ...of(notified?.given_up)].filter(({ why }) => why);
+  return [sent.length > 0 && h("p.meta", t("Told: {ways}", { ways: sent.join("; ") })),
+    stuck.map((one) => h("p.meta.bad", t("Not told ({way}): {why}", { way: way(one.way), why: one.why })))];
+}
+
 const resolved = (alerts, query) => table([t("Device"), t("Alert"), t("From"), t("To"), t("Acknowledged by")], alerts.map((alert) => [
-  device(alert.device), [ruleText(alert.rule), alert.stream && h("div.meta", alert.stream), alert.detail && h("div.meta", alert.detail)], clock(alert.since), clock(alert.until), alert.acknowledged_by || "–",
+  device(alert.device), [ruleText(alert.rule), alert.stream && h("div.meta", alert.stream), alert.detail && h("div.meta", told(alert.detail))], clock(alert.since), clock(alert.until), alert.acknowledged_by || "–",
 ]), { label: t("Alerts that are over"), empty: filtered(query) ? t("No alert is like that. Take a filter away.") : t("Nothing has been wrong yet.") });
 
 function ruleTable(list, app, load) {
   return table([t("Rule"), t("On"), t("Threshold"), t("After"), t("Tells"), ""], list.map((rule) => [
     [ruleText(rule.name), h("div.meta", rule.name)], h(`span.pill.${rule.enabled ? "good" : "plain"}`, rule.enabled ? t("on") : t("off")),
-    threshold(rule.threshold), rule.for_s ? span(rule.for_s) : t("at once"), notified(rule.notify),
+    threshold(rule), rule.for_s ? span(rule.for_s) : t("at once"), notified(rule.notify),
     app.can("admin") && button(t("Change"), () => change(rule, load), "quiet", { "aria-label": `${t("Change")}: ${ruleText(rule.name)}` }),
   ]), { label: t("Rules"), empty: t("There are no rules.") });
 }
 
-const threshold = (limits) => Object.entries(limits ?? {}).map(([name, value]) => `${t(LIMITS[name] ?? name)} ${number(value, 2)}`).join(", ") || "–";
+const unit = (rule) => t(RULES[rule.name]?.unit ?? "");
+
+const threshold = (rule) => Object.entries(rule.threshold ?? {}).map(([name, value]) => `${t(LIMITS[name] ?? name)} ${number(value, 2)} ${unit(rule)}`.trim()).join(", ") || "–";
 
 function notified(notify) {
   if (!notify) return t("everybody");
@@ -117,7 +130,7 @@ function change(rule, load) {
   ask(ruleText(rule.name), [
     h("label.switch", h("input", { type: "checkbox", name: "enabled", checked: rule.enabled }), t("This rule is on")),
     field(t("Seconds it must last"), h("input", { name: "for_s", type: "number", min: 0, max: 86400, required: true, value: rule.for_s })),
-    Object.entries(rule.threshold ?? {}).map(([name, value]) => field(`${t("Limit")}: ${t(LIMITS[name] ?? name)}`, h("input", { name: `limit-${name}`, type: "number", step: "any", required: true, value }))),
+    Object.entries(rule.threshold ?? {}).map(([name, value]) => field([`${t("Limit")}: ${t(LIMITS[name] ?? name)}`, unit(rule)].filter(Boolean).join(", "), h("input", { name: `limit-${name}`, type: "number", step: "any", required: true, value }))),
     h("label.switch", h("input", { type: "checkbox", name: "everybody", checked: !rule.notify, onchange: (event) => { some.hidden = event.target.checked; } }), t("Tell everybody that the settings of this hub name")),
     some,
   ], t("Save"), async ({ elements }) => {

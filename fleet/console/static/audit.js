@@ -3,7 +3,7 @@
 import { search } from "./address.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { button, table } from "./parts.js";
+import { button, failure, table } from "./parts.js";
 import { clock, moment, t } from "./words.js";
 
 const PAGE = 100;
@@ -19,9 +19,9 @@ export function open(main) {
       entries = [...entries, ...page.audit];
       next = page.next;
       more.hidden = next === null;
-      place.replaceChildren(table([t("When"), t("Who"), t("Did"), t("To"), t("Outcome"), t("Details")], entries.map(row), { label: t("Audit"), empty: t("Nothing has been changed yet.") }));
+      place.replaceChildren(table([t("When"), t("Who"), t("Did"), t("About"), t("Outcome"), t("Details")], entries.map(row), { label: t("Audit"), empty: t("Nothing has been changed yet.") }));
     } catch (error) {
-      place.replaceChildren(h("p.empty.bad", { role: "alert" }, `${t(error.message)}.`));
+      place.replaceChildren(failure(error));
     }
   };
   main.append(h("div.heading", h("h1", t("Audit"))), h("p.hint", t("Every change that somebody made through this hub, and every login.")), place, more);

@@ -13,7 +13,7 @@ import { Feed, feedPage } from "./feed.js";
 import { asked, bar, filtered, KINDS, matches } from "./filters.js";
 import { calmly, listen } from "./live.js";
 import { maintain } from "./maintenance.js";
-import { ask, button, confirmed, field, latest, maintenancePill, since, statePill } from "./parts.js";
+import { ask, button, confirmed, failure, field, latest, maintenancePill, since, statePill } from "./parts.js";
 import { switchOff } from "./tour.js";
 import { clock, t } from "./words.js";
 
@@ -34,12 +34,16 @@ export function open(main, here, app) {
 
   const draw = (device) => {
     context.device = device;
+    for (const part of [tabs, body]) part.hidden = false;
     renew(head, heading(context, load));
     view?.update?.(device);
   };
   const newest = latest(draw);
   const load = () => newest(get(address)).catch((error) => {
-    if (!context.device) head.replaceChildren(h("h1", name), h("p.empty.bad", { role: "alert" }, error.status === 404 ? t("There is no such device.") : `${t(error.message)}.`));
+    if (context.device) return;
+    const unknown = error.status === 404;
+    head.replaceChildren(h("h1", name), unknown ? h("p.empty.bad", { role: "alert" }, t("There is no such device: it was removed, or is called otherwise. The fleet lists all that there are.")) : failure(error));
+    for (const part of [tabs, body]) part.hidden = unknown;
   });
   const show = ({ parts: [, wanted = "now"], query }) => {
     if (tab === wanted && view?.moved) {

@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { chart } from "./chart.js";
 import { h, renew } from "./dom.js";
 import { METRICS, metric } from "./figures.js";
-import { button } from "./parts.js";
+import { button, reason } from "./parts.js";
 import { t } from "./words.js";
 
 const RANGES = [[900, "15 minutes"], [3600, "1 hour"], [21600, "6 hours"], [86400, "1 day"], [604800, "7 days"], [2592000, "30 days"]];
@@ -24,7 +24,7 @@ export function charts(body, context, query) {
     try {
       return chart(text, { ...await get(`${context.address}/telemetry?${search({ metric: name, since, until, points: POINTS })}`), since, until });
     } catch (error) {
-      return h("figure.card.chart", h("figcaption", text.text), h("p.meta", `${t(error.message)}.`));
+      return h("figure.card.chart", h("figcaption", text.text), h("p.meta", `${reason(error)}.`));
     }
   };
   const load = async () => {

@@ -5,7 +5,7 @@ import { bytes, h, renew } from "./dom.js";
 import { level, METRICS, shown } from "./figures.js";
 import { act, button, fill, since, table, word } from "./parts.js";
 import { RULES } from "./rules.js";
-import { clock, number, span, t } from "./words.js";
+import { clock, number, span, t, told } from "./words.js";
 
 const record = (value) => value !== null && typeof value === "object";
 const STREAM = { running: "good", finished: "plain", connecting: "warn", frozen: "bad", covered: "bad", failed: "bad" };
@@ -18,7 +18,7 @@ export function now(body, { name, app }) {
   return {
     update(device) {
       fill(alerts, get(`alerts?state=firing&device=${encodeURIComponent(name)}`).then(({ alerts: list }) => list.map((alert) => firing(alert, app))));
-      tiles.replaceChildren(...Object.keys(METRICS).filter((key) => typeof device.figures?.[key] === "number").map((key) => tile(key, device.figures)));
+      tiles.replaceChildren(device.telemetry_at ? h("p.meta", t("as of"), " ", since(device.telemetry_at)) : "", ...Object.keys(METRICS).filter((key) => typeof device.figures?.[key] === "number").map((key) => tile(key, device.figures)));
       renew(rest, ...sections(device));
     },
   };
@@ -28,17 +28,16 @@ function firing(alert, app) {
   const { text, todo } = RULES[alert.rule] ?? { text: alert.rule, todo: "" };
   const known = alert.acknowledged_by && h("p.meta", t("Acknowledged by {name}", { name: alert.acknowledged_by }));
   const ok = !known && app.can("operator") && button(t("Acknowledge"), (event) => act(event.target, () => post(`alerts/${alert.id}/acknowledge`), t("Acknowledged")));
-  return h(`div.card.firing${alert.maintenance ? ".known" : ""}`, h("div.grow", h("p", h("strong", t(text)), alert.stream && ` · ${alert.stream}`, " ", since(alert.since), alert.maintenance && h("span.pill.plain", t("in maintenance: nobody is told"))), alert.detail && h("p", alert.detail), todo && h("p.meta", t(todo)), known), ok);
+  return h(`div.card.firing${alert.maintenance ? ".known" : ""}`, h("div.grow", h("p", h("strong", t(text)), alert.stream && ` · ${alert.stream}`, " · ", since(alert.since), " ", alert.maintenance && h("span.pill.plain", t("in maintenance: nobody is told"))), alert.detail && h("p", told(alert.detail)), todo && h("p.meta", t(todo)), known), ok);
 }
 
 const tile = (key, figures) => h(`div.card.tile.${level(figures, key) || "plain"}`, h("span.meta", t(METRICS[key].text)), h("strong", shown(figures, key)));
 
-function sections({ telemetry, telemetry_at: at, reported, models, boot_id: boot, status_at: status }) {
+function sections({ state: presence, telemetry, reported, models, boot_id: boot, status_at: status }) {
   const sample = telemetry ?? {};
   const state = reported?.state ?? {};
   return [
-    h("div.heading", h("h2", t("Streams")), at && h("span.meta", t("as of"), " ", since(at))),
-    streams(sample.vision),
+    h("h2", t("Streams")), streams(sample.vision, presence === "online"),
     h("h2", t("Engines")), engines(state.engines),
     h("h2", t("Outbox")), outbox(sample.outbox),
     h("h2", t("This device")),
@@ -56,14 +55,15 @@ function facts(record) {
   return h("dl", rows.map(([key, value]) => [h("dt", key), h("dd", word(value))]));
 }
 
-function streams(vision) {
+// `fresh`: how they are; otherwise only how they were.
+function streams(vision, fresh) {
   if (!vision) return h("p.empty", t("No telemetry of this device has come yet."));
   if (vision.state !== "up") return h("p.empty.bad", t("Its vision process does not answer: {reason}", { reason: word(vision.reason) }));
   const rate = (value) => (typeof value === "number" ? number(value) : "–");
   return table([t("Stream"), t("State"), t("Captured/s"), t("Processed/s"), t("Skipped/s"), t("Picture"), t("Failed"), t("Reconnects (1 h)"), t("Last frame")],
     [vision.streams ?? []].flat().filter(record).map((one) => [
       word(one.stream),
-      [h(`span.pill.${STREAM[one.state] ?? "plain"}`, t(word(one.state))), one.code && h("div.meta", word(one.code)), one.detail && h("div.meta", word(one.detail))],
+      [h(`span.pill.${(fresh && STREAM[one.state]) || "plain"}`, t(word(one.state))), one.code && h("div.meta", word(one.code)), one.detail && h("div.meta", told(word(one.detail)))],
       rate(one.captured_per_second) + (one.expected_per_second ? ` / ${rate(one.expected_per_second)}` : ""),
       rate(one.processed_per_second), rate(one.skipped_per_second),
       one.width ? `${word(one.width)}×${word(one.height)}` : "–", rate(one.failed), rate(one.reconnects_last_hour),

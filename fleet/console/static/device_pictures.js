@@ -83,8 +83,8 @@ export function pictures(body, { name, address, app }) {
 // How pictures of events get on, as the device says in its telemetry.
 function doing({ door_trouble: trouble, pictures_waiting: waiting, pictures_lost: lost }) {
   return [
-    trouble && h("p.empty.bad", { role: "status" }, t("Pictures do not reach the hub: {reason}", { reason: word(trouble) })),
-    (waiting > 0 || lost > 0) && h("p.meta", t("{waiting} pictures of events wait on the device; {lost} were lost since it started.", { waiting: number(waiting, 0), lost: number(lost, 0) })),
+    trouble && h("p.empty.bad.apart", { role: "status" }, t("Pictures do not reach the hub: {reason}. See `hub` in the settings of the device; `almena doctor` there tells more.", { reason: word(trouble) })),
+    (waiting > 0 || lost > 0) && h("p.meta.apart", t("Pictures of events that wait on the device: {waiting}; lost since it started: {lost}.", { waiting: number(waiting, 0), lost: number(lost, 0) })),
   ].filter(Boolean);
 }
 

@@ -2,7 +2,7 @@
 
 import { get, post, put } from "./api.js";
 import { h } from "./dom.js";
-import { act, ask, button, latest, since, word } from "./parts.js";
+import { act, ask, button, latest, reason, since, word } from "./parts.js";
 import { number, t } from "./words.js";
 
 const SECTIONS = "streams, engines, serving, telemetry, outbox";
@@ -38,7 +38,7 @@ export function settings(body, context) {
       const { changes } = await post(`${address}/desired/diff`, { state });
       differences.replaceChildren(...difference(changes, () => send(state)));
     } catch (problem) {
-      tell([`${t(problem.message)}.`, ...(problem.problem?.errors ?? []).map(({ field, message }) => `${field}: ${message}`)].join(" "));
+      tell([`${reason(problem)}.`, ...(problem.problem?.errors ?? []).map(({ field, message }) => `${field}: ${message}`)].join(" "));
     }
   };
   const send = (state) => ask(t("Send to {device}?", { device: context.name }), [h("p", t("The device takes it over as soon as it is connected, and reports what became of it."))], t("Send"), async () => {
@@ -54,7 +54,7 @@ export function settings(body, context) {
     desired.replaceChildren(...(found.revision ? [t("Revision {n}", { n: number(found.revision, 0) }), found.by && ` · ${t("by {name}", { name: found.by })}`, " · ", since(found.at), !found.sent && ` · ${t("waits for the broker")}`] : [t("Nothing is desired of this device yet.")]).filter(Boolean));
     if (device) reported.replaceChildren(...report(device, found.outcome));
   });
-  const load = (device = context.device) => draw(get(`${address}/desired`).then((found) => [found, device])).catch((problem) => tell(`${t(problem.message)}.`));
+  const load = (device = context.device) => draw(get(`${address}/desired`).then((found) => [found, device])).catch((problem) => tell(`${reason(problem)}.`));
   if (!context.device) load();
   input.addEventListener("input", () => differences.replaceChildren());
   return { update: load };
@@ -76,7 +76,7 @@ function report({ reported, reported_at: at }, outcome) {
   if (!reported) return [pill, h("p.empty", t("This device has not reported anything yet."))].filter(Boolean);
   const errors = [reported.errors ?? []].flat();
   return [
-    h("p.meta", reported.revision ? t("Revision {n} holds", { n: number(reported.revision, 0) }) : t("Its own settings file holds alone"), " ", at && since(at)),
+    h("p.meta", reported.revision ? t("Revision {n} holds", { n: number(reported.revision, 0) }) : t("Its own settings file holds alone"), at && [" · ", since(at)]),
     pill,
     errors.length > 0 && h("div.card.firing", { role: "alert" }, h("div", h("strong", outcome === "refused" ? t("The device refuses it, and goes on as before") : t("The device says")), errors.map((one) => h("p", word(one))))),
     h("pre.state", JSON.stringify(reported.state ?? {}, null, 2)),

@@ -17,7 +17,7 @@ export const ES = {
   "the connection with the device has ended": "la conexión con el dispositivo ha terminado", "no new picture for {span}": "ninguna imagen nueva desde hace {span}", "Stop looking": "Dejar de mirar", "the device's page shows that somebody looks": "la página del dispositivo muestra que alguien mira",
   "There is no snapshot yet.": "Aún no hay ninguna captura.", "Snapshot of {stream}": "Captura de {stream}", "Take a snapshot": "Hacer una captura", Look: "Mirar", Snapshots: "Capturas",
   "This hub has no door by which devices could send pictures: see `door` in its settings.": "Esta central no tiene puerta por la que los dispositivos puedan enviar imágenes: vea `door` en sus ajustes.",
-  "Pictures do not reach the hub: {reason}": "Las imágenes no llegan a la central: {reason}", "{waiting} pictures of events wait on the device; {lost} were lost since it started.": "{waiting} imágenes de eventos esperan en el dispositivo; {lost} se perdieron desde que arrancó.",
+  "Pictures do not reach the hub: {reason}. See `hub` in the settings of the device; `almena doctor` there tells more.": "Las imágenes no llegan a la central: {reason}. Vea `hub` en los ajustes del dispositivo; `almena doctor` dice más allí.", "Pictures of events that wait on the device: {waiting}; lost since it started: {lost}.": "Imágenes de eventos que esperan en el dispositivo: {waiting}; perdidas desde que arrancó: {lost}.",
   "Your role may not look at pictures.": "Su papel no permite ver imágenes.", "the device did not answer in time": "el dispositivo no respondió a tiempo",
   "No picture leaves this device: its own settings (`hub`) do not allow it, and nobody can change that from here.": "Ninguna imagen sale de este dispositivo: sus propios ajustes (`hub`) no lo permiten, y nadie puede cambiarlo desde aquí.",
   // states
@@ -46,7 +46,7 @@ export const ES = {
   "{low} to {high}": "de {low} a {high}", "Nothing was measured in this time.": "En este tiempo no se midió nada.",
   "15 minutes": "15 minutos", "1 hour": "1 hora", "6 hours": "6 horas", "1 day": "1 día", "7 days": "7 días", "30 days": "30 días", "Time shown": "Tiempo mostrado",
   // a device
-  Now: "Ahora", Charts: "Gráficas", Losses: "Pérdidas", Commands: "Órdenes", Settings: "Ajustes", "Parts of this page": "Partes de esta página", "There is no such device.": "No existe tal dispositivo.",
+  Now: "Ahora", Charts: "Gráficas", Losses: "Pérdidas", Commands: "Órdenes", Settings: "Ajustes", "Parts of this page": "Partes de esta página", "There is no such device: it was removed, or is called otherwise. The fleet lists all that there are.": "No existe tal dispositivo: se quitó, o se llama de otro modo. La flota muestra todos los que hay.",
   "Site {site}": "Sede {site}", "Group {group}": "Grupo {group}", "Almena {version}": "Almena {version}", "Site, group and note": "Sede, grupo y nota", Note: "Nota",
   "Where it stands": "Dónde está", "What it is used for": "Para qué se usa", "What the next person should know": "Lo que debe saber quien venga después",
   "Remove …": "Quitar …",
@@ -130,6 +130,15 @@ export const ES = {
   "It produces faster than it can send. Look at its network.": "Produce más de lo que puede enviar. Mire su red.", "Its disk is nearly full": "Su disco está casi lleno", "Free some space, or lower the limits of the outbox.": "Libere espacio o baje los límites de la bandeja.",
   "Its clock is wrong": "Su reloj va mal", "Let it reach a time server. Events keep their order all the same.": "Déjele llegar a un servidor de tiempo. Los eventos conservan su orden de todos modos.", "Its certificate ends soon": "Su certificado vence pronto",
   "It renews by itself; if it does not, join it again with `almena join`.": "Se renueva solo; si no, vuelva a unirlo con `almena join`.",
+  "A part of it does not answer": "Una parte de él no responde", "of the expected rate": "del ritmo esperado", "Told: {ways}": "Avisado: {ways}", "Not told ({way}): {why}": "Sin avisar ({way}): {why}",
+  "It is started again by itself. If that does not help: `almena doctor` and the log on the device tell why.": "Se vuelve a poner en marcha sola. Si eso no ayuda: `almena doctor` y el registro del dispositivo dicen por qué.",
+  "nothing is heard of it": "no se sabe nada de él", "it does not answer": "no responde", "{0} °C, from {1} on it is too hot": "{0} °C, desde {1} es demasiado calor", "{0}% of the expected frames are processed": "se procesa el {0} % de las imágenes esperadas",
+  "{0} events were declared as lost within an hour": "{0} eventos se declararon perdidos en una hora", "{0} rows are neither here nor declared as lost": "{0} filas ni están aquí ni se declararon perdidas",
+  "the oldest event waits for {0} s": "el evento más antiguo espera desde hace {0} s", "its disk is {0} % full, the limit is {1} %": "su disco está al {0} %, el límite es {1} %",
+  "its clock is {0} s ahead of the hub's": "su reloj va {0} s por delante del de la central", "its clock is {0} s behind the hub's": "su reloj va {0} s por detrás del de la central",
+  "its certificate ends in {0} days": "su certificado vence en {0} días", "its certificate has ended": "su certificado ha vencido",
+  "frames arrive, but the picture does not change; restart the camera": "llegan imágenes, pero no cambian; reinicie la cámara",
+  "the picture is dark or of one colour; uncover the lens or turn on a light": "la imagen es oscura o de un solo color; destape el objetivo o encienda una luz",
   // refused messages, one's own password
   "Refused messages": "Mensajes rechazados", "Last came": "Llegó por última vez", Times: "Veces", Topic: "Tema", Message: "Mensaje", erased: "borrado", "Every message could be stored.": "Se han podido guardar todos los mensajes.",
   "What could not be stored, each once. A device is told which of its rows were refused, and keeps them out of the way; the newest 64 MiB are kept here.":
@@ -138,8 +147,8 @@ export const ES = {
   "Your password is changed; your other sessions have ended": "Su contraseña ha cambiado; sus otras sesiones han terminado",
   // identities
   Identities: "Identidades", "Sites that share": "Sedes que comparten", Shares: "Comparte", "Devices that take part": "Dispositivos que participan", "being erased": "borrándose", shared: "compartidas", there: "presente",
-  "Who was enrolled on one device is known on the others of its site. Pictures and templates travel sealed for each device: this hub keeps boxes that it cannot open.":
-    "A quien se registró en un dispositivo lo conocen los demás de su sede. Imágenes y plantillas viajan selladas para cada dispositivo: esta central guarda cajas que no puede abrir.",
+  "Who was enrolled on one device is known on the others of its site. Pictures and templates travel sealed for each device: this hub keeps boxes that it cannot open. Who is to be known is enrolled at a device: on its own page, or with `almena identity add`.":
+    "A quien se registró en un dispositivo lo conocen los demás de su sede. Imágenes y plantillas viajan selladas para cada dispositivo: esta central guarda cajas que no puede abrir. A quien se deba conocer se le registra en un dispositivo: en su propia página, o con `almena identity add`.",
   "waits for the device that enrolled the person": "espera al dispositivo que registró a la persona", "waits for this device": "espera a este dispositivo", "not erased yet": "aún sin borrar",
   "This hub has no door for devices, and so nothing is shared: add the section `door` to its settings.": "Esta central no tiene puerta para dispositivos, así que no se comparte nada: añada la sección `door` a sus ajustes.",
   "none: set `hub.identities: true` on the devices": "ninguno: ponga `hub.identities: true` en los dispositivos", "Share no longer …": "Dejar de compartir …", "Share no longer": "Dejar de compartir", "Share no longer at {site}?": "¿Dejar de compartir en {site}?", Share: "Compartir",
@@ -150,7 +159,11 @@ export const ES = {
   "Receipt: {pictures} pictures, {templates} templates": "Recibo: {pictures} imágenes, {templates} plantillas", "Erasure ordered": "Borrado ordenado", "Ask again": "Pedirlo otra vez", "The devices are told again": "Se vuelve a avisar a los dispositivos", "Erase …": "Borrar …", Erase: "Borrar", "Erase {name} everywhere?": "¿Borrar a {name} en todas partes?",
   "Pictures, templates and the name go, on every device and in what this hub has stored. Each device answers with a receipt; one that is away does so when it is back. This cannot be undone.":
     "Se van imágenes, plantillas y el nombre, en cada dispositivo y en lo que esta central ha guardado. Cada dispositivo responde con un recibo; el que está ausente lo hace cuando vuelve. No se puede deshacer.",
+  "evicted: the outbox was full": "desalojado: la bandeja estaba llena", "not taken: the outbox was full": "no aceptado: la bandeja estaba llena", "expired: it waited for too long": "caducado: esperó demasiado",
+  "damaged on the disk": "dañado en el disco", "the disk took nothing": "el disco no aceptó nada",
+  "its time is over": "su plazo ha vencido",
   // accounts, audit
+  About: "Sobre",
   "Add a person": "Añadir una persona", "API keys": "Claves de API", "Make a key": "Crear una clave", "For programs: they send it as `Authorization: Bearer …`. A key is shown once.": "Para programas: la envían como `Authorization: Bearer …`. Una clave se muestra una sola vez.",
   Role: "Papel", "viewer: sees everything": "lectura: lo ve todo", "operator: commands, settings, acknowledges": "operación: órdenes, ajustes, atiende alertas", "admin: accounts, rules, erasure, too": "administración: además cuentas, reglas y borrado", Since: "Desde",
   Remove: "Quitar", "Remove {name}?": "¿Quitar a {name}?", "Their sessions end at once.": "Sus sesiones acaban en el acto.", People: "Personas", "There is nobody.": "No hay nadie.", Made: "Creada", Ends: "Vence", "Last used": "Último uso", "no end": "sin fin",
@@ -158,6 +171,11 @@ export const ES = {
   "What it is for": "Para qué es", "It lasts": "Dura", "90 days": "90 días", "a year": "un año", "Make it": "Crearla", "Copy it now: it is not shown again.": "Cópiela ahora: no se muestra otra vez.",
   "Every change that somebody made through this hub, and every login.": "Cada cambio que alguien hizo por esta central, y cada entrada.", Who: "Quién", Did: "Hizo", Outcome: "Resultado", "Nothing has been changed yet.": "Aún no se ha cambiado nada.", refused: "rechazado",
   // what the hub answers
+  "The hub does not answer: see that it runs, and that this machine reaches it": "La central no responde: vea si está en marcha y si este equipo llega a ella",
+  "that is the last admin: make another user one first": "es la última persona con administración: dé antes ese papel a otra", "a password has at least {0} characters": "una contraseña tiene al menos {0} caracteres",
+  "This hub has no door": "Esta central no tiene puerta", "live pictures need `door` in the hub's settings": "las imágenes en directo necesitan `door` en los ajustes de la central", "There is no live picture": "No hay imagen en directo",
+  "the device does not answer; is it online, and may it reach the hub's door?": "el dispositivo no responde; ¿está en línea y llega a la puerta de la central?", "Too many live pictures": "Demasiadas imágenes en directo",
+  "Too many viewers": "Demasiada gente mirando",
   "Wrong user or password": "Usuario o contraseña incorrectos", "Too many wrong passwords": "Demasiadas contraseñas incorrectas", "The request is not valid": "La petición no es válida", "The request cannot be carried out": "La petición no se puede llevar a cabo",
   "Not for this role": "Su papel no lo permite", "These settings are not valid": "Estos ajustes no son válidos", "Changed meanwhile": "Alguien lo cambió entretanto", "Not here": "No está aquí",
 };

@@ -4,7 +4,7 @@ import { search, to } from "./address.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
 import { calmly, listen } from "./live.js";
-import { button } from "./parts.js";
+import { button, reason } from "./parts.js";
 import { thumbnail } from "./pictures.js";
 import { sentence } from "./sentences.js";
 import { ago, clock, counted, moment, span, t } from "./words.js";
@@ -17,12 +17,12 @@ const DRAW_MS = 250;
 // `query`: filters of the events; `mine`: whether an event that just came belongs here.
 export class Feed {
   constructor(query, { row = item, mine = () => true, empty, list = h("ol.events", { "aria-label": t("Events, newest first") }) }) {
-    Object.assign(this, { query, row, mine, list });
+    Object.assign(this, { query, row, mine, list, nothing: empty });
     this.next = null;
     this.shown = new Set();
     this.waiting = [];
     this.more = button(t("Show older ones"), () => this.load(), "quiet.wide", { hidden: true });
-    this.empty = h("p.empty", { hidden: true }, empty);
+    this.empty = h("p.empty", { hidden: true, role: "status" });
     this.waitingButton = button("", () => this.restart(), "primary.wide", { hidden: true });
     this.element = h("div", this.waitingButton, list, this.empty, this.more);
     const draw = calmly(() => this.arrived(), DRAW_MS);
@@ -50,7 +50,7 @@ export class Feed {
       this.next = page.next;
       this.settle();
     } catch (error) {
-      this.empty.textContent = `${t(error.message)}.`;
+      this.empty.textContent = `${reason(error)}.`;
       this.empty.hidden = false;
     }
   }
@@ -84,6 +84,7 @@ export class Feed {
   }
 
   settle() {
+    this.empty.textContent = this.nothing;
     this.empty.hidden = this.list.children.length > 0;
     this.more.hidden = this.next === null;
     this.waitingButton.hidden = this.waiting.length === 0;

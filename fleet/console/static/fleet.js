@@ -7,7 +7,7 @@ import { h, renew } from "./dom.js";
 import { level, rates, shown } from "./figures.js";
 import { calmly, listen } from "./live.js";
 import { overview } from "./overview.js";
-import { button, choice, latest, maintenancePill, since, STATE, statePill, table } from "./parts.js";
+import { button, choice, failure, latest, maintenancePill, since, STATE, statePill, table } from "./parts.js";
 import { GROUP, tour } from "./tour.js";
 import { counted, number, t } from "./words.js";
 
@@ -51,7 +51,7 @@ export function open(main, here, app) {
       : counted(found.total, "{n} device is listed.", "{n} devices are listed.");
   });
   const load = (after = null) => draw(get(`devices?${search({ sort: "state", ...query, limit: after ? PAGE : Math.max(PAGE, found.devices.length), after })}`).then((answer) => [answer, after]))
-    .catch((error) => { list.replaceChildren(h("p.empty.bad", { role: "alert" }, `${t(error.message)}.`)); });
+    .catch((error) => { list.replaceChildren(failure(error)); });
   const count = (anew = false) => overview(anew).then((found) => {
     about = found;
     renew(counts, ...chips(about, query));
@@ -144,7 +144,7 @@ function cells(device, selection) {
   const figure = (name) => h(`span.figure.${level(figures, name) || "plain"}`, shown(figures, name));
   return [
     h("div.named", selection && selection.box(device.device), h("div", h("a", { href: to("device", [device.device]) }, device.device), place && h("div.meta", place), device.note && h("div.meta", device.note))),
-    [h("span.state", statePill(device.state)), device.maintenance && h("div", maintenancePill(device.maintenance))], since(device.seen_at), device.agent || "–",
+    [h("span.state", statePill(device.state)), device.maintenance && h("div", maintenancePill(device.maintenance))], since(device.seen_at), h("span.model", device.agent || "–"),
     (device.engines?.length ? device.engines : Object.values(device.models ?? {})).map((line) => h("div.model", line)),
     figure("temperature_c"),
     streams.length ? streams.slice(0, 3).map(([stream, value]) => h("div", number(value), h("span.meta", ` ${stream}`))) : "–",

@@ -4,7 +4,7 @@ import { refine, search, to } from "./address.js";
 import { get, post, put } from "./api.js";
 import { h, renew } from "./dom.js";
 import { typed } from "./filters.js";
-import { act, button, choice, confirmed, fill, since, table } from "./parts.js";
+import { act, button, choice, confirmed, failure, fill, since, table } from "./parts.js";
 import { clock, counted, moment, number, t } from "./words.js";
 
 const PAGE = 100;
@@ -37,12 +37,12 @@ export function open(main, here, app) {
       more.hidden = next === null;
       if (!place.querySelector("details[open]")) renew(place, peopleTable(people, app, load));
     } catch (error) {
-      place.replaceChildren(h("p.empty.bad", { role: "alert" }, `${t(error.message)}.`));
+      place.replaceChildren(failure(error));
     }
   };
   const loadSites = () => fill(sites, get("sharing").then((sharing) => siteList(sharing, app, loadSites)));
   main.append(h("div.heading", h("h1", t("Identities"))),
-    h("p.hint", t("Who was enrolled on one device is known on the others of its site. Pictures and templates travel sealed for each device: this hub keeps boxes that it cannot open.")),
+    h("p.hint", t("Who was enrolled on one device is known on the others of its site. Pictures and templates travel sealed for each device: this hub keeps boxes that it cannot open. Who is to be known is enrolled at a device: on its own page, or with `almena identity add`.")),
     h("h2", t("Sites that share")), sites, h("h2", t("People")), filters(query), place, more);
   loadSites();
   load();
@@ -79,7 +79,7 @@ const peopleTable = (people, app, load) => table([t("Name"), t("Consent"), t("En
   [person.state === "shared" ? person.name : t("Somebody (erased)"), h("div.meta", person.id)],
   h("span.wrap", person.consent || "–"), person.expires_at ? h("time", { title: moment(person.expires_at) }, clock(person.expires_at)) : person.state === "shared" ? t("no end") : "–",
   [h("a", { href: to("device", [person.origin]) }, person.origin), h("div.meta", person.site)],
-  [person.state !== "shared" && [h("p", t("Erasure ordered"), " ", since(person.erase_at), ` · ${t("by {name}", { name: person.erase_by })}`), h("p", summary(person))], h("ul.copies", person.copies.map(copy))],
+  [person.state !== "shared" && [h("p", t("Erasure ordered"), " ", since(person.erase_at), ` · ${person.erase_by === "expiry" ? t("its time is over") : t("by {name}", { name: person.erase_by })}`), h("p", summary(person))], h("ul.copies", person.copies.map(copy))],
   app.can("admin") && erasing(person, load),
 ]), { label: t("People"), empty: t("Nobody is shared. Whoever is enrolled on a device of a site that shares shows here.") });
 

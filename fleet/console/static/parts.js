@@ -2,7 +2,7 @@
 
 import { ask as dialogOf } from "./dialog.js";
 import { byId, h } from "./dom.js";
-import { ago, clock, moment, t } from "./words.js";
+import { ago, clock, moment, t, told } from "./words.js";
 
 // Whatever a device sent, as text: an object among the children of `h` would be taken for attributes.
 export const word = (value) => (value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value));
@@ -20,7 +20,7 @@ export function statePill(state) {
   return h(`span.pill.${kind}`, { title: t(why) }, t(text));
 }
 
-export const maintenancePill = (until) => until && h("span.pill.plain", { title: t("Nobody is told of its alerts") }, t("maintenance until {time}", { time: clock(until) }));
+export const maintenancePill = (until) => until && h("span.pill.plain.whole", { title: t("Nobody is told of its alerts") }, t("maintenance until {time}", { time: clock(until) }));
 
 export const since = (seconds) => (seconds ? h("time", { "data-ago": seconds, title: moment(seconds) }, ago(seconds)) : "–");
 
@@ -40,8 +40,15 @@ export function table(columns, rows, { label, empty, row = () => ({}) } = {}) {
 
 export const button = (text, action, kind = "quiet", more = {}) => h(`button.${kind}`, { type: "button", onclick: action, ...more }, text);
 
+// Why something did not go, in the reader's language.
+export const reason = ({ status, message, problem }) => (status === 0
+  ? t("The hub does not answer: see that it runs, and that this machine reaches it")
+  : [problem?.title ?? message, problem?.detail].filter(Boolean).map(told).join(": "));
+
+export const failure = (error) => h("p.empty.bad", { role: "alert" }, `${reason(error)}.`);
+
 export const ask = (title, fields, label, submit, kind = "primary", after = () => {}) =>
-  dialogOf(title, fields, label, submit, { kind, after, words: { cancel: t("Cancel"), close: t("Close") } });
+  dialogOf(title, fields, label, (form) => submit(form).catch((error) => { throw new Error(reason(error)); }), { kind, after, words: { cancel: t("Cancel"), close: t("Close") } });
 
 export const confirmed = (title, text, label, action) => ask(title, [h("p", text)], label, async () => { await action(); }, "danger");
 
@@ -51,14 +58,14 @@ export function choice(name, options, value = "", attributes = {}) {
   return h("select", { name, ...attributes }, options.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
 }
 
-let told = null;
+let saying = null;
 
 // A short word on what was done; it goes by itself and takes no place.
 export function say(text, kind = "good") {
   byId("said")?.remove();
   document.body.append(h(`p.said.${kind}`, { id: "said", role: "status" }, text));
-  clearTimeout(told);
-  told = setTimeout(() => byId("said")?.remove(), 6000);
+  clearTimeout(saying);
+  saying = setTimeout(() => byId("said")?.remove(), 6000);
 }
 
 // Runs what a button asks for; a failure is shown, and the button works again.
@@ -68,7 +75,7 @@ export async function act(element, action, done = "") {
     await action();
     if (done) say(done);
   } catch (error) {
-    say(`${error.message}.`, "bad");
+    say(`${reason(error)}.`, "bad");
   }
   element.disabled = false;
 }
@@ -78,7 +85,7 @@ export async function fill(box, promise) {
   try {
     box.replaceChildren(...[await promise].flat().filter(Boolean));
   } catch (error) {
-    box.replaceChildren(h("p.empty.bad", { role: "alert" }, `${t(error.message)}.`));
+    box.replaceChildren(failure(error));
   }
 }
 

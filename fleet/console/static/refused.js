@@ -4,7 +4,7 @@ import { search, to } from "./address.js";
 import { get } from "./api.js";
 import { bytes, h } from "./dom.js";
 import { typed } from "./filters.js";
-import { button, since, table } from "./parts.js";
+import { button, failure, since, table } from "./parts.js";
 import { number, t } from "./words.js";
 
 const PAGE = 50;
@@ -25,7 +25,7 @@ export function open(main, here) {
       more.hidden = next === null;
       place.replaceChildren(table([t("Device"), t("Last came"), t("Times"), t("Why"), t("Topic"), t("Message")], letters.map(row), { label: t("Refused messages"), empty: t("Every message could be stored.") }));
     } catch (error) {
-      place.replaceChildren(h("p.empty.bad", { role: "alert" }, `${t(error.message)}.`));
+      place.replaceChildren(failure(error));
     }
   };
   main.append(h("div.heading", h("h1", t("Refused messages"))),

@@ -13,6 +13,13 @@ document.documentElement.lang = language;
 // `{name}` in a text stands for a member of `values`.
 export const t = (text, values = {}) => (table[text] ?? text).replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 
+// What hub and devices say in English: {0}, {1} … in the table stand for the numbers in it.
+export function told(text) {
+  const numbers = [];
+  const key = text.replace(/\d+(?:\.\d+)?/g, (found) => `{${numbers.push(found) - 1}}`);
+  return key in table ? t(key, numbers) : text;
+}
+
 export function translated(root) {
   for (const element of root.querySelectorAll("[data-text]")) element.textContent = t(element.dataset.text);
 }
