@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from agent.clock import Clock
 from agent.datatypes import Event
 from agent.outbox import tracks
+from agent.outbox.failing import Failing
 from agent.outbox.guard import FOLDER_MODE, restrict
 from agent.outbox.rows import LANES, OutboxError, Row, Rules
 from agent.outbox.store import Store
@@ -38,6 +39,7 @@ class Outbox:
     def __init__(self, stores: Sequence[Store]) -> None:
         self._stores = tuple(stores)
         self._by_lane = {lane: store for store in reversed(self._stores) for lane in store.lanes}
+        self._failing = Failing()
         self._news = threading.Condition()
         self._seen: object = None
 
@@ -86,7 +88,9 @@ class Outbox:
         """
         if not events:
             return []
-        numbers = self._store(lane).append(lane, events, kept=kept)
+        store = self._store(lane)
+        with self._failing.attempt(store):
+            numbers = store.append(lane, events, kept=kept)
         with self._news:
             self._news.notify_all()
         return numbers
@@ -95,8 +99,10 @@ class Outbox:
         """What is to be done from time to time, whether anybody takes rows or not: ages, and loss records. Call it often."""
         for store in self._stores:
             try:
-                store.tidy()
+                if store.tidy():
+                    self._failing.worked(store)
             except OutboxError as error:
+                self._failing.failed(store, error)
                 logger.debug("ages and loss records wait until the disk can be written: %s", error)
 
     def pending(self, lane: str, limit: int, after_seq: int = 0) -> list[Row]:
@@ -128,9 +134,18 @@ class Outbox:
             return 0
         stores = [store for store in self._stores if lane in store.lanes]
         try:
-            return sum(store.write(lambda ledger: ledger.settle(lane, spool, spans, refused)) for store in stores)
+            return sum(self._settle(store, lane, spool, spans, refused) for store in stores)
         except OutboxError as error:
             raise OutboxError(f"rows of lane {lane} could not be settled, and will be sent again: {error}") from error
+
+    def _settle(self, store: Store, lane: str, spool: str, spans: Sequence[tuple[int, int]], refused: Sequence[tuple[int, str]]) -> int:
+        with self._failing.attempt(store):
+            return store.write(lambda ledger: ledger.settle(lane, spool, spans, refused))
+
+    @property
+    def failing_for_s(self) -> float:
+        """Seconds since nothing can be stored although there is room; 0 while that works. `tidy` finds out whether it works again."""
+        return self._failing.for_s
 
     def start_spool(self, lane: str, reason: str) -> None:
         """Go on under a new spool, with an alarm. For a hub that has acknowledged numbers which were never given: then this outbox was

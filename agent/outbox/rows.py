@@ -25,6 +25,10 @@ class OutboxFullError(OutboxError):
     """No room: the disk is full, or the lane is and may not drop anything (audit)."""
 
 
+class OutboxReadOnlyError(OutboxError):
+    """The disk is mounted read-only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """An unsettled row. `payload` is the message to publish, final; `seq` grows within a lane, over its spools too."""

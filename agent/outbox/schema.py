@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from agent.outbox.rows import OutboxError, OutboxFullError, OutboxReadOnlyError
+
 BUSY_S = 10.0
 WRITE_BACK_MS = 300
 """How long one attempt to empty the log may keep writers waiting."""
@@ -111,6 +113,14 @@ def is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return "full" in str(error)
+
+
+def error_of(error: Exception) -> type[OutboxError]:
+    """What the outbox raises for it."""
+    if is_full(error):
+        return OutboxFullError
+    read_only = error.errno == errno.EROFS if isinstance(error, OSError) else "readonly" in str(error)
+    return OutboxReadOnlyError if read_only else OutboxError
 
 
 def write_back(connection: sqlite3.Connection) -> bool:

@@ -103,16 +103,18 @@ class Store:
         with self._typed():
             return self._mirror.version()
 
-    def tidy(self) -> None:
-        """What must be done from time to time: age limits, failed appends into the books, loss records into rows."""
+    def tidy(self) -> bool:
+        """What must be done from time to time: age limits, failed appends into the books, loss records into rows. Whether it wrote."""
         due = time.monotonic() - self._maintained >= MAINTAIN_S
-        if due or self._unbooked() or self.read(losses.gathered):
-            with self._typed():
-                self._reserve.ensure()
-            self.write(lambda ledger: self._tidy(ledger, due))
-            if due:
-                recovery.forget_aside(self.path, self._rules.clock.wall() - self._rules.history_age_s)
-                self._maintained = time.monotonic()
+        if not (due or self._unbooked() or self.read(losses.gathered)):
+            return False
+        with self._typed():
+            self._reserve.ensure()
+        self.write(lambda ledger: self._tidy(ledger, due))
+        if due:
+            recovery.forget_aside(self.path, self._rules.clock.wall() - self._rules.history_age_s)
+            self._maintained = time.monotonic()
+        return True
 
     def _tidy(self, ledger: Ledger, due: bool) -> None:
         self._book_failed(ledger)
@@ -157,8 +159,7 @@ class Store:
 
     def erasures(self) -> int:
         """How often something was erased."""
-        number: int = self.read(lambda db: db.execute("SELECT COALESCE(MAX(n), 0) FROM erasures").fetchone()[0])
-        return number
+        return int(self.read(lambda db: db.execute("SELECT COALESCE(MAX(n), 0) FROM erasures").fetchone()[0]))
 
     def doubtful(self) -> list[str]:
         """See Outbox.doubtful."""
@@ -224,8 +225,7 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            kind = OutboxFullError if schema.is_full(error) else OutboxError
-            raise kind(f"{self.path}: {error}") from error
+            raise schema.error_of(error)(f"{self.path}: {error}") from error
 
     def _mending(self, work: Callable[[], T]) -> T:
         with self._typed():

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 MISSED_PERIODS = 3
 STUCK_AFTER_S = 30.0
+STORES_WITHIN_S = 600.0
+"""So long storing may fail for another reason than a disk that is full or read-only: longer than the longest wait for another try."""
 PAGE_AGAIN_S = 10.0
 
 
@@ -115,7 +117,7 @@ class Uplink:
         if time.monotonic() >= self._page_due:
             self._serve()
         worker = self._connection.sender if self._connection else self._local
-        return worker.alive(STUCK_AFTER_S)
+        return worker.alive(STUCK_AFTER_S) and self.outbox.failing_for_s < STORES_WITHIN_S
 
     def stop(self) -> None:
         """Say goodbye to the broker and end everything."""

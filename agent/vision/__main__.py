@@ -39,7 +39,7 @@ def main() -> int:
         if stuck_s < STUCK_AFTER_S:
             notify("WATCHDOG=1")
         elif stuck_s > GIVE_UP_AFTER_S:
-            log.error("a stream has made no progress for %.0f s; the process ends, to be started again", stuck_s)
+            log.error("no progress in a stream, its models or storing for %.0f s; the process ends, to be started again", stuck_s)
             os._exit(1)  # a thread that is stuck cannot be joined
     notify("STOPPING=1")
     deadline = threading.Timer(STOPS_WITHIN_S, os._exit, (0,))  # a thread that loads a model cannot be joined

@@ -14,11 +14,12 @@ from agent.settings import Settings
 from agent.vision.enrolment import Enrolment
 from agent.vision.gallery import Gallery
 from agent.vision.kits import Kits
+from agent.vision.loading import PULSE
 from agent.vision.recognition import OperatingPoint, operating_point
 from agent.vision.tasks.faces_config import DETECTOR, EMBEDDER
 from calibration.stills import AtScore, find_faces
 from engines.card import ModelCard, card
-from engines.fetch import Progress, quiet
+from engines.fetch import Progress
 from engines.model import EngineOptions, FaceDetector, FaceEmbedder, load_detector, load_embedder
 from engines.results import Detections
 
@@ -37,7 +38,7 @@ class FaceKit:
     """Version of the gallery whose pictures have all been read."""
 
     @staticmethod
-    def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER, progress: Progress = quiet) -> FaceKit:
+    def open(settings: Settings, detector: str = DETECTOR, embedder: str = EMBEDDER, progress: Progress = PULSE) -> FaceKit:
         """The kit of this process for these models; `progress` is told of what is fetched. Raises EngineError, GalleryError."""
         key = _key(settings, detector, embedder)
         return _kits.open(key, lambda: _load(settings, detector, embedder, key, progress))
@@ -112,7 +113,16 @@ def open_gallery(settings: Settings) -> Gallery:
 def engine_options(settings: Settings) -> EngineOptions:
     """How the settings want models to be run."""
     engines = settings.engines
-    return EngineOptions(settings.models_dir, settings.engines_dir, engines.backend, engines.precision, engines.policy, unit=engines.unit)
+    return EngineOptions(
+        settings.models_dir,
+        settings.engines_dir,
+        engines.backend,
+        engines.precision,
+        engines.policy,
+        unit=engines.unit,
+        progress=PULSE,
+        stage=PULSE,
+    )
 
 
 def chosen_models(settings: Settings) -> tuple[str, str]:

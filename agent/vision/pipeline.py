@@ -192,7 +192,8 @@ class Pipeline:
             try:
                 return self._ordered.get(timeout=0.5)
             except queue.Empty:
-                self._on_progress()
+                if not self._source.hangs:
+                    self._on_progress()
                 if self._lost.is_set():
                     self._lost.clear()
                     self._flush("stream lost")

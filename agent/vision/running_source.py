@@ -33,6 +33,9 @@ STABLE_S = 10.0
 OPEN_ALLOWANCE_S = 20.0
 """How much longer than the stale limit a connection may take before it is called stuck; sources have shorter limits of their own."""
 
+HANGS_AFTER_S = 300.0
+"""How much longer than the stale limit until a new process is needed; far longer than any back-off."""
+
 AGAIN = Backoff(base_s=0.5, cap_s=30.0)
 """After each failure, unless a caller says otherwise."""
 
@@ -108,6 +111,12 @@ class RunningSource:
             frame = self._frames.popleft()
             self._changed.notify_all()
             return frame
+
+    @property
+    def hangs(self) -> bool:
+        """Whether open() or read() of a live source has not come back for so long that its library hangs: each has limits of its own."""
+        limit_s = self._limits.stale_after_s + HANGS_AFTER_S
+        return not self.source.finite and self._limits.stale_after_s > 0 and time.monotonic() - self._alive_at > limit_s
 
     @property
     def ended(self) -> bool:

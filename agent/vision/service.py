@@ -24,6 +24,7 @@ from agent.vision.event_pictures import EventPictures
 from agent.vision.face_control import FaceControl
 from agent.vision.inference.models import Serving
 from agent.vision.interrupted import end_interrupted
+from agent.vision.loading import PULSE
 from agent.vision.pipeline import Pipeline
 from agent.vision.preview import Preview
 from agent.vision.retuning import Retuning
@@ -35,6 +36,10 @@ from engines.base import EngineError
 log = logging.getLogger(__name__)
 
 RETRY_S = (2.0, 5.0, 15.0, 60.0)
+LOADS_WITHIN_S = 3600.0
+"""So long one step of a build, or a part of a file that is fetched, may take at most."""
+STORES_WITHIN_S = 600.0
+"""So long storing may fail for another reason than a disk that is full or read-only."""
 AT_START_ONLY = ("device", "state_dir", "dicom", "identity", "mqtt", "hub", "web")
 """Sections of the settings that both processes read only when they start."""
 OF_MODELS = ("engines", "gallery")
@@ -89,9 +94,18 @@ class Stream:
         """The source's health, or why there is no pipeline yet."""
         return self.pipeline.health() if self.pipeline else self._health
 
+    @property
+    def stuck_for_s(self) -> float:
+        """Seconds without progress; of models that are loaded, beyond what one step may take."""
+        now = time.monotonic_ns()
+        if self.pipeline:
+            return 0.0 if self.ended else (now - self.progress_ns) / 1e9
+        return max(0.0, min((now - self.progress_ns) / 1e9, time.monotonic() - PULSE.at) - LOADS_WITHIN_S)
+
     def _bring_up(self) -> None:
         attempt = 0
         while not self._stopping.is_set():
+            self._progress()
             try:
                 self._run()
                 return
@@ -265,11 +279,11 @@ class Vision:
 
     @property
     def stuck_for_s(self) -> float:
-        """Seconds since the running stream that is slowest to make progress made any; what the watchdog looks at. A stream whose models
-        are still being fetched or built does not count."""
-        running = [stream for stream in self._streams.values() if stream.pipeline and not stream.ended]
-        oldest = min((stream.progress_ns for stream in running), default=time.monotonic_ns())
-        return (time.monotonic_ns() - oldest) / 1e9
+        """Seconds since the slowest stream made progress, or since nothing can be stored; of what may take long, those beyond that."""
+        storing_s = self.outbox.failing_for_s
+        if storing_s:
+            self.outbox.tidy()  # maybe nobody else tries, because nothing happens
+        return max(storing_s - STORES_WITHIN_S, *(stream.stuck_for_s for stream in list(self._streams.values())), 0.0)
 
     def streams(self) -> list[StreamHealth]:
         """How each stream is doing."""

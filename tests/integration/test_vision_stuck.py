@@ -35,7 +35,7 @@ def test_a_stuck_stream_ends_the_process(tmp_path: Path, portraits: Mapping[str,
             assert vision.wait(120) == 1
     said = (tmp_path / "log").read_text()
     assert "photos: running" in said
-    assert re.search(r"a stream has made no progress for \d+ s; the process ends, to be started again", said)
+    assert re.search(r"no progress in a stream, its models or storing for \d+ s; the process ends, to be started again", said)
     assert (inbox / "0.jpg").exists(), "its events were never stored, so it is not done"
 
 
