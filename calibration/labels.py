@@ -247,7 +247,7 @@ def _boxes_of_json(path: Path) -> Mapping[str, list[list[float]]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LabelsError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(boxes, list) for boxes in content.values()):
         raise LabelsError(f'{path}: must be {{"file": [[x1, y1, x2, y2], ...], ...}}')
     return {name: [_box(box, f"{path}: {name}") for box in boxes] for name, boxes in content.items()}
 
@@ -260,7 +260,7 @@ def _boxes_of_csv(path: Path) -> Mapping[str, list[list[float]]]:
             if missing := [column for column in ("file", *BOX) if column not in (reader.fieldnames or ())]:
                 raise LabelsError(f"{path}:1: missing columns: {', '.join(missing)}; there must be file, {', '.join(BOX)}")
             for row in reader:
-                boxes = listed.setdefault(row["file"], [])
+                boxes = listed.setdefault(row["file"] or "", [])
                 if any(row[column] for column in BOX):
                     boxes.append(_box([row[column] for column in BOX], f"{path}:{reader.line_num}"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -127,6 +127,7 @@ def test_boxes_are_read_from_json_and_csv(tmp_path: Path, kind: str) -> None:
     ("content", "message"),
     [
         ('{"a.png": [[1, 2, 3]]}', "must be four numbers"),
+        ('{"a.png": null}', 'must be {"file"'),
         ('{"a.png": [[5, 2, 3, 4]]}', "x1 < x2"),
         ("[]", "must be"),
         ("{", "cannot be read"),
