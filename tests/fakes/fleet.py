@@ -198,7 +198,7 @@ class Peer:
 
 
 @contextmanager
-def peer(port: int, *topics: str, version: str = "5", name: str = "observer") -> Iterator[Peer]:
+def peer(port: int, *topics: str, version: str = "5", name: str = "peer") -> Iterator[Peer]:
     """A peer that is connected and subscribed; it connects again by itself."""
     protocol = MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311
     client = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=protocol)
