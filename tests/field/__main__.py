@@ -19,6 +19,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
+from tests.fakes.cards import write_card
 from tests.fakes.certificates import Authority
 from tests.field import machine, older
 from tests.field.scores import above, scored
@@ -30,6 +33,7 @@ PACKAGES = (
 MODELS = ("centerface.onnx", "dlib-resnet.dat", "astronaut.png", "grace_hopper.jpg")
 UNIT = "provisioning/host/units/almena-vision.service"
 NEXT = {"agent/__init__.py": '__version__ = "99.1"\n', UNIT: (REPO / "systemd/almena-vision.service").read_text() + "# of 99.1\n"}
+MORE = ("ai-edge-litert", "tensorflow-cpu")
 EXTRAS = "cpu,convert,rtsp,openvino"
 LIMIT_S = 900
 RULES = "rules"
@@ -61,8 +65,8 @@ def clean_root(folder: Path, mirror: str) -> Path:
     return root
 
 
-def payload(folder: Path, packages: bool) -> Path:
-    """Everything that the guest needs, since it has no network. `packages`: the Debian packages, too."""
+def payload(folder: Path, packages: bool, more: bool) -> Path:
+    """Everything that the guest needs, since it has no network. `packages`: the Debian packages, too; `more`: see more_backends."""
     from agent.demo import sample_clip
 
     place = folder / "payload"
@@ -89,12 +93,30 @@ def payload(folder: Path, packages: bool) -> Path:
     authority.server(), authority.client("hub"), authority.client("gate")
     for name in (*(path.name for path in Path(__file__).parent.glob("guest*.py")), "probe.py"):
         shutil.copy(Path(__file__).with_name(name), place / name)
+    if more:
+        more_backends(folder, place / "more")
     if packages:
         build = [sys.executable, "-m", "deploy.deb.build", "--out", str(place / "deb"), "--find-links", str(folder / "cache")]
         run(*build, "--hub")
         run(*build, "--extras", EXTRAS)
         later_package(place / "deb", later)
     return place
+
+
+def more_backends(folder: Path, place: Path) -> None:
+    """LiteRT and TensorFlow, a small classifier for each, and their cards."""
+    shutil.rmtree(place, ignore_errors=True)
+    wheels, made = folder / "more", folder / "networks"
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels), "--find-links", str(wheels), *MORE)
+    shutil.copytree(wheels, place / "wheels", copy_function=os.link)
+    if not made.exists():
+        made.mkdir()
+        np.save(made / "weights.npy", np.zeros((4, 3, 3, 3), np.float32))
+        run(sys.executable, str(REPO / "tests/fakes/tensorflow_models.py"), str(made))
+    for backend, name, kind in (("litert", "network.tflite", "tflite"), ("tensorflow", "network.savedmodel", "savedmodel")):
+        copy = shutil.copytree if (made / name).is_dir() else shutil.copy
+        copy(made / name, place / name)
+        write_card(place / f"{backend}.yaml", place / name, kind, source={"kind": "local", "path": f"/var/lib/almena/models/{name}"})
 
 
 def later_package(folder: Path, wheel: Path) -> None:
@@ -178,7 +200,7 @@ def carried_out(stages: Sequence[str], folder: Path, mirror: str) -> Iterator[di
         yield older.boot(folder / "older", folder / "older.log")
     if set(stages) <= {RULES, "older"}:
         return
-    root, place = clean_root(folder, mirror), payload(folder, "package" in stages)
+    root, place = clean_root(folder, mirror), payload(folder, "package" in stages, "service" in stages)
     for number, stage in enumerate(stage for stage in stages if stage in IN_A_NAMESPACE):
         with copied(root, folder / "scratch", fresh=stages == STAGES and number == 0) as merged:
             yield from in_a_namespace(merged, place, folder / "out", stage)

@@ -29,7 +29,7 @@ engines: {backend: BACKEND}
 streams:
 - name: hall
   source: {type: video, path: /var/lib/almena/clip.mp4, loop: true}
-  tasks: [{type: faces}]
+  tasks: [TASK]
 mqtt:
   host: localhost
   port: 8883
@@ -108,8 +108,8 @@ def bare() -> None:
     almena("uninstall", "--purge")
 
 
-def configure(backend: str) -> None:
-    SETTINGS.write_text(YAML.replace("BACKEND", backend))
+def configure(backend: str, task: str = "{type: faces}") -> None:
+    SETTINGS.write_text(YAML.replace("BACKEND", backend).replace("TASK", task))
     folder = Path("/etc/almena/uplink")
     for name in ("ca.pem", "gate.pem", "gate.key"):
         shutil.copy(FIELD / "tls" / name, folder / name)

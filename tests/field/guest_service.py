@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -60,6 +61,24 @@ def backends() -> str:
         got = events(3, 120)
         kinds = sorted({event["kind"] for event in got})
         told.append(f"{backend}: {', '.join(sorted(e['model'] + ' ' + e['precision'] for e in _engines()))}; events {', '.join(kinds)}")
+    return "; ".join(told)
+
+
+def more_backends() -> str:
+    """LiteRT and TensorFlow, which this machine would not get by itself, beside the others in the release: a small classifier on each."""
+    models, told = Path("/var/lib/almena/models"), []
+    more = ["--no-index", "--find-links", "/field/more/wheels", "ai-edge-litert", "tensorflow-cpu"]
+    run("/opt/almena/current/bin/pip", "install", "--quiet", "--disable-pip-version-check", *more)
+    run("cp", "-r", *map(str, Path("/field/more").glob("network.*")), str(models))
+    run("chown", "-R", "almena-vision:almena", str(models))
+    for backend in ("litert", "tensorflow"):
+        shutil.copy(f"/field/more/{backend}.yaml", "/etc/almena")
+        configure(backend, f"{{type: classification, model: /etc/almena/{backend}.yaml, hold_s: 0, update_s: 1}}")
+        wait(f"the engine of {backend}", lambda backend=backend: {e["backend"] for e in _engines()} == {backend}, 300)
+        wait("an answer", lambda: any(event["kind"] == "classification" for event in events(1, 60)), 120)
+        told.append(f"{backend}: {_engines()[0]['precision']}, events classification")
+    configure("openvino")
+    events(3, 120)
     return "; ".join(told)
 
 
