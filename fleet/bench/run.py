@@ -36,12 +36,13 @@ def measure(folder: Path, url: str, events: int, repeats: int, pace: float, seco
     started = int(time.time())
     bare, stored, lost = [], [], 0
     with Broker(folder) as broker, Ingest(folder, broker.port, url, engine) as ingest:
-        for turn in range(repeats):
+        there = ingest.newest()
+        for turn in range(0, 2 * repeats, 2):
             bare.append(_bare(broker.port, events, started + turn))
-            rate, missing = _drained(ingest, broker.port, events, started + turn)
+            rate, missing = _drained(ingest, broker.port, events, started + turn + 1, there + turn * events)
             stored.append(rate)
             lost += missing
-        figures, missing = _paced(ingest, broker.port, pace, seconds, started + repeats)
+        figures, missing = _paced(ingest, broker.port, pace, seconds, started + 2 * repeats)
     engine.dispose()
     return {
         "store": engine.dialect.name,
@@ -79,12 +80,15 @@ def _fill(port: int, events: int, run: int) -> None:
     publisher.close()
 
 
-def _drained(ingest: Ingest, port: int, events: int, run: int) -> tuple[float, int]:
-    """Events a second that the ingest stores of what the broker has queued for it, and how many are missing at last."""
+def _drained(ingest: Ingest, port: int, events: int, run: int, before: int) -> tuple[float, int]:
+    """Events a second that the ingest stores of what the broker has queued for it, and how many are missing at last.
+
+    What the bare subscriber was sent the broker has queued for the ingest, too; `before` is the number of the newest event then.
+    """
     ingest.start()
+    wait(lambda: ingest.newest() >= before, SETTLES_WITHIN_S, "storing what the bare subscriber was sent")
     ingest.stop()
     _fill(port, events, run)
-    before = ingest.newest()
     ingest.start()
     wait(lambda: ingest.newest() >= before + events * FIRST_SHARE, SETTLES_WITHIN_S, "storing the first events")
     first, began = ingest.newest(), time.perf_counter()

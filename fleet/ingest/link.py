@@ -18,6 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent import wire
 from agent.mqtt import leave
+from fleet.ingest.client import BulkClient
 from fleet.ingest.inbox import Inbox
 from fleet.settings import BrokerSettings
 from fleet.store import Message
@@ -86,9 +87,7 @@ class Link:
 
     def acknowledge(self, messages: Iterable[Message]) -> None:
         """Tell the broker that these are stored. Those of an earlier connection come again anyway."""
-        for message in messages:
-            if message.qos and message.connection == self._connection:
-                self._client.ack(message.mid, message.qos)
+        self._client.acknowledge([message.mid for message in messages if message.qos and message.connection == self._connection])
 
     def subscribe(self) -> None:
         """Ask for everything; what is refused shows in `unheard`."""
@@ -98,10 +97,10 @@ class Link:
         """At QoS 1."""
         return self._client.publish(topic, payload, 1, retain)
 
-    def _make(self, protocol: MQTTProtocolVersion) -> paho.Client:
+    def _make(self, protocol: MQTTProtocolVersion) -> BulkClient:
         settings = self._settings
         clean = None if protocol == MQTTProtocolVersion.MQTTv5 else bool(settings.share)
-        client = paho.Client(CallbackAPIVersion.VERSION2, settings.client_id, clean, protocol=protocol, manual_ack=True)
+        client = BulkClient(CallbackAPIVersion.VERSION2, settings.client_id, clean, protocol=protocol, manual_ack=True)
         if settings.username:
             client.username_pw_set(settings.username, settings.secret())
         if settings.tls:
@@ -110,7 +109,7 @@ class Link:
         client.reconnect_delay_set(1, 30)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
+        client.on_publication = self._on_publication
         client.on_subscribe = self._on_subscribe
         return client
 
@@ -126,8 +125,7 @@ class Link:
                 self.fall_back.set()
             return
         self._connection += 1
-        connection: Any = client.socket()
-        shown = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+        shown = client.socket().getpeercert() if self._settings.tls else None  # type: ignore[union-attr]
         self.certificate_ends = ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
         self.subscribe()
         client.publish(self._state_topic, self._state("online"), 1, retain=True)
@@ -146,13 +144,12 @@ class Link:
         if refused:
             log.error("%s", self.unheard)
 
-    def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        topic = message.topic
+    def _on_publication(self, topic: str, payload: bytes, retained: bool, number: int, qos: int) -> None:
         if topic == self._state_topic:
-            self._client.ack(message.mid, message.qos)
-            self._contradict(bytes(message.payload))
-        elif message.qos or LIVE not in topic:
-            self.inbox.put(Message(topic, bytes(message.payload), time.time(), message.retain, self._connection, message.mid, message.qos))
+            self._client.ack(number, qos)
+            self._contradict(payload)
+        elif qos or LIVE not in topic:
+            self.inbox.put(Message(topic, payload, time.time(), retained, self._connection, number, qos))
 
     def _contradict(self, payload: bytes) -> None:
         """Another hub has gone, and with it the word that there is one; this one still is."""

@@ -162,11 +162,13 @@ def _require_finite(value: Any) -> None:
 
 
 def _finite(value: Any) -> bool:
-    if type(value) is float:
-        return math.isfinite(value)
-    if type(value) is dict:
-        return all(map(_finite, value.values()))
-    return all(map(_finite, value)) if type(value) is list else True
+    for one in value.values() if type(value) is dict else value if type(value) is list else (value,):
+        if type(one) is float:
+            if not math.isfinite(one):
+                return False
+        elif type(one) in (dict, list) and not _finite(one):
+            return False
+    return True
 
 
 def _row(address: wire.Address, message: Message) -> Row:
