@@ -105,7 +105,7 @@ def told(title: str) -> Iterator[Callable[[str, int, int], None]]:
 
 def pictures(place: str, settings: Settings, watch_s: float, tell: Callable[[str, int, int], None]) -> Generator[Image, None, None]:
     """The frames of a folder, a video, a camera or a stream of the settings. Raises AlmenaError, SettingsError."""
-    if Path(place).is_dir():
+    if place and Path(place).is_dir():
         yield from _folder(Path(place), tell)
         return
     source = _source(place, settings)
@@ -163,7 +163,7 @@ def _source(place: str, settings: Settings) -> Any:
         kind, values = "video", {"path": place, "pace": "fast"}
     else:
         known = ", ".join(stream.name for stream in settings.streams) or "none"
-        raise SettingsError(f"{place}: no folder, no file, no address, and no stream of the settings (there: {known})")
+        raise SettingsError(f"{place or '(nothing)'}: no folder, no file, no address, and no stream of the settings (there: {known})")
     plugin = resolve(SOURCES, kind, "source")
     try:
         return plugin(plugin.Config.model_validate(values), "calibration")

@@ -244,6 +244,7 @@ def test_the_embedder_keeps_its_decisions(models_dir: Path, tmp_path: Path, port
     ("frames", "message"),
     [
         ("nowhere", "no folder, no file, no address"),
+        ("", "no folder, no file, no address"),
         ("torn", "none of its 1 pictures can be read"),
         ("empty", "empty: no picture was found there"),
     ],
@@ -255,7 +256,7 @@ def test_bad_frames_are_told(tmp_path: Path, options: EngineOptions, frames: str
     (tmp_path / "empty").mkdir()
     settings = tmp_path / "almena.yaml"
     settings.write_text(f"state_dir: {tmp_path / 'state'}\nengines: {{models_dir: {options.models_dir}}}\n")
-    place = frames if frames == "nowhere" else str(tmp_path / frames)
+    place = frames if frames in ("nowhere", "") else str(tmp_path / frames)
     result = CliRunner().invoke(app, [str(tmp_path / "two-classes.yaml"), "--frames", place, "-c", str(settings)])
     assert result.exit_code == 1
     assert message in str(result.exception)
