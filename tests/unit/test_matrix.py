@@ -127,7 +127,7 @@ def test_the_table_is_printed_and_written(site: Site, tmp_path: Path) -> None:
     assert "energy: not available" in shown.stdout
 
 
-@pytest.mark.parametrize("wrong", [["--plot", "rows.bmp"], ["--batches", "1,none"], ["--precisions", "fp32,fp8"], ["--backends", "abacus"]])
+@pytest.mark.parametrize("wrong", [["--batches", "1,none"], ["--precisions", "fp32,fp8"], ["--backends", "abacus"]])
 def test_wrong_arguments_are_told(site: Site, tmp_path: Path, wrong: list[str]) -> None:
     told = called(site, tmp_path, *wrong)
     assert told.exit_code == 2
