@@ -36,8 +36,6 @@ from engines.base import EngineError
 log = logging.getLogger(__name__)
 
 RETRY_S = (2.0, 5.0, 15.0, 60.0)
-LOADS_WITHIN_S = 3600.0
-"""So long one step of a build, or a part of a file that is fetched, may take at most."""
 STORES_WITHIN_S = 600.0
 """So long storing may fail for another reason than a disk that is full or read-only."""
 AT_START_ONLY = ("device", "state_dir", "dicom", "identity", "mqtt", "hub", "web")
@@ -97,10 +95,9 @@ class Stream:
     @property
     def stuck_for_s(self) -> float:
         """Seconds without progress; of models that are loaded, beyond what one step may take."""
-        now = time.monotonic_ns()
-        if self.pipeline:
-            return 0.0 if self.ended else (now - self.progress_ns) / 1e9
-        return max(0.0, min((now - self.progress_ns) / 1e9, time.monotonic() - PULSE.at) - LOADS_WITHIN_S)
+        if self.pipeline is None:
+            return PULSE.overdue_s(self.progress_ns / 1e9)
+        return 0.0 if self.ended else (time.monotonic_ns() - self.progress_ns) / 1e9
 
     def _bring_up(self) -> None:
         attempt = 0
@@ -283,7 +280,8 @@ class Vision:
         storing_s = self.outbox.failing_for_s
         if storing_s:
             self.outbox.tidy()  # maybe nobody else tries, because nothing happens
-        return max(storing_s - STORES_WITHIN_S, *(stream.stuck_for_s for stream in list(self._streams.values())), 0.0)
+        streams = (stream.stuck_for_s for stream in list(self._streams.values()))
+        return max(storing_s - STORES_WITHIN_S, self.serving.stuck_for_s, *streams)
 
     def streams(self) -> list[StreamHealth]:
         """How each stream is doing."""

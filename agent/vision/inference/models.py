@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from agent.vision.classifier_kit import ClassifierKit
 from agent.vision.face_kit import FaceKit, engine_options
 from agent.vision.inference.batcher import Batcher, Sized
 from agent.vision.inference.signature import PROBABILITIES, InferenceError, Outputs, Signature
+from agent.vision.loading import PULSE
 from agent.vision.pictures import PictureError, decode
 from engines.card import ModelCard, card
 from engines.decoders.classification import ClassificationDecoder
@@ -162,6 +164,7 @@ class Serving:
         for own in settings.serving.models:
             self._models[own.name] = Served(own, _own(settings, own), settings.serving.templates)
         self._closing = threading.Event()
+        self._looked_at = time.monotonic()
         self._loader = threading.Thread(target=self._load, name="load-served", daemon=True)
 
     def start(self) -> None:
@@ -189,6 +192,11 @@ class Serving:
         return found
 
     @property
+    def stuck_for_s(self) -> float:
+        """Seconds without progress of the loading, beyond what one step may take."""
+        return PULSE.overdue_s(self._looked_at) if self._loader.is_alive() else 0.0
+
+    @property
     def ready(self) -> bool:
         """Every model that may be served is ready."""
         return all(model.state == "ready" or model.detail == TEMPLATES for model in self._models.values())
@@ -207,6 +215,7 @@ class Serving:
         tried: dict[str, int] = {}
         turn = 0
         while not self._closing.is_set():
+            self._looked_at = time.monotonic()
             for name, model in self._models.items():
                 failed = model.state == "failed" and turn - tried.get(name, 0) < RETRY_S / LOOK_S
                 if model.state != "ready" and not failed and not self._closing.is_set():
