@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,19 @@ def test_reordered_and_repeated(scene: Scene) -> None:
     scene.send(4)
     scene.ack_that(upto=5, spool=SPOOL)
     assert scene.hub.numbers() == [1, 2, 3, 4, 5]
+
+
+def test_rows_with_properties_and_rows_longer_than_what_is_read_at_once(scene: Scene, tmp_path: Path) -> None:
+    long = tmp_path / "long"
+    long.write_text(json.dumps(envelope(1, data={"n": 1, "more": "x" * 200_000})))
+    short = tmp_path / "short"
+    short.write_text(json.dumps(envelope(2)))
+    properties = ["-V", "5", *("-D", "publish", "user-property", "name", "y" * 300)]
+    for file in (long, short):
+        topic = ["-t", "almena/1/dev-9/up/event/cam/count", "-q", "1", "-f", str(file)]
+        subprocess.run(["mosquitto_pub", "-p", str(scene.broker.port), *topic, *properties], check=True)
+    scene.ack_that(upto=2, spool=SPOOL)
+    assert scene.hub.numbers() == [1, 2]
 
 
 def acknowledged(scene: Scene) -> set[int]:
