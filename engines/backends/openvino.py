@@ -68,7 +68,7 @@ class OpenVinoBackend(Backend):
         try:
             model = self._prepared(self.core.read_model(_readable(build)), build)
             target.write_bytes(self.core.compile_model(model, _device(build), self.config(build)).export_model().getvalue())
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise unsupported(error, build.name, f"OpenVINO {self.version()}", build.model) or ModelFileError(
                 f"{build.name}: OpenVINO {self.version()} cannot build {build.model.name}: {said(error)}."
                 " If the file is damaged, delete it and fetch it again; else choose another backend."

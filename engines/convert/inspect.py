@@ -127,7 +127,7 @@ def _openvino(path: Path) -> Tensors:
 
     try:
         model = ov.Core().read_model(path)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         advice = f"put its own {path.stem}.bin beside it, or export both again" if path.suffix == ".xml" else "export it again"
         raise ModelFileError(f"{path.name}: OpenVINO cannot read it: {said(error)}; {advice}") from error
 

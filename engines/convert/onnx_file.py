@@ -36,7 +36,7 @@ def checked(path: Path, model: str = "") -> onnx.ModelProto:
     found = read(path, model)
     try:
         onnx.checker.check_model(found)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         lacking = unsupported(error, model or path.stem, f"onnx {onnx.__version__}", path)
         raise lacking or ModelFileError(f"{_shown(path, model)} is not a valid ONNX model: {said(error)}; export it again") from error
     return found

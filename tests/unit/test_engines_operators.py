@@ -13,7 +13,7 @@ from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
 from engines.card import ModelInput
 from engines.convert.onnx_operators import unsupported
-from engines.errors import UnsupportedOperatorError
+from engines.errors import ModelFileError, UnsupportedOperatorError
 
 pytestmark = pytest.mark.unit
 
@@ -53,6 +53,15 @@ def test_the_node_is_named(tmp_path: Path, backend: Backend, names: tuple[str, .
     assert "has no operator magic.Conjure for odd.onnx, which it needs at" in str(caught.value)
     assert told in str(caught.value)
     assert str(caught.value).startswith("parts 8x8: ")
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntimeBackend(), OpenVinoBackend()], ids=lambda one: one.name)
+def test_an_operator_whose_name_is_damaged_is_told(tmp_path: Path, backend: Backend) -> None:
+    path = file(tmp_path / "odd.onnx", [helper.make_node("Softsign", ["x"], ["y"])])
+    path.write_bytes(path.read_bytes().replace(b"Softsign", b"Soft\x87ign"))
+    order = Build("parts 8x8", path, FEED, 1, 8, 8, "fp32", "latency", 1, outputs=("y",))
+    with pytest.raises(ModelFileError, match=r"parts 8x8: .*odd\.onnx"):
+        backend.build(order, tmp_path / "built")
 
 
 def test_a_node_within_another_is_found(tmp_path: Path) -> None:
