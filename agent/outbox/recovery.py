@@ -21,6 +21,7 @@ from agent.outbox.guard import FOLDER_MODE, sync_folder
 from agent.outbox.ledger import Ledger, load_states
 from agent.outbox.mirror import Mark
 from agent.outbox.rows import PENDING, LaneState
+from agent.transaction import transaction
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _insert_all(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]], then: str = "") -> None:
     """In one commit; `then` is done with the size and lane of each row that went in."""
-    with schema.transaction(connection):
+    with transaction(connection):
         for row in rows:
             if _insert(connection, table, row) and then:
                 connection.execute(then, (row[_SIZE], row[_LANE]))

@@ -6,8 +6,6 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.outbox.rows import OutboxError, OutboxFullError, OutboxReadOnlyError
@@ -136,16 +134,3 @@ def write_back(connection: sqlite3.Connection) -> bool:
 def is_storage(error: sqlite3.Error) -> bool:
     """Whether the disk is to blame, not what was to be written."""
     return is_full(error) or "I/O error" in str(error)
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """All or nothing."""
-    connection.execute(f"BEGIN {kind}")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise

@@ -18,6 +18,7 @@ from agent.outbox.guard import Gate, Reserve, make_private, sync_folder
 from agent.outbox.ledger import Ledger
 from agent.outbox.mirror import Mark, Mirror
 from agent.outbox.rows import Append, LaneState, OutboxError, OutboxFullError, Rules
+from agent.transaction import transaction
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ class Store:
 
     def _write_once(self, work: Callable[[Ledger], T]) -> T:
         with self._inside():
-            with schema.transaction(self._writer):
+            with transaction(self._writer):
                 ledger = Ledger(self._writer, self._rules)
                 result = work(ledger)
                 ledger.save()
@@ -260,7 +261,7 @@ class Store:
         while True:
             with self._read_lock:
                 if not self._replaced():
-                    with schema.transaction(self._reader, "DEFERRED"):
+                    with transaction(self._reader, "DEFERRED"):
                         return work(self._reader)
             self._reopen()
 
@@ -333,7 +334,7 @@ class Store:
         made = self._connect()
         if not made and not reports.knows_boot(self._writer, self._rules.clock):
             schema.check(self._writer)
-        with schema.transaction(self._writer):
+        with transaction(self._writer):
             return self._settle_in(made, damaged=False)
 
     def _open_anew(self, damage: sqlite3.Error | None) -> dict[str, LaneState]:
@@ -341,7 +342,7 @@ class Store:
         recovery.set_aside(self.path)
         self._connect()
         recovery.salvage(self.path, self._writer, self._mirror.read() or {})
-        with schema.transaction(self._writer):
+        with transaction(self._writer):
             states = self._settle_in(made=True, damaged=True)
         recovery.keep_aside(self.path)
         recovery.salvage_history(self.path, self._writer)
