@@ -11,9 +11,12 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.fakes.small_hub import PASSWORD, SmallHub, face, reader, reply, small_hub
+from tests.fakes.watched import watched
 from tests.waiting import wait_until
 
 ATTACK = "<img src=x onerror=alert(1)>"
+INHERITED = "constructor"
+"""What every object of a script has."""
 OBJECT = {"onclick": ATTACK, "href": "javascript:alert(1)", "text": ATTACK}
 STUDY = {"item": "a" * 32, "view": ATTACK, "threshold": 0.4, "abstained": None, "heat_map": True, "timings": {}}
 PAGES = (
@@ -41,7 +44,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallHub]:
         hub.birth("cam-3", state="stopped")
         evil(hub)
         hub.stored("devices", 4, "devices")
-        hub.stored("events?device=evil", 6, "events")
+        hub.stored("events?device=evil", 8, "events")
         yield hub
 
 
@@ -60,7 +63,8 @@ def evil(hub: SmallHub) -> None:
             "errors": [ATTACK],
         },
     )
-    streams = [stream(ATTACK, "failed", code=ATTACK, detail=ATTACK), stream("door", OBJECT, last_frame_at=1e300), None]
+    broken: dict[str, Any] = {**stream("door", last_frame_at=1e300), "state": OBJECT}
+    streams = [stream(ATTACK, "failed", code=ATTACK, detail=ATTACK), broken, stream("hall", INHERITED), None]
     outbox = {"event": {"pending": 1, "alarm": ATTACK}, ATTACK: OBJECT}
     hub.sample("evil", vision={"state": "up", "streams": streams}, outbox=outbox, system={"cpu_percent": 5.0}, missing={ATTACK: OBJECT})
     hub.event("evil", "face", face(ATTACK))
@@ -72,10 +76,12 @@ def evil(hub: SmallHub) -> None:
     shown = {"label": ATTACK, "probabilities": {ATTACK: 1.0}, "positive": None, "threshold": None, "frames": 1, "reason": None}
     hub.event("evil", "classification", {"type": "new", "track": ATTACK, "started_at": -1e10, "ended_at": None, **shown})
     hub.event("evil", "other", {"text": ATTACK, "nested": OBJECT})
+    hub.event("evil", "stream", {"state": INHERITED, "code": "", "detail": ""})
+    hub.event("evil", INHERITED, {"type": INHERITED})
     hub.devices.say("almena/1/evil/up/event/door/face", {ATTACK: ATTACK, "id": ATTACK})
-    hub.row(
-        "evil", "loss", "loss", {"lane": ATTACK, "spool": ATTACK, "reason": ATTACK, "count": 3, "ranges": [], "since": 1.0, "until": 2.0}
-    )
+    for reason in (ATTACK, INHERITED):
+        lost = {"lane": ATTACK, "spool": ATTACK, "reason": reason, "count": 3, "ranges": [], "since": 1.0, "until": 2.0}
+        hub.row("evil", "loss", "loss", lost)
 
 
 @pytest.fixture
@@ -150,18 +156,21 @@ def once() -> Callable[[Route], None]:
 def test_nothing_that_a_device_says_becomes_markup(page: Page) -> None:
     for path in PAGES:
         page.goto(f"{page.url.partition('#')[0]}#/{path}")
-        expect(page.locator("main")).to_contain_text("evil" if path.startswith("device") or path in ("fleet", "events") else "")
+        expect(page.locator("main")).to_contain_text("evil" if path.startswith("device") or path in ("fleet", "events", "studies") else "")
         for details in page.locator("details summary").all():
             details.click()
-        assert page.locator("img[src=x], main [onclick], main a[href^=javascript]").count() == 0, path
+        assert page.locator("img[src=x], main [onclick], main a[href^=javascript], main .empty.bad").count() == 0, path
     page.goto(f"{page.url.partition('#')[0]}#/fleet")
     expect(page.locator("tr[data-device=evil]")).to_contain_text(ATTACK)
     heights = [pill.bounding_box() for pill in page.locator(".state .pill").all()]
     assert all(box and box["height"] < 30 for box in heights), "a state is one line, however much else a device says"
     page.goto(f"{page.url.partition('#')[0]}#/device/evil/now")
     expect(page.get_by_role("table", name="Streams")).to_contain_text(ATTACK)
+    expect(page.get_by_role("table", name="Streams")).to_contain_text(INHERITED)
+    page.goto(f"{page.url.partition('#')[0]}#/device/evil/losses")
+    expect(page.get_by_role("table", name="Losses")).to_contain_text(INHERITED)
     page.goto(f"{page.url.partition('#')[0]}#/events?device=evil")
-    expect(page.locator("ol.events li")).to_have_count(6)
+    expect(page.locator("ol.events li")).to_have_count(8)
     expect(page.locator("ol.events")).to_contain_text(f"{ATTACK} arrived at door")
     page.goto(f"{page.url.partition('#')[0]}#/refused")
     expect(page.get_by_role("table", name="Refused messages")).to_contain_text(ATTACK)
@@ -224,6 +233,8 @@ def test_what_is_not_there_says_what_to_do(page: Page, hub: SmallHub) -> None:
     page.goto(f"{hub.url}#/device/nobody")
     expect(page.get_by_text("There is no such device: it was removed")).to_be_visible()
     expect(page.get_by_role("link", name="Charts")).to_be_hidden()
+    page.goto(f"{hub.url}#/{INHERITED}")
+    expect(page.get_by_role("heading", name="Fleet")).to_be_visible()
     page.route("**/api/v1/audit*", lambda route: route.abort())
     page.get_by_role("link", name="Audit").click()
     expect(page.get_by_text("The hub does not answer: see that it runs, and that this machine reaches it.")).to_be_visible()
@@ -297,6 +308,19 @@ def test_a_stream_is_restarted_and_a_model_tuned(page: Page, hub: SmallHub) -> N
     assert (restart.data["args"], tune.data["args"]) == ({"stream": "yard"}, {"model": "centerface", "budget_s": 20})
     hub.devices.say(*reply("cam-2", tune.data, result={"goes_on": ["centerface"], "done": []}))
     expect(page.get_by_role("table", name="Commands")).to_contain_text("It goes on; ask how it is")
+
+
+def test_who_logs_in_comes_to_where_the_link_leads(browser: Browser, hub: SmallHub) -> None:
+    with watched(browser, hub.url) as page:
+        page.goto(f"{hub.url}#/events?device=evil")
+        page.locator("#username").fill("ada")
+        page.locator("#password").fill(PASSWORD)
+        page.locator("#password").press("Enter")
+        expect(page.locator("ol.events")).to_contain_text("evil")
+        page.context.clear_cookies()
+        page.get_by_role("link", name="Alerts").click()
+        expect(page.locator("#username")).to_be_visible()
+        assert page.url == f"{hub.url}login#/alerts"
 
 
 def test_an_alert_is_seen_and_acknowledged(page: Page, hub: SmallHub) -> None:

@@ -23,7 +23,7 @@ export async function call(method, path, body) {
   } catch {
     throw new ApiError(0, { title: "Almena does not answer" });
   }
-  if (answer.status === 401) location.assign("/login");
+  if (answer.status === 401) location.assign(`/login${location.hash}`);
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({ title: `Error ${answer.status}` }));
     throw new ApiError(answer.status, problem);

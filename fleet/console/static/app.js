@@ -22,6 +22,7 @@ import { languages, number, t, translated } from "./words.js";
 
 const ROLES = ["viewer", "operator", "admin"];
 const PAGES = {
+  __proto__: null,
   fleet: { module: fleet, text: "Fleet" },
   device: { module: device },
   events: { module: events, text: "Events" },

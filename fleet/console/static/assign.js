@@ -18,7 +18,7 @@ export class Selection {
   }
 
   box(name) {
-    return h("input", { type: "checkbox", "aria-label": t("Choose {device}", { device: name }), checked: this.names.has(name), "data-choose": name, onchange: (event) => {
+    return h("input", { type: "checkbox", "aria-label": t("Choose {device}", { device: name }), checked: this.names.has(name), name: `choose-${name}`, "data-choose": name, onchange: (event) => {
       if (event.target.checked) this.names.add(name);
       else this.names.delete(name);
       this.show();

@@ -20,7 +20,7 @@ import { clock, t } from "./words.js";
 const EVENT_FILTERS = ["stream", "kind", "subject"];
 const REFRESH_MS = 3000;
 const TABS = { now: "Now", charts: "Charts", events: "Events", pictures: "Pictures", losses: "Losses", commands: "Commands", settings: "Settings" };
-const VIEWS = { now, charts, events, pictures, losses, commands, settings };
+const VIEWS = { __proto__: null, now, charts, events, pictures, losses, commands, settings };
 
 export function open(main, here, app) {
   const name = here.parts[0];

@@ -7,7 +7,7 @@ import { clock, counted, number, t } from "./words.js";
 
 const MANY = 6;
 const REASONS = {
-  evicted: { text: "evicted: the outbox was full" }, "lane full": { text: "not taken: the outbox was full" }, expired: { text: "expired: it waited for too long" },
+  __proto__: null, evicted: { text: "evicted: the outbox was full" }, "lane full": { text: "not taken: the outbox was full" }, expired: { text: "expired: it waited for too long" },
   damaged: { text: "damaged on the disk" }, "storage failed": { text: "the disk took nothing" },
 };
 

@@ -8,7 +8,7 @@ import { RULES } from "./rules.js";
 import { clock, number, span, t, told } from "./words.js";
 
 const record = (value) => value !== null && typeof value === "object";
-const STREAM = { running: "good", finished: "plain", connecting: "warn", frozen: "bad", covered: "bad", failed: "bad" };
+const STREAM = { __proto__: null, running: "good", finished: "plain", connecting: "warn", frozen: "bad", covered: "bad", failed: "bad" };
 
 export function now(body, { name, app }) {
   const alerts = h("div");

@@ -1,6 +1,7 @@
 // Spanish. The key is the English text.
 
 export const ES = {
+  __proto__: null,
   // frame
   "Skip to content": "Ir al contenido", "Fleet hub": "Central de la flota", "Log in": "Entrar", "Log out": "Salir", User: "Usuario", Password: "Contraseña", Language: "Idioma",
   Pages: "Páginas", Fleet: "Flota", Events: "Eventos", Faces: "Caras", Studies: "Estudios", Alerts: "Alertas", Accounts: "Cuentas", Audit: "Registro", Refused: "Rechazados",

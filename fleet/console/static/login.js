@@ -24,7 +24,7 @@ form.addEventListener("submit", async (event) => {
   error.hidden = true;
   const wrong = await submit().catch(() => `${t("Almena does not answer")}.`);
   if (!wrong) {
-    location.assign("/");
+    location.assign(`/${location.hash}`);
     return;
   }
   error.textContent = wrong;

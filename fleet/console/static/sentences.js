@@ -4,7 +4,7 @@ import { word } from "./parts.js";
 import { number, span, t } from "./words.js";
 
 const STREAM = {
-  connecting: "is connecting", running: "is running", frozen: "shows a frozen picture", covered: "is covered", failed: "has failed", finished: "is at its end",
+  __proto__: null, connecting: "is connecting", running: "is running", frozen: "shows a frozen picture", covered: "is covered", failed: "has failed", finished: "is at its end",
 };
 const QUIET = new Set(["left", "changed"]);
 
@@ -52,4 +52,4 @@ function other({ kind, stream: place }, data) {
   return { who: [kind, place].filter(Boolean).join(" · "), text: JSON.stringify(data), kind: "other" };
 }
 
-const KINDS = { face, stream, classification, study };
+const KINDS = { __proto__: null, face, stream, classification, study };

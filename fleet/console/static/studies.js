@@ -9,7 +9,7 @@ import { number, t } from "./words.js";
 
 const FILTERS = ["subject", "device", "site"];
 const WHY = {
-  unusable: "it cannot be used", tags: "no frontal chest radiograph, by its tags", pixels: "no frontal chest radiograph, by its picture", unfamiliar: "unlike what the model has learned from",
+  __proto__: null, unusable: "it cannot be used", tags: "no frontal chest radiograph, by its tags", pixels: "no frontal chest radiograph, by its picture", unfamiliar: "unlike what the model has learned from",
   margin: "the scores are too close to each other",
 };
 

@@ -7,7 +7,8 @@ const NAMES = { en: "English", es: "Español" };
 const chosen = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
 export const language = chosen in NAMES ? chosen : "en";
 const locale = navigator.language.startsWith(language) ? navigator.language : language;
-const table = language === "es" ? ES : {};
+// Without a prototype: a device may say `constructor`.
+const table = language === "es" ? ES : { __proto__: null };
 document.documentElement.lang = language;
 
 // `{name}` in a text stands for a member of `values`.
