@@ -30,7 +30,6 @@ from agent.uplink.clock_watch import ClockWatch
 from agent.uplink.commands import Commands
 from agent.uplink.credentials import Credentials
 from agent.uplink.desired import DesiredSettings
-from agent.uplink.door import Door
 from agent.uplink.hub_link import HubLink
 from agent.uplink.live import LiveDetections
 from agent.uplink.local import LocalOnly
@@ -207,8 +206,7 @@ class Connection:
         if settings.identity:
             self._renewal = Renewal(settings.identity.url, folder, self._session.reconnect, self._identity_trouble, pace.renewal)
         actions = Actions(self._vision, status, self._announce, self.again)
-        door = Door(settings.hub.url, folder) if settings.hub else None
-        self._hub = HubLink(settings.hub, door, folder, self._vision, outbox, status)
+        self._hub = HubLink(settings.hub, folder, self._vision, outbox, status, settings.state_dir)
         handlers = {**actions.table(), **self._hub.handlers()}
         state_dir, publish = settings.state_dir / "uplink", self._session.publish
         self._desired = DesiredSettings(config, now, outbox, took, self.report, pace.trial)

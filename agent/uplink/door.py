@@ -42,7 +42,7 @@ class Door:
     """A new connection for each question; safe from any thread. What is renewed in the identity's folder is used at once."""
 
     def __init__(self, url: str, folder: IdentityFolder) -> None:
-        self._url = url
+        self.url = url
         self._address = Address.of(url)
         self._folder = folder
 
@@ -60,7 +60,7 @@ class Door:
         try:
             return json.loads(content) if content else None
         except ValueError as error:
-            raise DoorError(f"{self._url} answered what is no JSON: is it the address of the hub's door?") from error
+            raise DoorError(f"{self.url} answered what is no JSON: is it the address of the hub's door?") from error
 
     def connect(self, path: str) -> ClientConnection:
         """A WebSocket. Raises DoorError."""
@@ -92,7 +92,7 @@ class Door:
 
     def _refusal(self, status: int, content: bytes) -> DoorError:
         kind = DoorError if status in AGAIN or status >= 500 else DoorRefusedError
-        return kind(f"{self._url} answered {status}{_said(content)}", status)
+        return kind(f"{self.url} answered {status}{_said(content)}", status)
 
     def _context(self) -> ssl.SSLContext:
         pair = self._folder.device
@@ -105,9 +105,9 @@ class Door:
     def _unreachable(self, error: Exception) -> DoorError:
         host, port = self._address.host, self._address.port
         if isinstance(error, ssl.SSLCertVerificationError):
-            return DoorError(f"the certificate of {self._url} is not accepted: {error.verify_message}; see hub.url, and the clocks")
+            return DoorError(f"the certificate of {self.url} is not accepted: {error.verify_message}; see hub.url, and the clocks")
         if isinstance(error, ssl.SSLError):
-            return DoorError(f"no TLS with {self._url} ({error.reason or error}): {OWN_CERTIFICATE}")
+            return DoorError(f"no TLS with {self.url} ({error.reason or error}): {OWN_CERTIFICATE}")
         if isinstance(error, socket.gaierror):
             return DoorError(f"there is no host {host!r}: check hub.url and the name server")
         if isinstance(error, ConnectionRefusedError):

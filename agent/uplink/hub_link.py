@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from agent.errors import UsageError
@@ -15,26 +16,32 @@ from agent.uplink.commands import Handler
 from agent.uplink.door import Door
 from agent.uplink.door_live import LiveViews
 from agent.uplink.door_pictures import Pictures
+from agent.uplink.shared_at import SharedAt
 from agent.uplink.sharing import Sharing
 from agent.uplink.status import UplinkStatus
 from agent.uplink.vision_link import VisionLink
 
 
 class HubLink:
-    """Pictures, live views and shared identities. Without the section `hub` its commands say so."""
+    """Pictures, live views and shared identities. Without the section `hub` its commands say so, and the door at which this device has
+    shared identities hears that it leaves."""
 
     def __init__(
         self,
         settings: HubLinkSettings | None,
-        door: Door | None,
         folder: IdentityFolder,
         vision: VisionLink,
         outbox: Outbox,
         status: UplinkStatus,
+        state_dir: Path,
     ) -> None:
+        shared_at = SharedAt(state_dir)
+        url = settings.url if settings else shared_at.url
+        door = Door(url, folder) if url else None
         self._pictures = Pictures(door, vision, status) if settings and door and settings.pictures else None
         self._live = LiveViews(door, vision, outbox, status) if settings and door and settings.live else None
-        self._sharing = Sharing(door, vision, folder, outbox, enabled=settings.identities) if settings and door else None
+        enabled = settings is not None and settings.identities
+        self._sharing = Sharing(door, vision, folder, outbox, status, shared_at, enabled=enabled) if door else None
 
     def handlers(self) -> dict[str, Handler]:
         """A line for each command."""

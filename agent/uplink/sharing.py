@@ -41,6 +41,8 @@ from agent.sharing.protocol import (
     Sync,
 )
 from agent.uplink.door import Door, DoorRefusedError
+from agent.uplink.shared_at import SharedAt
+from agent.uplink.status import UplinkStatus
 from agent.uplink.vision_link import VisionError, VisionLink
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ NOW_AND_THEN_S = 900.0
 DECLINED_S = 3600.0
 """What could not be taken is tried again after so long."""
 MOST_ROUNDS = 100
+MOST_REASONS = 3
+"""In the status."""
 JSON = "application/json"
 
 
@@ -77,11 +81,23 @@ class _Round:
 class Sharing:
     """A thread. `wake` makes it ask the hub at once. Without `enabled` it only tells the hub, once, that this device does not share."""
 
-    def __init__(self, door: Door, vision: VisionLink, folder: IdentityFolder, outbox: Outbox, *, enabled: bool) -> None:
+    def __init__(
+        self,
+        door: Door,
+        vision: VisionLink,
+        folder: IdentityFolder,
+        outbox: Outbox,
+        status: UplinkStatus,
+        shared_at: SharedAt,
+        *,
+        enabled: bool,
+    ) -> None:
         self._door = door
         self._vision = vision
         self._folder = folder
         self._outbox = outbox
+        self._status = status
+        self._shared_at = shared_at
         self._look = self._share if enabled else self._leave
         self._rounds = Rounds("sharing", self._look_once, LOOK_S)
         self._backoff = Backoff(base_s=2 * LOOK_S, cap_s=300.0)
@@ -90,7 +106,7 @@ class Sharing:
         self._due = 0.0
         self._attempt = 0
         self._declined: dict[str, tuple[float, Declined]] = {}
-        self._trouble = ""
+        self._warned = ""
 
     def start(self) -> None:
         """Begin."""
@@ -107,7 +123,6 @@ class Sharing:
     def _look_once(self) -> None:
         try:
             self._look()
-            self._say("")
         except (AlmenaError, ValidationError, OSError) as error:
             self._due = time.monotonic() + self._backoff.delay(self._attempt)
             self._attempt += 1
@@ -115,15 +130,20 @@ class Sharing:
             self._say(str(error) if isinstance(error, AlmenaError) else f"{type(error).__name__}")
 
     def _say(self, trouble: str) -> None:
-        if trouble and trouble != self._trouble and self._attempt != 1:  # the vision process may only be later than this one
+        if trouble and trouble != self._warned and self._attempt != 1:  # the vision process may only be later than this one
             log.warning("identities cannot be shared now, which is tried again: %s", trouble)
-        self._trouble = trouble
+            self._warned = trouble
+        elif not trouble:
+            self._warned = ""
+        self._status.sharing_trouble = trouble
 
     def _leave(self) -> None:
         if self._told or time.monotonic() < self._due:
             return
         self._door.post(f"{PREFIX}/leave", {})
+        self._shared_at.forget()
         self._told = {"left": True}
+        self._say("")
 
     def _share(self) -> None:
         now = time.monotonic()
@@ -133,6 +153,7 @@ class Sharing:
         if state == self._told and now < self._due and not self._asked.is_set():
             return
         self._asked.clear()
+        self._shared_at.note(self._door.url)
         self._declined = {key: one for key, one in self._declined.items() if now < one[0]}
         for _ in range(MOST_ROUNDS):
             turn = _Round(state, self._folder.pair(), self._ca())
@@ -142,6 +163,8 @@ class Sharing:
                 break
             state = self._vision.get("/sharing")
         self._told, self._due, self._attempt = state, now + NOW_AND_THEN_S, 0
+        self._status.sharing_waiting = len(duties.fetch) + sum(len(one.to) for one in duties.seal)
+        self._status.sharing_declined = sorted({one.reason for _, one in self._declined.values()})[:MOST_REASONS]
         self._say(duties.trouble)
 
     def _ca(self) -> bytes:

@@ -52,6 +52,12 @@ class UplinkStatus:
     pictures_waiting: int = 0
     pictures_lost: int = 0
     """Of events, for the hub's door."""
+    sharing_trouble: str = ""
+    """Why identities are not shared, while they should be."""
+    sharing_waiting: int = 0
+    """Of identities: how many could not be sealed for another device, or fetched, yet."""
+    sharing_declined: list[str] = field(default_factory=list)
+    """Why identities of other devices are not taken, each reason once."""
     watched: list[dict[str, Any]] = field(default_factory=list)
     """Live pictures that somebody at the hub looks at: `stream`, and `since` when (Unix time)."""
     certificate_ends_at: float | None = None
@@ -89,6 +95,12 @@ class UplinkStatus:
             notes.append(f"Pictures do not reach the hub: {self.door_trouble}.")
         if self.pictures_lost:
             notes.append(f"{self.pictures_lost} picture(s) of events are lost.")
+        if self.sharing_trouble:
+            notes.append(f"Identities are not shared: {self.sharing_trouble}.")
+        if self.sharing_waiting:
+            notes.append(f"{self.sharing_waiting} shared identities wait to be sealed or fetched.")
+        if self.sharing_declined:
+            notes.append(f"Identities of other devices are not taken: {'; '.join(self.sharing_declined)}.")
         if self.page_trouble:
             notes.append(f"{self.page_trouble[0].upper()}{self.page_trouble[1:]}.")
         if self.row_trouble:

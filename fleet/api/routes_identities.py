@@ -12,6 +12,7 @@ from starlette.responses import Response
 from agent.sharing.protocol import Receipt
 from fleet.api.access import Who, needs
 from fleet.api.context import Context
+from fleet.api.models import Label, Request
 from fleet.identities import ledger, listing
 from fleet.store.database import writing
 
@@ -70,10 +71,10 @@ class Sharing(BaseModel):
     sites: list[SharingSite]
 
 
-class SharingChange(BaseModel):
+class SharingChange(Request):
     """Whether the devices of a site share identities."""
 
-    site: str = Field(min_length=1, max_length=200)
+    site: Annotated[Label, Field(min_length=1)]
     enabled: bool
 
 

@@ -38,6 +38,8 @@ def placing_router(context: Context) -> APIRouter:
             if values:
                 _may_join(connection, caller, given.site)
                 connection.execute(update(devices).where(devices.c.device == device).values(values))
+                if given.site is not None:
+                    ledger.moved(connection, [device], time.time())
                 journal.note(connection, caller.name, "describe", device, values)
         return Response(status_code=204)
 
@@ -52,8 +54,10 @@ def placing_router(context: Context) -> APIRouter:
             _may_join(connection, caller, given.site)
             changed = 0
             for start in range(0, len(names), NAMES_AT_ONCE):
-                some = devices.c.device.in_(names[start : start + NAMES_AT_ONCE])
-                changed += connection.execute(update(devices).where(some).values(values)).rowcount
+                some = names[start : start + NAMES_AT_ONCE]
+                changed += connection.execute(update(devices).where(devices.c.device.in_(some)).values(values)).rowcount
+                if given.site is not None:
+                    ledger.moved(connection, some, time.time())
             target = names[0] if len(names) == 1 else f"{changed} devices"
             journal.note(connection, caller.name, "describe", target, {**values, "devices": names[:100]})
         return {"changed": changed}

@@ -36,8 +36,10 @@ def sync(connection: Connection, device: str, said: Sync, now: float) -> Duties:
     _note_erased(connection, device, said.erased, now)
     trouble = _take_own(connection, device, site, said.own, now) if sharing else ""
     if sharing:
-        _expect_copies(connection, device, site, now)
+        _expect_copies(connection, device, site)
     _note_held(connection, device, said)
+    if sharing:
+        tell(connection, _awaited(connection, device, site), now)
     return Duties(
         sharing=sharing,
         trouble=trouble,
@@ -86,10 +88,15 @@ def prove(connection: Connection, device: str, proofs: Sequence[SignedReceipt], 
 def leave(connection: Connection, device: str, now: float) -> None:
     """The device does not share any more: it keeps nothing of others, and they nothing of it."""
     connection.execute(delete(sharing_keys).where(sharing_keys.c.device == device))
-    theirs = select(copies.c.device).join(identities, identities.c.id == copies.c.identity).where(identities.c.origin == device, _live())
-    tell(connection, (one for one in connection.execute(theirs).scalars().all() if one != device), now)
+    tell(connection, _takers(connection, [device]), now)
     mine = (copies.c.device == device, copies.c.receipt.is_(None))
     connection.execute(update(copies).where(*mine).values(box=None, box_revision=None, revision=None, declined=""))
+
+
+def moved(connection: Connection, names: Sequence[str], now: float) -> None:
+    """Devices stand elsewhere from now on: those that share ask what they have to leave and may take, and so do those that have theirs."""
+    sharing = connection.execute(select(sharing_keys.c.device).where(sharing_keys.c.device.in_(names))).scalars()
+    tell(connection, {*sharing, *_takers(connection, names)}, now)
 
 
 def erase(connection: Connection, by: str, identity: str, now: float) -> None:
@@ -140,7 +147,10 @@ def forget_withdrawn(connection: Connection) -> None:
 
 
 def share(connection: Connection, by: str, site: str, enabled: bool, now: float) -> None:
-    """Let the devices of a site share identities, or no longer: then each erases what it got from others."""
+    """Let the devices of a site share identities, or no longer: then each erases what it got from others. Raises UnknownError."""
+    there = union(select(devices.c.site).where(devices.c.site == site), select(sharing_sites.c.site).where(sharing_sites.c.site == site))
+    if connection.execute(there).first() is None:
+        raise UnknownError(f"there is no site {site}")
     connection.execute(delete(sharing_sites).where(sharing_sites.c.site == site))
     if enabled:
         connection.execute(insert(sharing_sites).values(site=site, by=by, at=now))
@@ -206,38 +216,50 @@ def _take_own(connection: Connection, device: str, site: str, own: Sequence[Own]
 
 
 def _note_held(connection: Connection, device: str, said: Sync) -> None:
-    """What the device has is its own word: what it no longer names it does not have."""
+    """What the device has is its own word: what it no longer names it does not have. A box goes once it is taken; what was lost is to be
+    sealed again."""
     held = {one.id: one.revision for one in said.held} | {one.id: one.revision for one in said.own}
     declined = {one.id: one.reason for one in said.declined}
-    query = select(copies.c.identity, copies.c.revision, copies.c.declined).where(copies.c.device == device, copies.c.receipt.is_(None))
-    for identity, revision, reason in connection.execute(query).all():
-        now_said = {"revision": held.get(identity), "declined": declined.get(identity, "")}
-        if now_said != {"revision": revision, "declined": reason}:
-            connection.execute(update(copies).where(copies.c.device == device, copies.c.identity == identity).values(now_said))
+    columns = (copies.c.identity, copies.c.revision, copies.c.declined, copies.c.box_revision, copies.c.box.is_not(None).label("boxed"))
+    for row in connection.execute(select(*columns).where(copies.c.device == device, copies.c.receipt.is_(None))).all():
+        has = held.get(row.identity)
+        now_said: dict[str, Any] = {"revision": has, "declined": declined.get(row.identity, "")}
+        if has is not None and has == row.box_revision and row.boxed:
+            now_said["box"] = None
+        elif not row.boxed and has != row.box_revision and row.identity not in said.erased:
+            now_said["box_revision"] = None
+        if any(getattr(row, name, "") != value for name, value in now_said.items()):
+            connection.execute(update(copies).where(copies.c.device == device, copies.c.identity == row.identity).values(now_said))
     withdrawn = copies.c.identity.in_(select(identities.c.id).where(_withdrawn()))
     over = (copies.c.device == device, copies.c.revision.is_(None), copies.c.receipt.is_(None), withdrawn)
     connection.execute(update(copies).where(*over).values(box=None, box_revision=None))
 
 
-def _expect_copies(connection: Connection, device: str, site: str, now: float) -> None:
-    """Each identity of the site is for each device that shares; who is to seal for a newcomer is told."""
-    members = _members(connection, site)
-    rows = connection.execute(select(identities.c.id, identities.c.origin).where(identities.c.site == site, _live())).all()
-    there = defaultdict(set)
-    for identity, whose in connection.execute(
-        select(copies.c.identity, copies.c.device).join(identities, identities.c.id == copies.c.identity).where(identities.c.site == site)
-    ):
-        there[identity].add(whose)
-    fresh = []
-    for identity, origin in rows:
-        wanted = members if origin == device else {device, origin}
-        fresh += [(identity, one, origin) for one in wanted if one not in there[identity]]
-    sql.run(
-        connection,
-        sql.insert(connection, copies).on_conflict_do_nothing(),
-        [{"identity": identity, "device": one} for identity, one, _ in fresh],
-    )
-    tell(connection, {origin for _, _, origin in fresh if origin != device}, now)
+def _expect_copies(connection: Connection, device: str, site: str) -> None:
+    """Each identity of the site is for each device that shares."""
+    there = exists().where(copies.c.identity == identities.c.id, copies.c.device == sharing_keys.c.device)
+    of_member = sharing_keys.c.device.in_(_members(connection, site))
+    pairs = select(identities.c.id, sharing_keys.c.device).join_from(identities, sharing_keys, of_member)
+    wanted = pairs.where(identities.c.site == site, _live(), ~there)
+    for fresh in (wanted.where(identities.c.origin == device), wanted.where(sharing_keys.c.device == device)):
+        rows = [{"identity": identity, "device": one} for identity, one in connection.execute(fresh)]
+        sql.run(connection, sql.insert(connection, copies).on_conflict_do_nothing(), rows)
+
+
+def _awaited(connection: Connection, device: str, site: str) -> list[str]:
+    """Who is to seal something for this device."""
+    query = select(identities.c.origin).distinct().join(copies, copies.c.identity == identities.c.id)
+    unsealed = copies.c.box_revision.is_distinct_from(identities.c.revision)
+    others = [one for one in _members(connection, site) if one != device]
+    theirs = (identities.c.origin.in_(others), identities.c.site == site, _live())
+    return list(connection.execute(query.where(copies.c.device == device, copies.c.receipt.is_(None), unsealed, *theirs)).scalars())
+
+
+def _takers(connection: Connection, origins: Sequence[str]) -> list[str]:
+    """Other devices that have, or are to have, somebody whom one of these has enrolled."""
+    query = select(copies.c.device).distinct().join(identities, identities.c.id == copies.c.identity)
+    theirs = (identities.c.origin.in_(origins), copies.c.device != identities.c.origin, _live())
+    return list(connection.execute(query.where(*theirs)).scalars())
 
 
 def _to_seal(connection: Connection, device: str, site: str) -> tuple[Sealing, ...]:

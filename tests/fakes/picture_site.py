@@ -64,7 +64,7 @@ class PictureSite:
         stops.callback(control.stop)
         self.vision = VisionLink(settings.control_socket)
         self.status = UplinkStatus()
-        self.link = HubLink(hub, self.door, identity, self.vision, self.outbox, self.status)
+        self.link = HubLink(hub, identity, self.vision, self.outbox, self.status, settings.state_dir)
         self.operator = self.hub.client("operator")
 
     def sees(self, event: Event) -> dict[str, Any]:

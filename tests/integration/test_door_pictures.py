@@ -12,9 +12,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from agent.errors import UsageError
+from agent.hub_settings import HubLinkSettings
 from agent.uplink.door import Door, DoorError, DoorRefusedError
 from agent.uplink.door_pictures import Pictures
 from agent.uplink.hub_link import HubLink
+from agent.uplink.status import UplinkStatus
 from agent.uplink.vision_link import VisionError
 from agent.vision.pictures import decode
 from fleet.door import live
@@ -123,10 +125,18 @@ def test_a_snapshot_is_taken_when_somebody_asks_and_only_then(kept: PictureSite)
 
 
 def test_what_the_device_s_settings_do_not_allow_is_refused(kept: PictureSite) -> None:
-    closed = HubLink(None, None, kept.fleet.device("closed"), kept.vision, kept.outbox, kept.status).handlers()
+    closed = HubLink(None, kept.fleet.device("closed"), kept.vision, kept.outbox, kept.status, kept.settings.state_dir).handlers()
     for command in ("snapshot", "live"):
         with pytest.raises(UsageError, match=r"settings do not allow.*hub\."):
             closed[command]({"stream": "door", "token": "t", "seconds": 5})
+
+
+def test_what_hinders_sharing_stands_in_the_status(kept: PictureSite) -> None:
+    """This vision process has no gallery."""
+    settings, status = HubLinkSettings(url=kept.url, identities=True), UplinkStatus(state="connected")
+    with ExitStack() as stops:
+        HubLink(settings, kept.fleet.device("cam-4"), kept.vision, kept.outbox, status, kept.settings.state_dir).start(stops)
+        wait_until(lambda: "Identities are not shared: " in status.text, 30, "the trouble to be told")
 
 
 def test_a_live_picture_goes_on_while_somebody_looks_and_both_sides_write_it_down(

@@ -28,9 +28,11 @@ from tests.unit.test_hub_backup import (  # noqa: F401 - the same test, with the
     test_migrations_make_the_tables_of_this_version,
 )
 from tests.unit.test_hub_identities import (  # noqa: F401 - the same tests, with the fixture of this file
+    test_a_box_goes_once_it_is_taken_and_is_sealed_again_for_who_has_lost_it,
     test_a_box_is_taken_from_its_origin_alone_and_given_to_its_recipient_alone,
     test_a_site_that_shares_no_longer_and_a_device_of_another_keep_nothing_of_others,
     test_from_the_enrolment_to_the_last_receipt_of_a_device_that_was_away,
+    test_who_has_to_do_with_a_device_that_moves_is_told,
     test_whose_time_is_over_and_whom_an_old_copy_of_the_database_brought_back_are_erased,
 )
 from tests.unit.test_hub_store import (  # noqa: F401 - the same tests, with the fixture of this file

@@ -18,7 +18,6 @@ from fleet import certificates
 from fleet.alerts.herald import Herald
 from fleet.alerts.rules import RULES, Facts, facts
 from fleet.alerts.watch import Watch
-from fleet.identities import ledger
 from fleet.settings import AlertSettings, WebhookSettings
 from fleet.store import Batch, Message, Store
 from fleet.store.database import writing
@@ -54,8 +53,10 @@ def test_many_devices_are_placed_at_once_and_found_by_their_engines(hub: HubApi,
     assert admin.get(f"{API}/fleet").json()["sites"] == ["lab", "yard"]
     assert admin.patch(f"{API}/devices", json={"devices": ["cam-1"]}).status_code == 422
     operator = hub.client("operator")
-    with writing(hub.engine) as connection:
-        ledger.share(connection, "ada", "vault", True, time.time())
+    hub.device("cam-9", site="vault")
+    assert admin.put(f"{API}/sharing", json={"site": "moon", "enabled": True}).status_code == 404
+    assert admin.put(f"{API}/sharing", json={"site": " vault ", "enabled": True}).is_success
+    assert [one["site"] for one in admin.get(f"{API}/sharing").json()["sites"] if one["enabled"]] == ["vault"]
     for place, whom in ((f"{API}/devices", {"devices": ["cam-1"]}), (f"{API}/devices/cam-1", {})):
         assert operator.patch(place, json={**whom, "site": "vault"}).status_code == 403, "who joins a site that shares gets its people"
         assert operator.patch(place, json={**whom, "site": "yard"}).is_success

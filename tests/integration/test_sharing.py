@@ -21,6 +21,7 @@ from agent.sharing.protocol import Box
 from agent.uplink import sharing
 from agent.uplink.door import Door, DoorRefusedError
 from agent.uplink.hub_link import HubLink
+from agent.uplink.shared_at import SharedAt
 from agent.uplink.status import UplinkStatus
 from agent.uplink.vision_link import VisionLink
 from agent.vision import erasure
@@ -34,7 +35,7 @@ from fleet.identities import ledger
 from fleet.identities.keeper import Keeper
 from fleet.store.database import writing
 from fleet.store.erased_list import ErasedList
-from fleet.store.tables import audit, commands, devices, events
+from fleet.store.tables import audit, commands, events
 from provisioning.ca import Authority
 from tests.fakes.door_site import DoorSite
 from tests.fakes.face_events import face_data
@@ -63,7 +64,8 @@ class Device:
         self.control = ThreadedServer(control, listening(self.settings.control_socket), "control")
         self.housekeeping = Housekeeping(self.settings, self.outbox, lambda: None)
         link = VisionLink(self.settings.control_socket)
-        self.link = HubLink(self.settings.hub, self.door, self.identity, link, self.outbox, UplinkStatus())
+        self.status = UplinkStatus()
+        self.link = HubLink(self.settings.hub, self.identity, link, self.outbox, self.status, folder)
         self.sharing = ExitStack()
 
     def start(self, stops: ExitStack) -> None:
@@ -127,10 +129,6 @@ class Fleet(HubApi):
         for device in self.members:
             if device.name in told:
                 device.told()
-
-    def move(self, device: str, site: str) -> None:
-        with writing(self.engine) as connection:
-            connection.execute(update(devices).where(devices.c.device == device).values(site=site))
 
 
 @pytest.fixture
@@ -214,10 +212,12 @@ def test_who_may_have_a_box_and_who_may_not(fleet: Fleet, portraits: dict[str, P
     box = f"/sharing/boxes/{identity}/2"
     with pytest.raises(DoorRefusedError, match="no such box"):
         other.door.get(box)
+    wait_until(lambda: _members(admin) == ["cam-1", "cam-2"], 60, "both devices at the hub")
     admin.put(f"{API}/sharing", json={"site": "lab", "enabled": True})
+    one.told()
+    sealed = wait_until(lambda: _box(other.door, box), 60, "the box, which the other device has not heard of")
     fleet.until(lambda: other.names() == [GRACE], "the identity on the other device")
-
-    sealed = Box.model_validate_json(other.door.get(box))
+    fleet.until(lambda: _box(other.door, box) is None, "the box to go once it is taken")
     with pytest.raises(DoorRefusedError, match="no such box"):
         one.door.get(box)
     stranger = Door(fleet.url, fleet.doors.device("cam-2", Authority.new("Another fleet"), tmp_path / "stranger"))
@@ -232,14 +232,18 @@ def test_who_may_have_a_box_and_who_may_not(fleet: Fleet, portraits: dict[str, P
     with pytest.raises(DoorRefusedError, match="another device's"):
         outsider.post("/sharing/sync", {"key": _key_of(fleet, "cam-2")})
 
-    fleet.move("cam-2", "yard")
-    other.told()
+    admin.patch(f"{API}/devices/cam-2", json={"site": "yard"})
     fleet.until(lambda: other.names() == [], "the device that left to erase what it got")
     with pytest.raises(DoorRefusedError, match="no such box"):
         other.door.get(box)
-    fleet.move("cam-2", "lab")
-    other.told()
-    fleet.until(lambda: other.names() == [GRACE], "the identity after it came back")
+    twins = [device.enrol("Twin", portraits["astronaut"]) for device in fleet.members]
+    admin.patch(f"{API}/devices/cam-2", json={"site": "lab"})
+    fleet.until(lambda: other.names() == [GRACE, "Twin"], "the identity after it came back")
+    fleet.until(lambda: len(one.status.sharing_declined) == len(other.status.sharing_declined) == 1, "the twins to be declined")
+    assert "Identities of other devices are not taken: " in other.status.text
+    for device, twin in zip(fleet.members, twins, strict=True):
+        device.faces.erase(twin)
+    fleet.until(lambda: one.names() == other.names() == [GRACE], "the twins to go")
 
     # erased by the one who enrolled: erased everywhere, and the hub cannot bring it back
     one.faces.erase(identity)
@@ -249,21 +253,29 @@ def test_who_may_have_a_box_and_who_may_not(fleet: Fleet, portraits: dict[str, P
     assert "erased here" in VisionLink(other.settings.control_socket).post("/sharing/take", replayed)[1]["declined"]
     assert other.names() == []
 
-    # its own settings let it share no longer: what it got goes, and from the others what it gave; what it enrolled stays
+    # its settings name no door any more: what it got goes, and from the others what it gave; what it enrolled stays
     one.enrol("Eileen", portraits["astronaut"])
     other.enrol("Somebody", portraits["grace-hopper"])
     fleet.until(lambda: one.names() == other.names() == ["Eileen", "Somebody"], "both on both")
     other.sharing.close()
     other.housekeeping.stop()
-    closed = other.settings.model_copy(update={"hub": HubLinkSettings(url=fleet.url)})
-    leaving = HubLink(closed.hub, other.door, other.identity, VisionLink(closed.control_socket), other.outbox, UplinkStatus())
+    closed = other.settings.model_copy(update={"hub": None})
+    leaving = HubLink(None, other.identity, VisionLink(closed.control_socket), other.outbox, other.status, closed.state_dir)
     keeping = Housekeeping(closed, other.outbox, lambda: None)
     leaving.start(other.sharing)
     keeping.start()
     fleet.until(lambda: (one.names(), other.names()) == (["Eileen"], ["Somebody"]), "each to know its own only")
     fleet.until(lambda: _shared(admin) == ["Eileen"], "the hub to forget what is shared no longer")
     assert _members(admin) == ["cam-1"]
+    wait_until(lambda: SharedAt(closed.state_dir).url == "", 30, "the device to know that it has left")
     keeping.stop()
+
+
+def _box(door: Door, place: str) -> Box | None:
+    try:
+        return Box.model_validate_json(door.get(place))
+    except DoorRefusedError:
+        return None
 
 
 def _shared(client: httpx.Client) -> list[str]:

@@ -129,6 +129,42 @@ def test_a_box_is_taken_from_its_origin_alone_and_given_to_its_recipient_alone(h
                 ledger.box(connection, device, "p-ada", revision)
 
 
+def test_a_box_goes_once_it_is_taken_and_is_sealed_again_for_who_has_lost_it(hub: StoredHub) -> None:
+    def boxes() -> list[tuple[Any, ...]]:
+        return hub.sql("SELECT device FROM identity_copies WHERE box IS NOT NULL")
+
+    site(hub, "cam-1", "cam-2")
+    says(hub, "cam-2")
+    says(hub, "cam-1", own=(ADA,))
+    box(hub, "p-ada", 1, "cam-1", "cam-2")
+    says(hub, "cam-2")
+    assert boxes() == [("cam-2",)]
+    held = (Held(id="p-ada", revision=1),)
+    says(hub, "cam-2", held=held)
+    assert (boxes(), states(hub)) == ([], {"cam-1": "there", "cam-2": "there"})
+    assert says(hub, "cam-1", own=(ADA,)).seal == ()
+    told(hub)
+    says(hub, "cam-2")  # its gallery is a new one
+    assert (told(hub), states(hub)["cam-2"]) == (["cam-1"], "waiting to be sealed")
+    assert [one.id for one in says(hub, "cam-1", own=(ADA,)).seal] == ["p-ada"]
+    box(hub, "p-ada", 1, "cam-1", "cam-2")
+    says(hub, "cam-2", held=held)
+    assert says(hub, "cam-2", erased=("p-ada",)).receipts == ("p-ada",)
+    assert says(hub, "cam-1", own=(ADA,)).seal == (), "who was erased there does not come back"
+
+
+def test_who_has_to_do_with_a_device_that_moves_is_told(hub: StoredHub) -> None:
+    site(hub, "cam-1", "cam-2", "cam-3")
+    for name in ("cam-2", "cam-3"):
+        says(hub, name)
+    says(hub, "cam-1", own=(ADA,))
+    for moved, asked in (("cam-1", ["cam-1", "cam-2", "cam-3"]), ("cam-3", ["cam-3"]), ("cam-9", [])):
+        told(hub)
+        with writing(hub.store.engine) as connection:
+            ledger.moved(connection, [moved], NOW)
+        assert told(hub) == asked
+
+
 def test_a_site_that_shares_no_longer_and_a_device_of_another_keep_nothing_of_others(hub: StoredHub) -> None:
     site(hub, "cam-1", "cam-2")
     site(hub, "yard-1", place="yard")
