@@ -8,10 +8,8 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import psutil
 
 from engines.errors import WrongHashError
 
@@ -66,11 +64,12 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path as of `scratch`; when the block ends well, what is there is synchronised and renamed to `target`."""
+def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary path as of `scratch`; when the block ends well, what is there is renamed to `target`, `durable`: to outlive a loss of
+    power."""
     with scratch(target) as temporary:
         yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
+        for path in [*temporary.rglob("*"), temporary] if durable else []:
             _sync(path)
         if target.is_dir() or temporary.is_dir():
             with scratch(target) as old:  # a folder takes the name of nothing but an empty one
@@ -79,14 +78,27 @@ def replacing(target: Path) -> Iterator[Path]:
                 temporary.replace(target)
         else:
             temporary.replace(target)
-        _sync(target.parent)
+        if durable:
+            _sync(target.parent)
 
 
 def _sweep(directory: Path) -> None:
     for path in directory.glob(".*.part"):
         name = _PART.fullmatch(path.name)
-        if name and not (psutil.pid_exists(int(name[1])) and int(name[2]) <= time.monotonic_ns()):
-            remove(path)
+        if name and not (_lives(int(name[1])) and int(name[2]) <= time.monotonic_ns()):
+            with suppress(OSError):  # what only another user may remove is swept by a process of that user
+                remove(path)
+
+
+def _lives(process: int) -> bool:
+    """Asked of the kernel, since /proc does not show a confined process those of other users."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from agent.timing import StageTimes
+from engines.files import replacing
 
 COUNTS = ("accepted", "duplicates", "decoded", "built", "answered", "rejected", "unreachable", "dead")
 STEPS = ("store", "decode", "build", "send")
@@ -53,6 +53,5 @@ class Counters:
 
     def write(self, path: Path, **more: Any) -> None:
         """To a file that appears as a whole. Raises OSError."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(self.figures() | more), encoding="utf-8")
-        os.replace(part, path)
+        with replacing(path, durable=False) as part:
+            part.write_text(json.dumps(self.figures() | more), encoding="utf-8")

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.uplink.status import UplinkStatus
+from engines.files import replacing
 
 EVERY_S = 10.0
 HOLDS_S = 60.0
@@ -49,11 +50,9 @@ class Teller:
         if told and asdict(word) | {"at": told.at} == asdict(told) and 0 <= now - told.at < EVERY_S:
             return
         self._told = word
-        part = self._path.with_suffix(".new")
         try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(asdict(word)))
-            part.replace(self._path)
+            with replacing(self._path, durable=False) as part:
+                part.write_text(json.dumps(asdict(word)))
         except OSError:
             self._told = None
 

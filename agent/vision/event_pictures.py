@@ -8,7 +8,6 @@ None of it holds an event up. A picture that cannot be kept, or that nobody fetc
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import re
 import threading
@@ -25,6 +24,7 @@ from agent.outbox import Outbox
 from agent.settings import MEBIBYTE, Settings
 from agent.vault import Vault, VaultKeyError, load_key
 from agent.vision.gallery_pictures import keepsake
+from engines.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +137,8 @@ class EventPictures:
             if era != self._era:
                 return
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part = path.with_suffix(".new")
-            part.write_bytes(sealed)
-            os.replace(part, path)
+            with replacing(path, durable=False) as part:
+                part.write_bytes(sealed)
             self._evict()
         self._told = ""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from agent.datatypes import Event
+from engines.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,9 @@ class Sightings:
                 self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._seen))
-            os.replace(temporary, self._path)
+            with replacing(self._path, durable=False) as part:
+                part.write_text(json.dumps(self._seen))
             trouble = ""
         except OSError as error:
             trouble = str(error)

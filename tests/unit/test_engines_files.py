@@ -68,7 +68,9 @@ def test_what_fails_leaves_the_old_and_no_half(tmp_path: Path) -> None:
     assert names(tmp_path) == ["target", "target/old"]
 
 
-def test_halves_of_dead_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+def test_halves_of_dead_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc").mkdir()
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path / "proc"))  # as it looks to a unit with ProtectProc=invisible
     child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
     now = time.monotonic_ns()
     dead, earlier = tmp_path / f".a.{child.stdout.strip()}.{now}.part", tmp_path / f".d.{os.getppid()}.{now + 10**15}.part"
@@ -79,7 +81,7 @@ def test_halves_of_dead_processes_are_swept_and_those_of_living_ones_are_not(tmp
         path.write_text("half")
     with replacing(tmp_path / "other") as temporary:
         temporary.write_text("whole")
-    assert names(tmp_path) == sorted([*(path.name for path in living), "other"])
+    assert names(tmp_path) == sorted([*(path.name for path in living), "other", "proc"])
 
 
 def test_a_folder_with_another_hash_is_put_away_every_time(tmp_path: Path) -> None:
