@@ -19,6 +19,7 @@ from sqlalchemy import insert
 from agent import logs
 from agent.errors import AlmenaError
 from agent.home import default_folder, free_port
+from agent.say import say
 from agent.supervisor import Child, Supervisor
 from fleet.accounts import Accounts
 from fleet.settings import HubSettings, load
@@ -112,9 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (AlmenaError, OSError) as error:
         print(f"almena: {error}", file=sys.stderr)
         return 1
-    print(_greeting(settings, folder, password), flush=True)
+    say(_greeting(settings, folder, password))
     Supervisor(processes, stop_s=STOP_S).run()
-    print("almena: stopped")
+    say("almena: stopped")
     return 0
 
 

@@ -10,6 +10,7 @@ import typer
 
 from agent import logs
 from agent import settings as settings_module
+from agent.say import say
 from agent.settings import Settings
 from agent.sole import sole_agent
 from agent.supervisor import Child, Supervisor
@@ -53,7 +54,7 @@ def run_agent(settings: Settings, config: Path, *, quiet: bool, also: tuple[Chil
     Supervisor([*children(settings, config), *also], tick).run()
     if watcher is not None:
         watcher.close()
-    print("almena: stopped")
+    say("almena: stopped")
 
 
 def children(settings: Settings, config: Path) -> list[Child]:

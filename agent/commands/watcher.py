@@ -7,6 +7,7 @@ import time
 from agent.commands.events import PAGE
 from agent.envelopes import number
 from agent.outbox import Outbox
+from agent.say import say
 from agent.sentences import sentence
 from agent.settings import Settings
 from agent.uplink.vision_link import VisionError, VisionLink
@@ -28,11 +29,11 @@ class Watcher:
         if not self._ready and (streams := self._streams()):
             self._ready = True
             took = time.monotonic() - self._began
-            print(f"almena: ready after {took:.1f} s: {streams}", flush=True)
-            print(f"almena: {self._where()}; Ctrl-C ends it", flush=True)
+            say(f"almena: ready after {took:.1f} s: {streams}")
+            say(f"almena: {self._where()}; Ctrl-C ends it")
         if not self._quiet and self._outbox.wait(0.0):
             for envelope in self._outbox.history(after_seq=self._seq, limit=PAGE):
-                print(sentence(envelope), flush=True)
+                say(sentence(envelope))
                 self._seq = number(envelope["id"])
 
     def close(self) -> None:
