@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from agent import logs
+from agent.errors import AlmenaError, SettingsError
+from agent.process import refused
 from fleet.ingest.ingest import Ingest
 from fleet.settings import SQLITE, BrokerSettings
 from fleet.store import Store
@@ -19,7 +23,7 @@ from fleet.store.sole import sole_hub
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Returns the exit code: 2 for wrong options, 1 where it cannot start; standard error says why."""
     parser = argparse.ArgumentParser(prog="python -m fleet.ingest", description="The hub's ingest alone, without page and alerts.")
     parser.add_argument("--store", default="almena-hub.sqlite", help="SQLite file, or postgresql://… (default: %(default)s)")
     parser.add_argument("--erasures", type=Path, help="file where stands who was erased, outside the database")
@@ -36,17 +40,33 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.umask(0o077)
     logs.setup("ingest")
+    try:
+        _serve(options)
+    except ValidationError as error:
+        wrong = (
+            f"--{str(one['loc'][-1]).replace('_', '-')}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors(include_url=False, include_input=False)
+        )
+        return refused(SettingsError("\n".join(wrong)))
+    except AlmenaError as error:
+        return refused(error)
+    except OSError as error:
+        return refused(AlmenaError(str(error)))
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    broker = _broker(options)
     url = options.store if "://" in options.store else f"{SQLITE}{Path(options.store).absolute()}"
     with sole_hub(url):
         store = Store(url, ErasedList(options.erasures) if options.erasures else None)
         try:
-            ingest = Ingest(store, _broker(options), Care(store.engine).round)
+            ingest = Ingest(store, broker, Care(store.engine).round)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: ingest.stop())
             ingest.run()
         finally:
             store.close()
-    return 0
 
 
 def _broker(options: argparse.Namespace) -> BrokerSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -47,6 +48,7 @@ class Link:
         self.certificate_ends: float | None = None
         """When the broker's ends, of a connection with TLS: Unix time."""
         self._connection = 0
+        self._failure = ""
         self._session = secrets.token_hex(8)
         self._state_topic = wire.TOPICS["hub-state"].of()
         self._leaving = False
@@ -108,6 +110,7 @@ class Link:
         client.will_set(self._state_topic, self._state("offline"), 1, retain=True)
         client.reconnect_delay_set(1, 30)
         client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_publication = self._on_publication
         client.on_subscribe = self._on_subscribe
@@ -124,12 +127,20 @@ class Link:
             if reason.value == UNSUPPORTED_VERSION and self._settings.version == "auto":
                 self.fall_back.set()
             return
+        self._failure = ""
         self._connection += 1
         shown = client.socket().getpeercert() if self._settings.tls else None  # type: ignore[union-attr]
         self.certificate_ends = ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
         self.subscribe()
         client.publish(self._state_topic, self._state("online"), 1, retain=True)
         log.info("connected to %s:%d", self._settings.host, self._settings.port)
+
+    def _on_connect_fail(self, _client: paho.Client, _data: Any) -> None:
+        """paho calls it while it handles what has gone wrong."""
+        failure = str(sys.exc_info()[1])
+        if failure != self._failure:
+            log.error("no connection to %s:%d: %s; trying again", self._settings.host, self._settings.port, failure)
+        self._failure = failure
 
     def _on_disconnect(
         self, _client: paho.Client, _data: Any, _flags: paho.DisconnectFlags, reason: ReasonCode, _properties: Properties | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,3 +186,28 @@ def test_wrong_password_is_shown(tmp_path: Path) -> None:
         wait_until(lambda: "the broker refused" in hub.log(), 15, "the refusal")
         assert "connected to" not in hub.log()
         assert json.dumps("wrong") not in hub.log()
+
+
+def test_a_broker_that_is_not_there_or_is_another_is_told(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "stranger", "another")
+    broker = Mosquitto(tmp_path / "broker", authority=authority)
+    with Hub(tmp_path, broker.port, "5", "--ca-file", str(stranger.cert)) as hub:
+        wait_until(lambda: "Connection refused; trying again" in hub.log(), 15, "that nothing listens")
+        with broker:
+            wait_until(lambda: "certificate verify failed" in hub.log(), 30, "that the certificate is another's")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--port", "99999"), 2, "--port: Input should be less"),
+        (("--ca-file", "nofile"), 2, "--ca-file: there is no file"),
+        (("--store", "foo://x"), 2, "foo is no database of the hub"),
+        (("--store", "/dev/null/x.sqlite"), 1, "cannot start"),
+    ],
+)
+def test_options_that_cannot_be_are_told_in_a_line(tmp_path: Path, options: tuple[str, ...], code: int, said: str) -> None:
+    command = [sys.executable, "-m", "fleet.ingest", *options]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, len(result.stderr.splitlines())) == (code, 1), result.stderr
+    assert said in result.stderr
