@@ -146,7 +146,12 @@ def _limits(field: FieldInfo) -> str:
     }
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     if high is not None:
-        return f"{f'More than {low:g}, up to' if 'gt' in bounds else f'{low:g} to'} {high:g}." if low is not None else f"At most {high:g}."
+        top = f"{'less than' if 'lt' in bounds else 'up to'} {high:g}"
+        if low is None:
+            return f"At most {high:g}." if "le" in bounds else f"{top.capitalize()}."
+        if "gt" in bounds or "lt" in bounds:
+            return f"{'More than' if 'gt' in bounds else 'At least'} {low:g}, {top}."
+        return f"{low:g} to {high:g}."
     if low is None or low == 0:
         return "More than 0." if "gt" in bounds else ""
     return f"{'More than' if 'gt' in bounds else 'At least'} {low}."

@@ -39,6 +39,7 @@ from agent.uplink.status import UplinkStatus
 from agent.uplink.trial import PATIENCE, Patience
 from agent.uplink.vision_link import VisionLink
 from agent.uplink.word import Teller
+from engines.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,11 +168,9 @@ class Uplink:
                 return f"there is no page: {error}"
             self._stops.callback(self._page.stop)
         address = self.settings.state_dir / "run" / "page.url"
-        unfinished = address.with_suffix(".new")
         try:
-            address.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(self._page.url + "\n")
-            unfinished.replace(address)
+            with replacing(address, durable=False) as unfinished:
+                unfinished.write_text(self._page.url + "\n")
         except OSError as error:
             return f"the page is at {self._page.url}, but that cannot be written to {address}: {error.strerror}"
         return ""
