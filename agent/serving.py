@@ -105,9 +105,12 @@ class PunctualProtocol(H11Protocol):
                 longest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request came."""
+        """Some of a request came; where it was the head of a WebSocket's, that is all of it."""
         super().data_received(data)
-        self._watch()
+        if self.transport.get_protocol() is self:
+            self._watch()
+        else:
+            self._unwatch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller went."""

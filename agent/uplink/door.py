@@ -63,7 +63,11 @@ class Door:
             raise DoorError(f"{self.url} answered what is no JSON: is it the address of the hub's door?") from error
 
     def connect(self, path: str) -> ClientConnection:
-        """A WebSocket. Raises DoorError."""
+        """A WebSocket whose ends speak in turns. Raises DoorError.
+
+        Its library reads in a thread of its own, and OpenSSL's connections are not made for two threads: what came while another one wrote
+        could break them. So there are no pings here, and no session tickets or pings of the server.
+        """
         from websockets.exceptions import InvalidHandshake, InvalidStatus
         from websockets.sync.client import connect
 
@@ -72,7 +76,14 @@ class Door:
         context = self._context()
         try:
             return connect(
-                uri, ssl=context, compression=None, proxy=None, open_timeout=WITHIN_S, close_timeout=1.0, max_size=LARGEST_ANSWER
+                uri,
+                ssl=context,
+                compression=None,
+                proxy=None,
+                open_timeout=WITHIN_S,
+                ping_interval=None,
+                close_timeout=1.0,
+                max_size=LARGEST_ANSWER,
             )
         except InvalidStatus as error:
             raise self._refusal(error.response.status_code, error.response.body or b"") from error

@@ -90,12 +90,15 @@ class DoorServer(ThreadedServer):
         try:
             super().__init__(
                 door_app(trust, routers(lambda: self.stopping)), listener, "door", ws="websockets-sansio",
-                ws_max_size=LARGEST_MESSAGE, ws_max_queue=4, ws_per_message_deflate=False, ssl_certfile=str(handed(settings.certificate)),
-                ssl_keyfile=str(handed(settings.key_file)), ssl_ca_certs=str(ca), ssl_cert_reqs=ssl.CERT_REQUIRED,
+                ws_max_size=LARGEST_MESSAGE, ws_max_queue=4, ws_per_message_deflate=False, ws_ping_interval=None,
+                ssl_certfile=str(handed(settings.certificate)), ssl_keyfile=str(handed(settings.key_file)), ssl_ca_certs=str(ca),
+                ssl_cert_reqs=ssl.CERT_REQUIRED,
             )  # fmt: skip
         except OSError as error:
             listener.close()
             raise AlmenaError(f"door: certificate or key cannot be used: {error}") from error
+        assert self._config.ssl is not None
+        self._config.ssl.num_tickets = 0  # see `agent.uplink.door.Door.connect`
 
     def start(self) -> None:
         """Open it."""
