@@ -253,7 +253,13 @@ def test_who_may_have_a_box_and_who_may_not(fleet: Fleet, portraits: dict[str, P
     assert "erased here" in VisionLink(other.settings.control_socket).post("/sharing/take", replayed)[1]["declined"]
     assert other.names() == []
 
-    # its settings name no door any more: what it got goes, and from the others what it gave; what it enrolled stays
+
+def test_settings_that_name_no_door_any_more(fleet: Fleet, portraits: dict[str, Path]) -> None:
+    """What the device got goes, and from the others what it gave; what it enrolled stays."""
+    one, other = fleet.members
+    admin = fleet.client("admin")
+    wait_until(lambda: _members(admin) == ["cam-1", "cam-2"], 60, "both devices at the hub")
+    admin.put(f"{API}/sharing", json={"site": "lab", "enabled": True})
     one.enrol("Eileen", portraits["astronaut"])
     other.enrol("Somebody", portraits["grace-hopper"])
     fleet.until(lambda: one.names() == other.names() == ["Eileen", "Somebody"], "both on both")
