@@ -127,6 +127,10 @@ def _failed(trouble: Trouble, more: str = "") -> Check:
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody listens at a Unix socket."""
+    """Whether somebody listens at a Unix socket; nobody does at a path that is too long for one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(str(path)) == 0
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.checkup import Check
-from agent.checkup.broker import broker_check
+from agent.checkup.broker import answers, broker_check
 from agent.uplink.app import Uplink
 from provisioning.ca import Authority
 from tests.fakes.fleet_site import HASTY, FleetSite
@@ -54,6 +54,10 @@ def checked(device: Uplink, text: str) -> Check:
         return found if text in found.text else None
 
     return wait_until(told, 30, text)
+
+
+def test_nobody_listens_where_a_path_is_too_long(tmp_path: Path) -> None:
+    assert not answers(tmp_path / ("x" * 108))
 
 
 def test_a_device_whose_agent_is_connected_keeps_its_session(device: Uplink) -> None:
