@@ -18,6 +18,7 @@ from agent.checkup.service import read_settings
 from agent.commands import run
 from agent.errors import AlmenaError
 from agent.remote import Wish, keep
+from agent.settings import load
 from agent.sole import sole_agent
 from tests.fakes.certificates import Authority
 
@@ -237,6 +238,19 @@ def test_the_pages_certificate_must_be_one(almena: Callable[..., tuple[int, str,
     code, out, err = almena("check")
     assert (code, out) == (2, "")
     assert "almena.yaml: web.tls: certificates or key cannot be used: " in err
+
+
+@pytest.mark.parametrize(
+    ("camera", "source", "shown"), [("/dev/video7", "auto", "v4l2"), (None, "auto", "video"), ("/dev/video7", "clip", "video")]
+)
+def test_a_demo_takes_the_webcam_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camera: str | None, source: str, shown: str
+) -> None:
+    monkeypatch.setattr(demo, "_webcam", lambda: camera)
+    (tmp_path / "sample.mp4").touch()
+    (stream,) = load(demo.write_settings(tmp_path, source)).streams
+    assert stream.source.type == shown
+    assert shown == "video" or stream.source.device == camera
 
 
 def test_a_demo_without_its_webcam_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
