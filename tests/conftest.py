@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,12 @@ settings.register_profile("here", deadline=None, derandomize=True, suppress_heal
 settings.load_profile("here")
 
 PORTRAITS = ("astronaut", "grace-hopper")
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As pytest's own, with a shorter name: the path of a Unix socket holds 107 bytes, and $TMPDIR may be long."""
+    return tmp_path_factory.mktemp(re.sub(r"\W", "_", request.node.name.removeprefix("test_"))[:8])
 
 
 @pytest.fixture(autouse=True)
