@@ -31,9 +31,9 @@ def site(tmp_path: Path) -> Iterator[FleetSite]:
 @pytest.fixture
 def device(site: FleetSite, tmp_path: Path) -> Iterator[Uplink]:
     """A device that has joined; its uplink is started by the test."""
-    path = tmp_path / "device" / "almena.yaml"
+    path = tmp_path / "d" / "almena.yaml"
     path.parent.mkdir()
-    path.write_text("web: {enabled: false}\ntelemetry: {period_s: 3600}\n")
+    path.write_text("state_dir: s\nweb: {enabled: false}\ntelemetry: {period_s: 3600}\n")
     site.join(path)
     uplink = Uplink(path, HASTY)
     yield uplink
