@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import AlmenaError, SettingsError
+from engines.files import HeldError, locked
 
 
 @contextmanager
@@ -20,21 +19,15 @@ def sole_agent(state_dir: Path) -> Iterator[None]:
     path = state_dir / "run" / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        lock = locked(path, 0o660)
+    except HeldError as holder:
+        raise AlmenaError(
+            f"an agent runs on {state_dir} already (process {holder}): stop it first, or give this one a folder of its own"
+            " (state_dir in its settings; --dir of the demo)"
+        ) from None
     except OSError as error:
         raise SettingsError(
             f"state_dir: {state_dir} cannot be used ({error.strerror}): run as the user who owns it, or set state_dir to another folder"
         ) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode().strip()
-            raise AlmenaError(
-                f"an agent runs on {state_dir} already (process {holder}): stop it first, or give this one a folder of its own"
-                " (state_dir in its settings; --dir of the demo)"
-            ) from None
-        os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)  # always as long, so that it needs no space on a full disk
+    with lock:
         yield
-    finally:
-        os.close(lock)

@@ -15,6 +15,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Protocol
 
+from engines.files import text_of
+
 PERIOD_S = 0.1
 IDLE_S = 2.0
 JOULES_PER_KWH = 3.6e6
@@ -62,8 +64,8 @@ class Counter:
     """RAPL domains: microjoules that wrap around at `max_energy_range_uj`. To be asked more often than once a round."""
 
     def __init__(self, domains: Sequence[Path]) -> None:
-        self.name = "RAPL " + " + ".join(_text(domain / "name") for domain in domains)
-        self._domains = [(domain / "energy_uj", int(_text(domain / "max_energy_range_uj"))) for domain in domains]
+        self.name = "RAPL " + " + ".join(text_of(domain / "name") for domain in domains)
+        self._domains = [(domain / "energy_uj", int(text_of(domain / "max_energy_range_uj"))) for domain in domains]
         self._last = [int(file.read_text()) for file, _ in self._domains]
         self._total = 0
 
@@ -187,13 +189,13 @@ def _rails(root: Path) -> Sensor:
     """INA3221: in mV, curr mA; INA238: power1_input in µW."""
     rails: dict[str, list[tuple[Path, ...]]] = {}
     for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        kind = _text(chip / "name")
+        kind = text_of(chip / "name")
         if kind == "ina238" and (chip / "power1_input").exists():
-            rails.setdefault(_text(chip / "device/label") or _text(chip / "label") or chip.name, []).append((chip / "power1_input",))
+            rails.setdefault(text_of(chip / "device/label") or text_of(chip / "label") or chip.name, []).append((chip / "power1_input",))
         for label in sorted(chip.glob("in*_label")) if kind == "ina3221" else ():
             number = label.name.removeprefix("in").removesuffix("_label")
-            if _text(label) != "NC" and int(number) != SUM_CHANNEL:
-                rails.setdefault(_text(label), []).append((chip / f"in{number}_input", chip / f"curr{number}_input"))
+            if text_of(label) != "NC" and int(number) != SUM_CHANNEL:
+                rails.setdefault(text_of(label), []).append((chip / f"in{number}_input", chip / f"curr{number}_input"))
     if not rails:
         raise _NotHereError("no INA3221 or INA238 below /sys/class/hwmon")
     whole = [name for name in WHOLE_MODULE if name in rails]
@@ -211,7 +213,7 @@ def _watts(files: tuple[Path, ...]) -> float:
 def _rapl(root: Path) -> Sensor:
     """Packages, and the memory where it is a domain of its own below a package."""
     zones = [zone for zone in root.glob("sys/class/powercap/intel-rapl:*") if (zone / "energy_uj").exists()]
-    chosen = sorted(zone for zone in zones if _text(zone / "name").startswith(("package", "dram")))
+    chosen = sorted(zone for zone in zones if text_of(zone / "name").startswith(("package", "dram")))
     if not chosen:
         raise _NotHereError("no RAPL below /sys/class/powercap")
     try:
@@ -241,10 +243,3 @@ def _jetson_stats() -> Sensor:
     session = jtop()
     session.start()
     return Integral("jetson-stats", lambda: session.power["tot"]["power"] / 1e3)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip("\0\n ")
-    except OSError:
-        return ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -33,6 +35,35 @@ def sha256_of(parts: Mapping[str, Path]) -> str:
     """The SHA-256 of a folder that holds files of these names."""
     lines = (f"{name}\0{sha256(part)}\n" for name, part in sorted(parts.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def text_of(path: Path) -> str:
+    """What a small file says, without what is blank around it; "" where it cannot be read."""
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+class HeldError(Exception):
+    """Another process holds a lock; the message is its number."""
+
+
+def locked(path: Path, mode: int = 0o600) -> io.FileIO:
+    """A lock file that nobody else gets until this is closed: the kernel lets go when the process dies. It says which process has it.
+
+    Raises OSError, and HeldError if it is held.
+    """
+    lock = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode), "r+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.write(f"{os.getpid():<20}".encode())  # always as long, so that it needs no space on a full disk
+    except OSError as error:
+        with lock:
+            if isinstance(error, BlockingIOError):
+                raise HeldError(lock.read(20).decode().strip()) from None
+            raise
+    return lock
 
 
 def remove(path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -14,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from agent.wire.topics import TOPICS
+from engines.files import HeldError, locked
 from provisioning.broker import WATCH
 from provisioning.ca import Authority, give
 from provisioning.client import Endpoint, NotAcceptedError, session
@@ -37,23 +36,18 @@ def sole_watch(folder: Path) -> Iterator[None]:
     """While this lasts nobody else watches the fleet of this folder: the broker has one session for this name, and a second watcher would
     end that of the first, again and again. Raises WatchedError, FleetError."""
     path = folder / "watch.lock"
-    with writing(path):
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode().strip()
-            raise WatchedError(
-                f"process {holder} watches this fleet already (`enrol-server --watch`, or another `almena fleet watch`):"
-                " `almena fleet decisions` lists what it has found"
-            ) from None
+        with writing(path):
+            lock = locked(path)
+    except HeldError as holder:
+        raise WatchedError(
+            f"process {holder} watches this fleet already (`enrol-server --watch`, or another `almena fleet watch`):"
+            " `almena fleet decisions` lists what it has found"
+        ) from None
+    with lock:
         with writing(path):
             give(path)
-            os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
         yield
-    finally:
-        os.close(lock)
 
 
 def watch_in_turn(folder: Path, watching: Callable[[], None], stopping: threading.Event) -> None:

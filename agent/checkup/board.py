@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.checkup import Check
 from agent.raspberry_pi import THROTTLED, slowed_now, slowed_since_start
+from engines.files import text_of
 
 JETPACK = {"36.2": "6.0 DP", "36.3": "6.0", "36.4": "6.1 to 6.2.1", "36.5": "6.2.2", "38.2": "7.0", "38.4": "7.1", "39.2": "7.2"}
 """By L4T release."""
@@ -138,14 +139,6 @@ def accelerators(root: Path) -> Check:
     if wrong:
         return Check("accelerators", "warn", f"{text}; {', '.join(wrong)}", f"To use it: {'; '.join(advice)}. The processor works without.")
     return Check("accelerators", "ok", text)
-
-
-def text_of(path: Path) -> str:
-    """A small file's text without its end, "" without the file."""
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
 
 
 def may(path: Path, uid: int, groups: set[int]) -> bool:

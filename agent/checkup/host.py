@@ -15,6 +15,7 @@ from agent.cameras import video_devices
 from agent.checkup import Check
 from agent.clock import kernel_synchronised
 from calibration.power import power_meter
+from engines.files import text_of
 
 GIBIBYTE = 1024**3
 LOW_MEMORY = 0.5 * GIBIBYTE
@@ -37,8 +38,8 @@ def energy(root: Path) -> Check:
 
 def machine(root: Path) -> Check:
     """Jetson with its L4T release, Raspberry Pi, or a plain machine."""
-    board = _text(root / "proc/device-tree/model")
-    tegra = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
+    board = text_of(root / "proc/device-tree/model")
+    tegra = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text_of(root / "etc/nv_tegra_release"))
     if tegra:
         text = f"{board or 'NVIDIA Jetson'}, L4T {tegra[1]}.{tegra[2]}"
         if int(tegra[1]) < 36:
@@ -54,7 +55,7 @@ def python() -> Check:
 
 def processor(root: Path) -> Check:
     """Name, cores, and the instructions that inference profits from."""
-    fields = dict(re.findall(r"^([^:\n\t]+?)\s*:[ \t]*(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE))
+    fields = dict(re.findall(r"^([^:\n\t]+?)\s*:[ \t]*(.*)$", text_of(root / "proc/cpuinfo"), re.MULTILINE))
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     found = [flag for flag in FAST if flag in flags]
     name = fields.get("model name") or platform.processor() or platform.machine()
@@ -106,10 +107,3 @@ def cameras(root: Path) -> Check:
         advice = "Add the user to the group that owns them: sudo usermod -aG video $USER, then log in again."
         return Check("cameras", "warn", f"{text}; no right to open {', '.join(closed)}", advice)
     return Check("cameras", "ok", text)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""

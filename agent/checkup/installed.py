@@ -15,8 +15,9 @@ from pathlib import Path
 from stat import S_IMODE
 
 from agent.checkup import Check
-from agent.checkup.board import may, text_of
+from agent.checkup.board import may
 from agent.clock import kernel_synchronised
+from engines.files import text_of
 
 USER = "almena-vision"
 UNITS = ("almena-uplink.service", "almena-vision.service")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from agent.errors import AlmenaError
+from engines.files import HeldError, locked
 from fleet.store.database import is_sqlite
 
 
@@ -22,16 +21,11 @@ def sole_hub(url: str) -> Iterator[None]:
         return
     file = Path(make_url(url).database or "")
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode().strip()
-            raise AlmenaError(
-                f"a hub runs on {file} already (process {holder}): stop it first, or name another file; several hubs need PostgreSQL"
-            ) from None
-        os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
+        lock = locked(Path(f"{file}.lock"))
+    except HeldError as holder:
+        raise AlmenaError(
+            f"a hub runs on {file} already (process {holder}): stop it first, or name another file; several hubs need PostgreSQL"
+        ) from None
+    with lock:
         yield
-    finally:
-        os.close(lock)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import WrongHashError
-from engines.files import remove, replacing, require_hash, sha256, sha256_of, size
+from engines.files import HeldError, locked, remove, replacing, require_hash, sha256, sha256_of, size
 
 pytestmark = pytest.mark.unit
 
@@ -53,6 +53,16 @@ def test_a_file_takes_the_place_of_a_folder(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert (tmp_path / "target").read_text() == "new"
     assert names(tmp_path) == ["target"]
+
+
+def test_a_lock_is_held_by_one_until_it_is_closed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with locked(lock), pytest.raises(HeldError, match=rf"^{os.getpid()}$"):
+        locked(lock)
+    locked(lock).close()
+    (tmp_path / "link").symlink_to(lock)
+    with pytest.raises(OSError, match="link"):
+        locked(tmp_path / "link")
 
 
 def half_written(target: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.uplink.telemetry.sample import Reading, reason
+from engines.files import text_of
 
 GPUS = ("ga10b", "gv11b", "gp10b", "gpu")
 SUM_CHANNEL = 7
@@ -53,7 +54,7 @@ class JetsonCollector:
     def _rails(self, reading: Reading) -> None:
         rails: dict[str, dict[str, float]] = {}
         for chip in sorted((self._root / "sys/class/hwmon").glob("hwmon*")):
-            name = _text(chip / "name")
+            name = text_of(chip / "name")
             if name == "ina3221":
                 rails.update(_ina3221(chip, reading))
             elif name == "ina238":
@@ -64,7 +65,7 @@ class JetsonCollector:
             reading.missing["rails"] = "no INA3221 or INA238 below /sys/class/hwmon"
 
     def _ina238(self, chip: Path, rails: dict[str, dict[str, float]], reading: Reading) -> None:
-        label = _text(chip / "device/label") or _text(chip / "label") or chip.name
+        label = text_of(chip / "device/label") or text_of(chip / "label") or chip.name
         power = Reading()
         power.number("watts", chip / "power1_input", 1e6)
         if power.missing:
@@ -75,7 +76,7 @@ class JetsonCollector:
     def _zones(self, reading: Reading) -> None:
         zones = Reading()
         for zone in sorted((self._root / "sys/class/thermal").glob("thermal_zone*")):
-            zones.number(_text(zone / "type") or zone.name, zone / "temp", 1000.0)
+            zones.number(text_of(zone / "type") or zone.name, zone / "temp", 1000.0)
         zones.missing |= {name: "switched off" for name, value in zones.values.items() if value <= OFF_C}
         reading.values["temperatures_c"] = {name: value for name, value in zones.values.items() if value > OFF_C}
         reading.missing |= {f"temperatures_c.{name}": why for name, why in zones.missing.items()}
@@ -85,7 +86,7 @@ def _ina3221(chip: Path, reading: Reading) -> dict[str, dict[str, float]]:
     rails = {}
     for label_file in sorted(chip.glob("in*_label")):
         number = int(label_file.name.removeprefix("in").removesuffix("_label"))
-        label = _text(label_file)
+        label = text_of(label_file)
         if label == "NC" or number == SUM_CHANNEL:
             continue
         rail = Reading()
@@ -96,13 +97,6 @@ def _ina3221(chip: Path, reading: Reading) -> dict[str, dict[str, float]]:
         else:
             rails[label] = {**rail.values, "watts": round(rail.values["volts"] * rail.values["amperes"], 3)}
     return rails
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip("\0\n ")
-    except OSError:
-        return ""
 
 
 class _JetsonStats:
