@@ -117,7 +117,7 @@ def broker_config(
 def revoke(name: Name, folder: Dir = DIR, file: PassphraseFile = None, as_json: AsJson = False) -> None:
     """Refuse a device, the hub or a claim from now on, end its session at once, and say how long that took. Ends an invitation, too."""
     from provisioning.client import Endpoint
-    from provisioning.revocation import reload_by
+    from provisioning.revocation import reload_by, take_back
     from provisioning.revocation import revoke as carry_out
 
     fleet = Fleet(folder)
@@ -129,9 +129,12 @@ def revoke(name: Name, folder: Dir = DIR, file: PassphraseFile = None, as_json: 
             register.note("revoke", name, "withdrawn", "its invitation, or what it asked for")
             print(json.dumps({"certificates": 0}) if as_json else f"{name} has no certificate, and gets none: its invitation does not hold")
             return
-        done = carry_out(
-            name, authority, register, fleet.broker_folder, endpoint, reload_by(broker.reload, fleet.path, fleet.broker_folder)
-        )
+        if broker.folder is None:
+            count = take_back(name, register)
+            told = f"{name} is revoked: {count} certificate(s); the broker will hear it from the files of `almena fleet broker-config DIR`"
+            print(json.dumps({"certificates": count}) if as_json else told)
+            return
+        done = carry_out(name, authority, register, broker.folder, endpoint, reload_by(broker.reload, fleet.path, broker.folder))
     if as_json:
         print(json.dumps(asdict(done)))
         return

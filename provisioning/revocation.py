@@ -44,14 +44,21 @@ class Revocation:
     disconnected_s: float
 
 
+def take_back(name: str, register: Register) -> int:
+    """Nothing is given out or renewed under this name from now on, and every list that is written names it. Returns how many certificates
+    it had. Raises FleetError where it never had one."""
+    if not register.knows(name):
+        raise FleetError(f"nobody with the name {name!r} has a certificate of this fleet: `almena fleet devices` lists the devices")
+    count = register.revoke(name)
+    register.note("revoke", name, "revoked", f"{count} certificate(s)")
+    return count
+
+
 def revoke(name: str, authority: Authority, register: Register, folder: Path, endpoint: Endpoint, reload: Callable[[], None]) -> Revocation:
     """Raises FleetError: the device is unknown, or the broker does not do what it is told; then the name is revoked all the same, and the
     command may be given again."""
-    if not register.knows(name):
-        raise FleetError(f"nobody with the name {name!r} has a certificate of this fleet: `almena fleet devices` lists the devices")
     began = time.monotonic()
-    count = register.revoke(name)
-    register.note("revoke", name, "revoked", f"{count} certificate(s)")
+    count = take_back(name, register)
     canary = authority.client(CANARY, MINUTES)
     register.add(canary.certificate, "fleet", canary.certificate.public_bytes(Encoding.PEM))
     register.revoke(CANARY)

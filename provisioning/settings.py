@@ -124,13 +124,6 @@ class Fleet:
         """Where devices expect the enrolment server."""
         return Address.of(self.settings.url)
 
-    @property
-    def broker_folder(self) -> Path:
-        """Raises FleetError while nothing is known of it."""
-        if self.settings.broker.folder is None:
-            raise FleetError("the broker's files are not written yet: run `almena fleet broker-config DIR`")
-        return self.settings.broker.folder
-
     def remember_broker(self, folder: Path) -> None:
         """Note where its files are. Raises OSError."""
         broker = self.settings.broker.model_copy(update={"folder": folder.resolve()})

@@ -138,6 +138,8 @@ def uninstall(places: Places, plan: Plan, *, purge: bool = False) -> None:
         plan.step(f"remove {places.prefix}", places.prefix.exists(), partial(shutil.rmtree, places.prefix))
     if data and not purge:
         plan.say(f"kept: {', '.join(map(str, data))}; `almena install` takes them over, --purge would have removed them")
+    if not plan.changed:
+        plan.say("nothing of Almena is here")
 
 
 def _take_away(places: Places, plan: Plan) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from agent import cli, logs
 from provisioning import ca
@@ -54,9 +55,12 @@ def test_a_fleet_from_its_first_day(almena: Almena, made: str, tmp_path: Path) -
     fingerprint = made.partition("fingerprint ")[2][:64]
     assert fingerprint in almena("fleet", "ca", "show")
     assert "holds a CA already" in almena("fleet", "init", "--url", "https://f", "--broker", "b", code=1)
-    assert "run `almena fleet broker-config DIR`" in almena("fleet", "revoke", "cam-1", code=1)
+    assert "--claim lost.pem" in almena("fleet", "claim", "batch-0", "lost.pem")
+    told = almena("fleet", "revoke", "claim.batch-0")
+    assert "claim.batch-0 is revoked: 1 certificate(s); the broker will hear it from the files of `almena fleet broker-config DIR`" in told
     assert str(tmp_path / "etc" / "mosquitto.conf") in almena("fleet", "broker-config", "etc")
     assert "listener 1883\n" in (tmp_path / "etc" / "mosquitto.conf").read_text()
+    assert len(x509.load_pem_x509_crl((tmp_path / "etc" / "crl.pem").read_bytes())) == 1
     text = almena("fleet", "invite", "cam-1", "--qr")
     assert "almena join https://f:8643 cam-1." in text
     assert "▄" in text

@@ -147,6 +147,9 @@ def test_uninstalling_leaves_data(image: Places) -> None:
     host.uninstall(image, Plan(say=lambda _: None), purge=True)
     assert not image.state.exists()
     assert not image.settings_dir.exists()
+    said: list[str] = []
+    host.uninstall(image, Plan(say=said.append))
+    assert said == ["nothing of Almena is here"]
 
 
 def test_units_are_confined(image: Places) -> None:
