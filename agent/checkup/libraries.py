@@ -49,7 +49,7 @@ def gstreamer(wanted: bool) -> Check:
         return Check("gstreamer", "fail", text, advice) if wanted else Check("gstreamer", "ok", f"{text}; no stream here needs it")
     version = (_run("gst-launch-1.0", "--version") or "unknown version").partition("\n")[0].removeprefix("gst-launch-1.0 version ")
     there = [element for element in CSI_ELEMENTS if _has_element(element)]
-    neither = " or ".join(f"{element} ({origin})" for element, origin in CSI_ELEMENTS.items())
+    neither = " nor ".join(f"{element} ({origin})" for element, origin in CSI_ELEMENTS.items())
     return Check("gstreamer", "ok", f"{version}; for CSI cameras: {', '.join(there) or f'neither {neither}'}")
 
 
