@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import h11
@@ -29,6 +30,8 @@ MAX_CONNECTIONS = 100
 """Beyond these a caller gets 503 at once, if all are being answered."""
 WITHIN_S: dict[Any, float] = {h11.IDLE: 10.0, h11.SEND_BODY: 120.0}
 """A caller has this long for the head of a request, and for its body (16 MiB over a slow line)."""
+MAX_IMAGE_BYTES = 16 * 1024 * 1024
+"""Of one picture that is sent in."""
 PEER = "peer"
 """Of a request's state: the caller's certificate in DER, where the server has asked for one."""
 
@@ -192,8 +195,49 @@ class _CutOff:
                 await problem_response(503, "The agent is stopping", "try again in a moment", {"Retry-After": "5"})(scope, receive, send)
 
 
+class _Certificate:
+    """Certificate and key of a server, which are loaded again when their files change."""
+
+    def __init__(self, context: ssl.SSLContext, name: str, *files: str) -> None:
+        """`files`: the certificate's and the key's, which `context` has loaded."""
+        self._context = context
+        self._name = name
+        self._files = files
+        self._read = self._state()
+
+    def look(self) -> None:
+        """New connections show what the files hold. Of no use, that is told once, and they show what they showed."""
+        state = self._state()
+        if state == self._read:
+            return
+        self._read = state
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)  # a key that does not fit would leave none
+            self._context.load_cert_chain(*self._files)
+        except OSError as error:
+            log.error("%s: the new certificate or key in %s cannot be used; the old one stays: %s", self._name, self._files[0], error)
+        else:
+            log.info("%s: connections show the new certificate in %s", self._name, self._files[0])
+
+    def _state(self) -> list[tuple[int, int, int]] | None:
+        try:
+            return [(found.st_ctime_ns, found.st_size, found.st_ino) for found in map(os.stat, self._files)]
+        except OSError:
+            return None
+
+
 class _Server(uvicorn.Server):
-    """Cuts off at a stop what takes longer than GRACE_S."""
+    """Looks at its certificate each second, and cuts off at a stop what takes longer than GRACE_S."""
+
+    def __init__(self, config: uvicorn.Config, certificate: _Certificate | None) -> None:
+        super().__init__(config)
+        self._certificate = certificate
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; true ends the server."""
+        if self._certificate and counter % 10 == 0:
+            self._certificate.look()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """No more connections, time for those that are there, and the end."""
@@ -211,7 +255,7 @@ class _Server(uvicorn.Server):
 
 
 class ThreadedServer:
-    """uvicorn in a daemon thread over a socket that is already bound."""
+    """uvicorn in a daemon thread over a socket that is already bound. A certificate that is renewed in its place is seen within seconds."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, name: str, *, ws: str = "none", **options: Any) -> None:
         config = uvicorn.Config(
@@ -221,7 +265,8 @@ class ThreadedServer:
         )  # fmt: skip
         config.load()
         self._config = config
-        self._server = _Server(config)
+        files = (options.get("ssl_certfile"), options.get("ssl_keyfile"))
+        self._server = _Server(config, _Certificate(config.ssl, name, *filter(None, files)) if config.ssl else None)
         self._listener = listener
         self._name = name
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name=name, daemon=True)
@@ -240,11 +285,6 @@ class ThreadedServer:
         """Start the thread. Connections made from now on are answered."""
         self._listener.listen(128)
         self._thread.start()
-
-    def use_certificate(self, file: Path) -> None:
-        """Connections made from now on get this certificate; the file holds its key, too."""
-        assert self._config.ssl is not None
-        self._config.ssl.load_cert_chain(file)
 
     def stop(self) -> None:
         """Close the socket, give running requests GRACE_S, and end the thread."""

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from agent.errors import AlmenaError, UnknownError
 from agent.outbox.guard import sync_folder
 from agent.vault import Vault, VaultKeyError, load_key
+from engines.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -346,10 +347,9 @@ class StudyFolders:
 
     def _give_up(self, failure: StudyFailure, folder: SealedFolder) -> None:
         item = failure.item
-        part = folder.path / f".{item}.json.part"
         try:
-            part.write_text(json.dumps(asdict(failure)), encoding="utf-8")
-            os.replace(part, folder.path / f"{item}.json")
+            with replacing(folder.path / f"{item}.json", durable=False) as part:
+                part.write_text(json.dumps(asdict(failure)), encoding="utf-8")
             self.inbox.move(item, folder)
         except OSError as error:
             raise StudyError(f"{folder.path}: the reason for {item} cannot be written: {error.strerror}") from error

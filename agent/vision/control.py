@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from agent.datatypes import Annotation, StreamHealth
 from agent.errors import UnknownError
 from agent.remote import Wish
-from agent.serving import HANDLERS, Problem, ThreadedServer
+from agent.serving import HANDLERS, MAX_IMAGE_BYTES, Problem, ThreadedServer
 from agent.settings import Settings
 from agent.vision.control_socket import listening
 from agent.vision.event_pictures import EventPictures
@@ -37,7 +37,6 @@ from agent.vision.study_control import StudyControl
 BOUNDARY = "almena-frame"
 MAX_VIEWERS = 8
 """Live pictures at once over all streams; each occupies a thread while it waits."""
-MAX_IMAGE_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
 

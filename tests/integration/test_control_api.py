@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from agent.errors import AlmenaError
-from agent.vision.control import MAX_IMAGE_BYTES, ControlServer
+from agent.serving import MAX_IMAGE_BYTES
+from agent.vision.control import ControlServer
 from tests.fakes.small_vision import SmallVision
 from tests.waiting import wait_until
 

@@ -15,7 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.envelopes import COLUMNS
-from agent.uplink.web.guard import MAX_IMAGE_BYTES, MAX_JSON_BYTES
+from agent.http.guard import MAX_JSON_BYTES
+from agent.serving import MAX_IMAGE_BYTES
 from tests.fakes.face_events import face
 from tests.fakes.small_site import SmallSite
 from tests.waiting import wait_until

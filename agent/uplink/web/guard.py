@@ -10,12 +10,11 @@ from agent.http import guard
 from agent.http.guard import MAX_JSON_BYTES, Body, Valid, session_token
 from agent.http.passwords import too_many
 from agent.http.site import Site
-from agent.serving import Problem
+from agent.serving import MAX_IMAGE_BYTES, Problem
 from agent.settings import WebSettings
 from agent.uplink.web.auth import Login
 
 OPEN = ("/login", "/api/1/login", "/healthz", "/readyz")
-MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_INFERENCE_BYTES = 32 * 1024 * 1024
 
 

@@ -13,9 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agent.audit import AuditLane
-from agent.serving import Problem
+from agent.serving import MAX_IMAGE_BYTES, Problem
 from agent.uplink.web.changes import changed
-from agent.uplink.web.guard import MAX_IMAGE_BYTES
 from agent.uplink.web.models import ChangedIdentity, NewIdentity, ProblemDocument
 from agent.uplink.web.vision import VisionClient
 
