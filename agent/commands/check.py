@@ -12,8 +12,9 @@ from agent.dicom_settings import DicomServerTls, DicomSettings
 from agent.errors import SettingsError
 from agent.model_names import unusable
 from agent.remote import Effective, effective
-from agent.settings import Settings
+from agent.settings import Settings, parse
 from agent.tls_settings import TlsSettings, WebTlsSettings
+from agent.yaml_file import YamlFile
 
 app = typer.Typer(add_completion=False)
 
@@ -25,16 +26,13 @@ def check(
 ) -> None:
     """Read the settings file and say what is wrong, with path and line, and what holds instead of it by the hub. Exit code 0 or 2."""
     try:
-        found = effective(config)
-        settings = found.settings
-        unusable = _unusable(settings)
-        if unusable:
-            raise SettingsError("\n".join(f"{config}: {problem}" for problem in unusable))
+        found = _checked(config)
     except SettingsError as error:
         if as_json:
             print(json.dumps({"valid": False, "problems": str(error).splitlines()}))
             raise typer.Exit(2) from None
         raise
+    settings = found.settings
     if as_json:
         hub = {"hub": _from_hub(found)} if found.wish or found.problem else {}
         print(json.dumps({"valid": True, "device": settings.device.name, "streams": [stream.name for stream in settings.streams], **hub}))
@@ -57,6 +55,35 @@ def check(
         print(f"  from the hub, revision {found.wish.revision}: {', '.join(found.wish.state)}; the file's own do not hold")
     if found.problem:
         print(f"  from the hub: {found.problem}")
+
+
+def _checked(config: Path) -> Effective:
+    """Raises SettingsError with all that can be told at once: where the file is wrong, also what the rest of it names."""
+    try:
+        found = effective(config)
+        problems, sound = [], found.settings
+    except SettingsError as error:
+        problems, sound = list(error.reasons), _sound(config)
+    problems += [f"{config}: {problem}" for problem in (_unusable(sound) if sound else ())]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return found
+
+
+def _sound(config: Path) -> Settings | None:
+    """The settings without the sections and streams in which something is wrong; None where that is not enough."""
+    try:
+        raw = YamlFile(config).raw
+    except SettingsError:
+        return None
+    context = {"base": config.resolve().parent}
+    wrong = {place[: 2 if place[:1] == ("streams",) else 1] for place, _ in parse(raw, context)[1]}
+    if not isinstance(raw, dict) or () in wrong:
+        return None
+    left = {name: value for name, value in raw.items() if (name,) not in wrong}
+    if isinstance(left.get("streams"), list):
+        left["streams"] = [stream for number, stream in enumerate(left["streams"]) if ("streams", number) not in wrong]
+    return parse(left, context)[0]
 
 
 def _from_hub(found: Effective) -> dict[str, Any]:

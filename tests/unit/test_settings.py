@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,18 @@ def test_check_says_which_pictures_leave_the_device(path: Path, more: str, expec
     path.write_text(GOOD + more)
     result = CliRunner().invoke(app, ["check", "--config", str(path)])
     assert expected in result.stdout, result.output
+
+
+def test_check_tells_all_that_is_wrong_at_once(path: Path) -> None:
+    stream = "  - {{name: {}, source: {{type: v4l2{}}}, tasks: [{{type: faces, detector: nope}}]}}\n"
+    (path.parent / "ca.pem").write_text("no certificate")
+    path.write_text(
+        "surplus: 1\nmqtt: {host: a, tls: {ca_file: ca.pem}}\nstreams:\n" + stream.format("one", ", fps: no") + stream.format("two", "")
+    )
+    result = CliRunner().invoke(app, ["check", "--json", "--config", str(path)])
+    problems = json.loads(result.stdout)["problems"]
+    places = [":4: streams[0].source", ":1: surplus: unknown key", ": streams.two.detector: ", ": mqtt.tls: certificates"]
+    assert [place in problem for place, problem in zip(places, problems, strict=True)] == [True] * 4, problems
 
 
 def test_check_warns_of_settings_by_which_nothing_is_looked_at(path: Path) -> None:
