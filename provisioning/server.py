@@ -134,7 +134,6 @@ class EnrolServer:
             return
         try:
             self._write_certificate()
-            self._server.use_certificate(self._file)
         except OSError as error:
             log.error("%s cannot be renewed (%s): make room on the disk; it is tried again", self._file, error.strerror)
 

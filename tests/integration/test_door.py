@@ -22,8 +22,9 @@ from agent.serving import body_of
 from agent.settings import Settings
 from agent.uplink.door import Door, DoorError, DoorRefusedError
 from fleet.door.server import Device, DoorServer, device_of
-from provisioning.ca import Authority
-from tests.fakes.door_site import DoorSite
+from provisioning.ca import Authority, write_private
+from tests.fakes.door_site import DAY, DoorSite
+from tests.waiting import wait_until
 
 
 def echo() -> APIRouter:
@@ -85,6 +86,24 @@ def test_a_socket_lives_longer_than_a_body_may_take(site: Site, monkeypatch: pyt
     with Door(site.url, site.device("cam-1")).connect("/talk") as talk:
         assert talk.recv(60) == "cam-1"
         time.sleep(1.0)
+        talk.send(b"still here")
+        assert talk.recv(60) == b"still here"
+
+
+def test_a_renewed_certificate_is_shown_to_those_who_come_and_a_broken_one_is_not(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    address, file = ("127.0.0.1", site.server.port), site.settings().certificate
+    old, door = ssl.get_server_certificate(address, timeout=60), Door(site.url, site.device("cam-1"))
+    with door.connect("/talk") as talk:
+        assert talk.recv(60) == "cam-1"
+        pair = site.authority.server(["localhost", "127.0.0.1"], DAY)
+        write_private(file, pair.pem)
+        wait_until(lambda: ssl.get_server_certificate(address, timeout=60) != old, 3, "the new certificate")
+        new = ssl.get_server_certificate(address, timeout=60)
+        assert new.encode() in pair.pem
+        write_private(file, site.authority.server(["localhost"], DAY).pem.replace(b"PRIVATE", b"LOST"))
+        wait_until(lambda: "the old one stays" in caplog.text, 3, "the broken certificate in the log")
+        assert ssl.get_server_certificate(address, timeout=60) == new
+        assert door.get("/who") == b'{"device":"cam-1"}'
         talk.send(b"still here")
         assert talk.recv(60) == b"still here"
 

@@ -30,7 +30,7 @@ from agent.identity.keys import Pair, new_key, request_for
 from agent.identity.protocol import Token
 from agent.identity.renewal import renew
 from provisioning import watch
-from provisioning.ca import Authority
+from provisioning.ca import Authority, write_private
 from provisioning.limits import RateLimit
 from tests.fakes.agent_process import ALMENA
 from tests.fakes.fleet_site import PASSPHRASE, FleetSite
@@ -141,14 +141,20 @@ def test_another_ca_than_the_pinned_one_gets_no_token(site: FleetSite, tmp_path:
 def test_a_server_that_shows_the_ca_and_is_not_of_it_gets_no_token(site: FleetSite, tmp_path: Path) -> None:
     """Somebody in between knows the CA's certificate, as everybody may, and has none that it signed."""
     file = site.fleet.folder / "server.pem"
-    file.write_bytes(Authority.new("Almena fleet").server(["127.0.0.1"], timedelta(days=1)).pem)
-    site.server._server.use_certificate(file)
+    write_private(file, Authority.new("Almena fleet").server(["127.0.0.1"], timedelta(days=1)).pem)
+    _await_certificate(site, file)
     with pytest.raises(IdentityError, match="is not accepted"):
         site.join(tmp_path / "almena.yaml")
     assert site.register.decisions(10) == []
     site.server._renew_at = 0.0
     site.server.look()
+    _await_certificate(site, file)
     assert site.join(tmp_path / "almena.yaml").name == "cam-1"
+
+
+def _await_certificate(site: FleetSite, file: Path) -> None:
+    address = ("127.0.0.1", site.server.port)
+    wait_until(lambda: ssl.get_server_certificate(address, timeout=60).encode() in file.read_bytes(), 3, "the certificate")
 
 
 @pytest.mark.parametrize("days", [-20 * 365, -0.1, 0.1, 20 * 365])
