@@ -91,7 +91,11 @@ def opened(context: Context, settings: DoorSettings) -> DoorServer:
     engine = context.engine
     return DoorServer(
         settings,
-        lambda stopping: (pictures_router(engine), live_door(context.views, stopping), sharing_router(engine, settings.client_ca)),
+        lambda stopping: (
+            pictures_router(engine, context.refusals),
+            live_door(context.views, stopping),
+            sharing_router(engine, settings.client_ca),
+        ),
     )
 
 

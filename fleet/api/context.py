@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from fleet.accounts import Accounts
 from fleet.courier import Courier
 from fleet.door.live import Views
+from fleet.door.pictures import Refusals
 from fleet.link import Link
 from fleet.settings import HubSettings
 
@@ -23,3 +24,4 @@ class Context:
     accounts: Accounts
     courier: Courier
     views: Views = field(default_factory=Views)
+    refusals: Refusals = field(default_factory=Refusals)

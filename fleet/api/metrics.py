@@ -19,7 +19,7 @@ from fleet.api.context import Context
 from fleet.api.models import Health
 from fleet.certificates import Certificates
 from fleet.store import queries
-from fleet.store.tables import alerts, commands, dead_letters, devices, events
+from fleet.store.tables import alerts, commands, dead_letters, devices, events, pictures
 
 
 class HubCollector(Collector):
@@ -36,6 +36,13 @@ class HubCollector(Collector):
         yield GaugeMetricFamily("almena_hub_storing", "Whether the store takes what comes.", float(not link.trouble))
         yield CounterMetricFamily("almena_hub_messages", "Messages that were stored or refused, since this hub has started.", link.stored)
         yield CounterMetricFamily("almena_hub_refused", "Messages that were refused, since this hub has started.", link.refused)
+        refused = self._context.refusals.count
+        yield CounterMetricFamily(
+            "almena_hub_refused_pictures", "Pictures that the door did not take, since this hub has started.", refused
+        )
+        yield GaugeMetricFamily(
+            "almena_hub_live_views", "Live pictures that this hub has asked for and that go on.", self._context.views.open_now
+        )
         yield GaugeMetricFamily("almena_hub_clock_believed", "Whether this hub's own clock can be believed.", float(not link.clock_trouble))
         ends = GaugeMetricFamily("almena_hub_certificate_end_seconds", "When it ends, as Unix time.", labels=["certificate"])
         for name, at in self._certificates().items():
@@ -59,6 +66,9 @@ def _families(connection: Connection) -> Iterable[Metric]:
     yield GaugeMetricFamily("almena_hub_missing", "Numbers of rows that are neither stored nor declared as lost.", float(missing))
     refused = connection.execute(select(func.count()).select_from(dead_letters)).scalar_one()
     yield GaugeMetricFamily("almena_hub_dead_letters", "Messages that could not be stored, and are kept.", refused)
+    held, size = connection.execute(select(func.count(), func.coalesce(func.sum(pictures.c.size), 0)).select_from(pictures)).one()
+    yield GaugeMetricFamily("almena_hub_pictures", "Pictures that are kept.", held)
+    yield GaugeMetricFamily("almena_hub_picture_bytes", "Their size.", float(size))
     firing = GaugeMetricFamily("almena_hub_alerts", "Alerts that fire, by rule.", labels=["rule"])
     for rule, count in connection.execute(select(alerts.c.rule, func.count()).where(alerts.c.state == "firing").group_by(alerts.c.rule)):
         firing.add_metric([rule], count)

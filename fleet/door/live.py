@@ -145,6 +145,12 @@ class Views:
         with self._lock:
             return sum(view.viewers for view in self._views.values()) >= MOST_LOOKING
 
+    @property
+    def open_now(self) -> int:
+        """How many go on."""
+        with self._lock:
+            return sum(view.wanted() for view in self._views.values())
+
     def get(self, key: str) -> View | None:
         """By its id."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -24,34 +25,46 @@ from fleet.store.database import writing
 from fleet.store.pictures import TooEarlyError, TooLateError
 
 LARGEST, LARGEST_SNAPSHOT = 256 * 1024, 8 * 1024 * 1024
+TOO_EARLY = 425
 SNAPSHOT = re.compile(r"s-[0-9a-f]{16}")
 
 
-def pictures_router(engine: Engine) -> APIRouter:
+@dataclass
+class Refusals:
+    """Pictures that were not taken, since this hub has started."""
+
+    count: int = 0
+
+
+def pictures_router(engine: Engine, refusals: Refusals) -> APIRouter:
     """Pictures of events, and snapshots. A device leaves them under its own name, which is that of its certificate."""
     router = APIRouter()
 
+    async def take(request: Request, limit: int, keep: Callable[[Connection, bytes], None]) -> Response:
+        try:
+            picture = await _picture(request, limit)
+            await run_in_threadpool(_written, engine, lambda connection: keep(connection, picture))
+        except Problem as problem:
+            refusals.count += problem.status_code != TOO_EARLY
+            raise
+        return Response(status_code=204)
+
     @router.put("/events/{spool}/{seq}/picture", status_code=204)
     async def of_event(device: Device, spool: Annotated[str, Path(max_length=64)], seq: Number, request: Request) -> Response:
-        picture = await _picture(request, LARGEST)
-
-        def keep(connection: Connection) -> None:
+        def keep(connection: Connection, picture: bytes) -> None:
             pictures.keep(connection, device, spool, seq, picture, time.time())
 
-        await run_in_threadpool(_written, engine, keep)
-        return Response(status_code=204)
+        return await take(request, LARGEST, keep)
 
     @router.put("/snapshots/{name}", status_code=204)
     async def snapshot(device: Device, name: str, stream: Annotated[Name, Query()], at: FiniteFloat, request: Request) -> Response:
         if not SNAPSHOT.fullmatch(name):
             raise Problem(422, "The request is not valid", "a snapshot is named s- and 16 hexadecimal digits")
-        picture = await _picture(request, LARGEST_SNAPSHOT)
 
-        def keep(connection: Connection) -> None:
+        def keep(connection: Connection, picture: bytes) -> None:
             pictures.keep_snapshot(connection, device, name, stream, at, picture, time.time())
 
-        await run_in_threadpool(_written, engine, keep)
-        return Response(status_code=204)
+        return await take(request, LARGEST_SNAPSHOT, keep)
 
     return router
 
@@ -70,6 +83,6 @@ def _written(engine: Engine, keep: Callable[[Connection], None]) -> None:
         with writing(engine) as connection:
             keep(connection)
     except TooEarlyError as error:
-        raise Problem(425, "Too early", str(error)) from error
+        raise Problem(TOO_EARLY, "Too early", str(error)) from error
     except TooLateError as error:
         raise Problem(410, "Too late", str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -38,6 +39,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PictureSite]:
         yield PictureSite(tmp_path_factory.mktemp("kept"), stops)
 
 
+def metric(site: PictureSite, name: str) -> float:
+    found = re.search(rf"^almena_hub_{name} (\S+)$", site.operator.get("metrics").text, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
 def waiting(site: PictureSite, count: int) -> None:
     wait_until(lambda: site.pictures.state()["waiting"] == count, 20, f"{count} pictures to wait")
 
@@ -61,6 +68,7 @@ def test_a_face_reaches_the_hub_after_its_event_and_is_kept_encrypted_until_then
     answer = site.operator.get(address)
     assert answer.headers["content-type"] == "image/jpeg"
     assert max(decode(answer.content).shape) <= 512
+    assert (metric(site, "pictures"), metric(site, "picture_bytes")) == (1, len(answer.content))
     (listed,) = site.operator.get("api/v1/events").json()["events"]
     assert listed["picture"] is True
     assert site.hub.client("viewer").get(address).status_code == 403
@@ -97,9 +105,11 @@ def test_only_jpegs_of_a_bounded_size_are_taken(kept: PictureSite) -> None:
     envelope = kept.sees(face())
     kept.stored(envelope)
     address = f"/events/{'/'.join(envelope['id'].split('/')[1:])}/picture"
+    before = metric(kept, "refused_pictures_total")
     for body, status in ((b"", 422), (b"GIF89a", 422), (b"\xff\xd8\xff\xd9", 422), (bytes(300_000), 413)):
         with pytest.raises(DoorRefusedError, match=str(status)):
             kept.door.put(address, body, "image/jpeg")
+    assert metric(kept, "refused_pictures_total") == before + 4
 
 
 def test_a_device_reaches_its_own_events_alone(kept: PictureSite) -> None:
@@ -109,8 +119,10 @@ def test_a_device_reaches_its_own_events_alone(kept: PictureSite) -> None:
     spool, seq = envelope["id"].split("/")[1:]
     wait_until(lambda: f"{spool}/{seq}" in kept.pictures.state()["events"], 20, "the picture")
     other = Door(kept.url, kept.fleet.device("cam-2"))
+    refused = metric(kept, "refused_pictures_total")
     with pytest.raises(DoorError, match="425"):
         other.put(f"/events/{spool}/{seq}/picture", kept.pictures.picture(spool, int(seq)), "image/jpeg")
+    assert metric(kept, "refused_pictures_total") == refused
     assert kept.operator.get(address).status_code == 404
 
 
@@ -187,8 +199,10 @@ def test_what_is_no_picture_ends_a_live_view(kept: PictureSite, sent: str | byte
     view, _ = kept.hub.context.views.open(DEVICE, f"door-{code}")
     with kept.door.connect(f"/live/{view.token}") as socket:
         assert socket.recv(60) == "next"
+        assert metric(kept, "live_views") == 1
         socket.send(sent)
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(60)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, view.ended) == (code, "the device sends what is no picture")
+    assert metric(kept, "live_views") == 0
