@@ -59,9 +59,10 @@ def check(
 
 def _checked(config: Path) -> Effective:
     """Raises SettingsError with all that can be told at once: where the file is wrong, also what the rest of it names."""
+    problems: list[str] = []
     try:
         found = effective(config)
-        problems, sound = [], found.settings
+        sound: Settings | None = found.settings
     except SettingsError as error:
         problems, sound = list(error.reasons), _sound(config)
     problems += [f"{config}: {problem}" for problem in (_unusable(sound) if sound else ())]
