@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from agent import __version__, errors, logs
-from agent.errors import AlmenaError, UsageError
+from agent.errors import AlmenaError, UnknownError, UsageError
 from engines.errors import EngineError, UnknownNameError
 
 COMMANDS = {
@@ -71,7 +71,7 @@ class LazyGroup(TyperGroup):
         as_json = "--json" in (sys.argv[1:] if given is None else given)
         try:
             return super().main(*arguments, **options)
-        except (UsageError, UnknownNameError) as error:
+        except (UsageError, UnknownError, UnknownNameError) as error:
             _end(2, error, str(error), as_json)
         except (AlmenaError, EngineError, OSError) as error:
             _end(1, error, f"almena: {error}", as_json)

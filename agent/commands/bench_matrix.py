@@ -11,6 +11,7 @@ import typer
 
 from agent.commands.needed import can_draw, can_hold
 from agent.commands.tune import backend_names, cards, settings_of, told_progress, wide_console
+from agent.errors import AlmenaError
 
 MODELS = ("centerface", "dlib-resnet", "grey-cnn", "resnet-50", "vgg-16", "mobilenet-v2", "efficientnet-b0")
 
@@ -49,6 +50,8 @@ def matrix(
     chosen = cards(models or list(MODELS), options)
     with told_progress("matrix") as told:
         found = Matrix(chosen, options, plan, power_meter(), told).run()
+    if not found["rows"]:
+        raise AlmenaError("\n".join(["nothing could be measured", *map(_lacking, found["missing"])]))
     if csv_file is not None:
         write_csv(found["rows"], csv_file)
     if plot_file is not None:
@@ -86,6 +89,10 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return found
 
 
+def _lacking(one: dict[str, str]) -> str:
+    return f"not measured: {one['model']} on {one['backend']} at {one['precision']}: {one['why']}"
+
+
 def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
@@ -104,7 +111,7 @@ def _print(found: dict[str, Any]) -> None:
     for name, meaning in {(row["model"], row["accuracy_is"]): None for row in found["rows"] if row["accuracy_is"] != "the reference"}:
         console.print(f"accuracy of {name}: {meaning}", style="dim")
     for one in found["missing"]:
-        console.print(f"not measured: {one['model']} on {one['backend']} at {one['precision']}: {one['why']}", style="dim")
+        console.print(_lacking(one), style="dim")
     for one in found["tuned"]:
         share = f"{one['ratio']:.3f} of the best by hand" if one["ratios"] else "the best by hand itself"
         console.print(f"{one['model']}, batch {one['batch']}: tuned for {one['goal']} {share} ({one['best_by_hand']})")

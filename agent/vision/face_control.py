@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfPatience
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 from agent.datatypes import Image
 from agent.errors import AlmenaError, UnknownError
@@ -20,7 +20,7 @@ from agent.vision.clusters import Cluster
 from agent.vision.enrolment import EnrolmentError
 from agent.vision.erasure import erase
 from agent.vision.face_kit import FaceKit, open_gallery
-from agent.vision.gallery import Gallery, Identity, UnknownIdentityError
+from agent.vision.gallery import Gallery
 from agent.vision.pictures import decode
 from agent.vision.recognition import Evidence, Judge, geometry, sharp_share
 from agent.vision.sharing import SharedFaces
@@ -30,8 +30,6 @@ from engines.results import Detections
 
 PATIENCE_S = 5.0
 """How long a request waits for models."""
-
-T = TypeVar("T")
 
 
 class FaceControl:
@@ -87,7 +85,7 @@ class FaceControl:
         """`accepted`, and `reasons` if it was not; `warnings` are for people."""
         try:
             with self._looking:
-                report = _known(lambda: self.kit.enrolment.add(identity, [picture]))
+                report = self.kit.enrolment.add(identity, [picture])
         except EnrolmentError as error:
             return {
                 "accepted": False,
@@ -99,19 +97,18 @@ class FaceControl:
     def pictures(self, identity: str) -> Sequence[bytes]:
         """The enrolled pictures, JPEG."""
         with self._gallery() as gallery:
-            _known(lambda: gallery.get(identity))
+            gallery.get(identity)
             return gallery.pictures(identity)
 
     def change(self, identity: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Other values for any of name, consent and expires_at (Unix seconds; None: never)."""
         with self._gallery() as gallery:
-            changed: Identity = _known(lambda: gallery.change(identity, **changes))
-            return asdict(changed)
+            return asdict(gallery.change(identity, **changes))
 
     def erase(self, identity: str) -> None:
         """Templates, pictures, matching clusters, and the name in the local history. Waits for no model."""
         with self._gallery() as gallery:
-            _known(lambda: erase(gallery, self._outbox, identity))
+            erase(gallery, self._outbox, identity)
 
     def _give_back(self, loaded: Future[FaceKit]) -> None:
         with self._looking:
@@ -133,7 +130,7 @@ class FaceControl:
     def name_cluster(self, cluster: str, name: str, consent: str, expires_at: float | None) -> dict[str, Any]:
         """Make an identity of an unknown person."""
         with self._gallery() as gallery:
-            return asdict(_known(lambda: gallery.name_cluster(cluster, name, consent, expires_at)))
+            return asdict(gallery.name_cluster(cluster, name, consent, expires_at))
 
     def erase_cluster(self, cluster: str) -> None:
         """Forget an unknown person."""
@@ -176,13 +173,6 @@ def _answer(faces: Detections, index: int, judge: Judge) -> dict[str, Any]:
         "second_best": judge.decision.second_best,
         "threshold": None if math.isnan(judge.limit) else judge.limit,
     }
-
-
-def _known(ask: Callable[[], T]) -> T:
-    try:
-        return ask()
-    except UnknownIdentityError as error:
-        raise UnknownError(str(error)) from error
 
 
 def _cluster(cluster: Cluster) -> dict[str, Any]:

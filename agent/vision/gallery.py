@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.datatypes import MAX_NAME
+from agent.errors import UnknownError
 from agent.settings import GallerySettings
 from agent.vault import VaultKeyError, load_key
 from agent.vision.clusters import Clusters
@@ -76,7 +77,7 @@ class Receipt:
     clusters: int
 
 
-class UnknownIdentityError(GalleryError):
+class UnknownIdentityError(GalleryError, UnknownError):
     """There is no identity of that id or name."""
 
 

@@ -139,7 +139,7 @@ def test_an_identity_from_enrolment_to_erasure(config: Path, settings: Settings,
     assert "Grace" not in json.dumps(audit)
     assert (receipt["pictures"], receipt["identity"], receipt["events"]) == (2, added["id"], 0)
     assert answer(run(config, "list", "--json")) == []
-    assert run(config, "show", "Grace Hopper").exit_code == 1
+    assert run(config, "show", "Grace Hopper").exit_code == 2
 
 
 def test_a_folder_per_person(config: Path, tmp_path: Path, portraits: dict[str, Path], hopper: Image) -> None:

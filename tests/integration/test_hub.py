@@ -106,7 +106,7 @@ def test_a_key_is_read_from_a_file_of_its_owner_alone_and_goes_over_tls(site: Si
     code, out, _ = site.almena("fleet", "list", "--hub", str(file))
     assert (code, DEVICE in out) == (0, True)
     code, _, err = site.almena("fleet", "show", "nobody", "--hub", str(file))
-    assert (code, "there is no device nobody" in err) == (1, True)
+    assert (code, "there is no device nobody" in err) == (2, True)
     site.environment |= {"ALMENA_HUB_URL": "http://hub.example.org:8640/"}
     code, _, err = site.almena("fleet", "list", "--hub", str(file))
     assert (code, "https only" in err) == (2, True)

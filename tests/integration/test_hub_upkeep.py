@@ -156,15 +156,15 @@ def test_the_command_line_begins_and_ends_maintenance_and_removes_a_device(hub: 
     assert "mast" in hub.almena("maintenance", "list")
     assert "is over" in hub.almena("maintenance", "end", str(made["id"]))
     assert "no maintenance" in hub.almena("maintenance", "list")
-    assert f"there is no maintenance {made['id']}" in hub.almena("maintenance", "end", str(made["id"]), code=1)
-    assert "there is no site moon" in hub.almena("maintenance", "begin", "site", "moon", code=1)
+    assert f"there is no maintenance {made['id']}" in hub.almena("maintenance", "end", str(made["id"]), code=2)
+    assert "there is no site moon" in hub.almena("maintenance", "begin", "site", "moon", code=2)
     assert "'moon' is not one of" in hub.almena("maintenance", "begin", "moon", "lab", code=2)
     assert "would be back at once" in hub.almena("remove", "cam-1", "--yes", code=1)
     with writing(hub.engine) as connection:
         connection.execute(update(devices).values(seen_at=1.0))
     assert "Aborted" in hub.almena("remove", "cam-1", code=1)
     assert json.loads(hub.almena("remove", "cam-1", "--yes", "--json")) == {"removed": "cam-1"}
-    assert "there is no device cam-1" in hub.almena("remove", "cam-1", "--yes", code=1)
+    assert "there is no device cam-1" in hub.almena("remove", "cam-1", "--yes", code=2)
 
 
 def test_refused_messages_are_shown_page_by_page(hub: HubApi, admin: httpx.Client) -> None:

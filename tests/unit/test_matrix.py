@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def measured(site: Site, *backends: str, meter: PowerMeter | None = None, **plan: Any) -> dict[str, Any]:
-    wanted = Plan(backends=backends, rounds=2, seconds=0.05, **{"batches": (1, 4), **plan})
+    wanted = Plan(backends=backends, seconds=0.05, **{"batches": (1, 4), "rounds": 2, **plan})
     return Matrix([site.card], site.options, wanted, meter or PowerMeter(missing="no sensor"), lambda _what, _share: None).run()
 
 
@@ -61,6 +62,18 @@ def test_what_cannot_be_measured_is_listed_with_its_reason(site: Site) -> None:
     whys = {(one["backend"], one["precision"]): one["why"] for one in found["missing"]}
     assert set(whys) == {("broken", "bf16"), ("wrong", "fp16"), ("tensorrt", "any")}
     assert whys["wrong", "fp16"].startswith("probabilities differ by")
+
+
+def test_a_budget_that_is_used_up_is_said(site: Site) -> None:
+    found = measured(site, "quick", "slow", budget_s=2.0)
+    assert by_cell(found)["quick", "bf16", 1]["rounds"] == 1
+    left = [one for one in found["missing"] if one["backend"] == "quick"]
+    assert {one["why"] for one in left} == {f"the budget of 2 s was used up before its turn at batch {batch}" for batch in (1, 4)}
+    assert len(found["rows"]) + len(found["missing"]) == 6
+    found = measured(site, "quick", "slow", budget_s=10.0, rounds=50)
+    assert len(found["rows"]) == 6
+    assert 1 < max(row["rounds"] for row in found["rows"]) < 50
+    assert re.fullmatch(r"small: the budget of 10 s was used up in round \d+ of 50", found["notes"][-1])
 
 
 def test_accuracy_on_labels_goes_before_agreement(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +138,13 @@ def test_the_table_is_printed_and_written(site: Site, tmp_path: Path) -> None:
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     assert "images/s" in shown.stdout
     assert "energy: not available" in shown.stdout
+
+
+def test_where_nothing_can_be_measured_that_is_a_failure(site: Site, tmp_path: Path) -> None:
+    told = called(site, tmp_path, "--backends", "broken", "--json", "--csv", str(tmp_path / "rows.csv"))
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert str(told.exception).startswith("nothing could be measured\nnot measured: small on broken at ")
+    assert not (tmp_path / "rows.csv").exists()
 
 
 @pytest.mark.parametrize("wrong", [["--batches", "1,none"], ["--precisions", "fp32,fp8"], ["--backends", "abacus"]])
