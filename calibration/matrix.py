@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from time import monotonic
 from typing import Any
 
 from calibration.power import PowerMeter
@@ -27,14 +28,16 @@ from engines.tuning import Choice, Goal
 GOALS: tuple[Goal, ...] = ("latency", "throughput")
 BY_HAND = ("openvino", "onnxruntime")
 """Backends among which the tuned engine must find the best."""
-TURNS = 10
+TURNS, LEAST_TURNS = 10, 3
 """Of a tuned engine and the best by hand."""
+TURNS_SHARE = 0.2
+"""Of the budget, for each goal's turns, where the tuned engines are compared; what is left is for the rounds."""
 Told = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is compared and how long. `tuned`: the tuned engines stand beside the others."""
+    """What is compared and how long. `tuned`: the tuned engines stand beside the others. `budget_s`: for each model."""
 
     backends: tuple[str, ...] = tuple(BACKENDS)
     precisions: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
@@ -42,6 +45,7 @@ class Plan:
     rounds: int = 3
     seconds: float = 0.5
     tuned: bool = False
+    budget_s: float = math.inf
 
 
 @dataclass(slots=True)
@@ -77,9 +81,12 @@ class Matrix:
         self._plan = plan
         self._meter = meter
         self._told = told
+        self._notes: list[str] = []
 
     def run(self) -> dict[str, Any]:
-        """`rows`; `missing`: what could not be measured, and why; `tuned`: the tuned engines as a share of the best choice by hand."""
+        """`rows`; `missing`: what could not be measured, and why; `tuned`: the tuned engines as a share of the best choice by hand;
+        `notes`: which models' budgets did not suffice for all rounds.
+        """
         rows: list[dict[str, Any]] = []
         missing: list[dict[str, str]] = []
         tuned: list[dict[str, Any]] = []
@@ -100,7 +107,7 @@ class Matrix:
             ]
         energy = self._meter.source or f"not available: {self._meter.missing}"
         host = {"threads": os.cpu_count(), "backends": self._devices({row["backend"]: row["unit"] for row in rows})}
-        return {"rows": rows, "missing": missing, "tuned": tuned, "energy": energy, "host": host}
+        return {"rows": rows, "missing": missing, "tuned": tuned, "notes": self._notes, "energy": energy, "host": host}
 
     @staticmethod
     def _devices(used: dict[str, str]) -> dict[str, str]:
@@ -117,13 +124,14 @@ class Matrix:
             for batch in batches
             for choice in wanted
         ]
+        others = []
         for goal, choice in tunings.items():
-            same = [cell for cell in cells if cell.by_hand and cell.choices[goal] == choice]
+            same = [cell for cell in cells if cell.choices[goal] == choice]
             if not same:
-                cells.append(_Cell({goal: choice}, by_hand=False, tuned=[goal]))
+                others.append(_Cell({goal: choice}, by_hand=False, tuned=[goal]))
             for cell in same:
                 cell.tuned.append(goal)
-        return cells, [(one.choice, one.why) for one in lacking]
+        return [*others, *cells], [(one.choice, one.why) for one in lacking]
 
     def _tunings(self, card: ModelCard) -> dict[Goal, Choice]:
         found: dict[Goal, Choice] = {}
@@ -135,19 +143,27 @@ class Matrix:
         return found
 
     def _measure(self, card: ModelCard, trials: Trials, cells: list[_Cell], index: int) -> None:
-        total = self._plan.rounds * len(cells)
-        for number in range(self._plan.rounds):
-            for place, cell in enumerate(cells if number % 2 == 0 else reversed(cells)):
-                if cell.why:
-                    continue
-                share = (index + (number * len(cells) + place) / total) / len(self._cards)
-                self._told(
-                    f"{card.name}: round {number + 1}, {cell.choice.backend} {cell.choice.precision}, batch {cell.choice.batch}", share
-                )
-                try:
-                    self._visit(trials, cell)
-                except (EngineError, OSError, MemoryError) as error:
-                    cell.why = str(error) or type(error).__name__
+        """Where the budget ends, rounds end, too; what the first one did not come to is not measured."""
+        ends = monotonic() + self._plan.budget_s * (1 - TURNS_SHARE * len(GOALS) * self._plan.tuned)
+        rounds = self._plan.rounds
+        visits = [(number, cell) for number in range(rounds) for cell in (cells if number % 2 == 0 else reversed(cells))]
+        for place, (number, cell) in enumerate(visits):
+            if cell.why:
+                continue
+            if monotonic() > ends:
+                if number > 0:
+                    self._notes.append(
+                        f"{card.name}: the budget of {self._plan.budget_s:g} s was used up in round {number + 1} of {rounds}"
+                    )
+                    return
+                cell.why = f"the budget of {self._plan.budget_s:g} s was used up before its turn at batch {cell.choice.batch}"
+                continue
+            share = (index + place / len(visits)) / len(self._cards)
+            self._told(f"{card.name}: round {number + 1}, {cell.choice.backend} {cell.choice.precision}, batch {cell.choice.batch}", share)
+            try:
+                self._visit(trials, cell)
+            except (EngineError, OSError, MemoryError) as error:
+                cell.why = str(error) or type(error).__name__
 
     def _visit(self, trials: Trials, cell: _Cell) -> None:
         for goal, choice in cell.choices.items():
@@ -196,8 +212,10 @@ class Matrix:
             runners = runner(one), runner(other)
             for what in runners:
                 warm(what)
-            shares = []
-            for number in range(TURNS):
+            shares: list[float] = []
+            ends = monotonic() + self._plan.budget_s * TURNS_SHARE
+            while len(shares) < TURNS and (len(shares) < LEAST_TURNS or monotonic() < ends):
+                number = len(shares)
                 order = runners if number % 2 == 0 else runners[::-1]
                 if goal == "latency":
                     costs = [latency.p50_ms for latency in side_by_side(*order, self._plan.seconds)]
@@ -219,6 +237,7 @@ class Matrix:
             "tuned": " and ".join(cell.tuned) or None,
             "threads": choice.threads,
             "streams": choice.streams,
+            "rounds": max(len(cell.latencies), len(cell.rates)),
             "latency_p50_ms": _median([one.p50_ms for one in cell.latencies]),
             "latency_p99_ms": _median([one.p99_ms for one in cell.latencies]),
             "throughput_per_second": _median(cell.rates),

@@ -22,6 +22,7 @@ from engines.base import Engine
 MULTI_STREAM_SAMPLES = 8
 LEAST_CALLS = 3
 BLOCK_S = 0.02
+WARM_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,12 @@ def noise(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def warm(what: Runner, calls: int = LEAST_CALLS) -> None:
-    """Let caches, threads and clocks settle."""
+    """Let caches, threads and clocks settle: so many calls, or a second of them."""
+    end = perf_counter() + WARM_S
     for _ in range(calls):
         what.call()
+        if perf_counter() >= end:
+            return
 
 
 def single_stream(what: Runner, seconds: float, least: int = LEAST_CALLS) -> Latency:

@@ -11,6 +11,7 @@ import typer
 
 from agent.commands.needed import can_draw, can_hold
 from agent.commands.tune import backend_names, cards, settings_of, told_progress, wide_console
+from agent.commands.tune import seconds as seconds_of
 from agent.errors import AlmenaError
 
 MODELS = ("centerface", "dlib-resnet", "grey-cnn", "resnet-50", "vgg-16", "mobilenet-v2", "efficientnet-b0")
@@ -27,6 +28,7 @@ def matrix(
     tuned: Annotated[bool, typer.Option("--tuned", help="With the tuned engines, as a share of the best choice by hand.")] = False,
     rounds: Annotated[int, typer.Option(min=1, max=50, help="All cells of a model take turns so many times; medians count.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.05, help="Of each measurement.")] = 0.5,
+    budget: Annotated[str, typer.Option(help="Time for each model: 60s, 5m. What it does not suffice for is listed.")] = "5m",
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; default: almena.yaml if there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows to this file, too.")] = None,
@@ -46,12 +48,12 @@ def matrix(
     can_hold(csv_file)
     can_draw(plot_file)
     options = engine_options(settings_of(config))
-    plan = Plan(backend_names(backends), tuple(_parts(precisions)), numbers(batches, "--batches"), rounds, seconds, tuned)
+    wanted = backend_names(backends), tuple(_parts(precisions)), numbers(batches, "--batches")
+    plan = Plan(*wanted, rounds, seconds, tuned, seconds_of(budget))
     chosen = cards(models or list(MODELS), options)
     with told_progress("matrix") as told:
         found = Matrix(chosen, options, plan, power_meter(), told).run()
-    if not found["rows"]:
-        raise AlmenaError("\n".join(["nothing could be measured", *map(_lacking, found["missing"])]))
+    _require_rows(found, precisions)
     if csv_file is not None:
         write_csv(found["rows"], csv_file)
     if plot_file is not None:
@@ -60,6 +62,12 @@ def matrix(
         print(json.dumps(found, indent=2))
     else:
         _print(found)
+
+
+def _require_rows(found: dict[str, Any], precisions: str) -> None:
+    if not found["rows"]:
+        why = [_lacking(one) for one in found["missing"]] or [f"not measured: no backend that was asked for computes at {precisions}"]
+        raise AlmenaError("\n".join(["nothing could be measured", *why]))
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
@@ -112,6 +120,8 @@ def _print(found: dict[str, Any]) -> None:
         console.print(f"accuracy of {name}: {meaning}", style="dim")
     for one in found["missing"]:
         console.print(_lacking(one), style="dim")
+    for note in found["notes"]:
+        console.print(f"note: {note}", style="yellow")
     for one in found["tuned"]:
         share = f"{one['ratio']:.3f} of the best by hand" if one["ratios"] else "the best by hand itself"
         console.print(f"{one['model']}, batch {one['batch']}: tuned for {one['goal']} {share} ({one['best_by_hand']})")

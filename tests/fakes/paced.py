@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from calibration import scenarios, trials, tuner
+from calibration import matrix, scenarios, trials, tuner
 from engines import store, workshop
 from engines.backends.base import IMAGE, Backend, Build
 from engines.base import Engine, EngineError, T, Tensor, TensorSpec
@@ -132,7 +132,8 @@ class Site:
         monkeypatch.setattr(store, "MEASURE_S", 0.01)
         monkeypatch.setattr(trials.gc, "collect", lambda: 0)  # slow in a large process, and these engines hold nothing
         monkeypatch.setattr(scenarios, "perf_counter", CLOCK)
-        monkeypatch.setattr(tuner, "monotonic", CLOCK)
+        for module in (tuner, matrix):
+            monkeypatch.setattr(module, "monotonic", CLOCK)
         self.card_file = folder / "small.yaml"
         self.card = self._write_card()
 

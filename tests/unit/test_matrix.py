@@ -110,7 +110,7 @@ def test_the_tuned_engine_is_a_share_of_the_best_by_hand(site: Site, monkeypatch
     found = measured(site, "quick", "slow", tuned=True, batches=(1,))
     shares = {one["goal"]: one for one in found["tuned"]}
     assert (shares["latency"]["ratio"], shares["latency"]["ratios"]) == (1.0, []), "the tuner chose what is best by hand"
-    assert [row["tuned"] for row in found["rows"] if (row["backend"], row["precision"]) == ("quick", "bf16")] == ["latency", "throughput"]
+    assert {row["tuned"] for row in found["rows"] if (row["backend"], row["precision"]) == ("quick", "bf16")} == {"latency", "throughput"}
     assert shares["throughput"]["ratio"] == pytest.approx(2.0, rel=0.01)
     assert shares["throughput"]["best_by_hand"] == "quick bf16"
     [row] = [row for row in found["rows"] if row["tuned"] == "throughput"]
@@ -145,9 +145,10 @@ def test_where_nothing_can_be_measured_that_is_a_failure(site: Site, tmp_path: P
     assert (told.exit_code, told.stdout) == (1, "")
     assert str(told.exception).startswith("nothing could be measured\nnot measured: small on broken at ")
     assert not (tmp_path / "rows.csv").exists()
+    assert "no backend that was asked for computes at fp16" in str(called(site, tmp_path, "--precisions", "fp16").exception)
 
 
-@pytest.mark.parametrize("wrong", [["--batches", "1,none"], ["--precisions", "fp32,fp8"], ["--backends", "abacus"]])
+@pytest.mark.parametrize("wrong", [["--batches", "1,none"], ["--precisions", "fp32,fp8"], ["--backends", "abacus"], ["--budget", "soon"]])
 def test_wrong_arguments_are_told(site: Site, tmp_path: Path, wrong: list[str]) -> None:
     told = called(site, tmp_path, *wrong)
     assert told.exit_code == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibration import scenarios
-from calibration.scenarios import Latency, Runner, multi_stream, offline, runner, side_by_side, single_stream
+from calibration.scenarios import Latency, Runner, multi_stream, offline, runner, side_by_side, single_stream, warm
 from engines.backends.base import Build
 from engines.errors import EngineError
 from tests.fakes.paced import CLOCK, FEED, PacedEngine
@@ -52,6 +52,13 @@ def test_single_stream_counts_each_query_for_itself() -> None:
 
 def test_even_slow_calls_are_made_a_few_times() -> None:
     assert single_stream(Runner(Calls(5000.0), 1, 1), 0.1).queries == 3
+
+
+@pytest.mark.parametrize(("milliseconds", "made"), [(10.0, 3), (600.0, 2), (5000.0, 1)])
+def test_slow_calls_settle_sooner(milliseconds: float, made: int) -> None:
+    calls = Calls(milliseconds)
+    warm(Runner(calls, 1, 1))
+    assert calls.count == made
 
 
 @pytest.mark.parametrize(("batch", "calls_a_query"), [(1, 8), (3, 3), (8, 1), (16, 1)])
