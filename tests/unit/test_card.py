@@ -26,6 +26,8 @@ def test_a_card_is_complete_and_names_what_exists(name: str) -> None:
     entry = card(name)
     assert entry.name == name
     assert entry.training_data
+    assert entry.intended_use
+    assert entry.known_limits
     assert entry.thresholds.chosen_on
     kind = resolve(DECODERS, entry.decoder.name, "decoder")
     kind.Params(**entry.decoder.params)
