@@ -65,15 +65,14 @@ class Sender:
     def look(self) -> float:
         """One round: what has a result is built, what is built is sent. Returns how long listing the folders took, in seconds."""
         folders, started = self._folders, time.monotonic()
-        waiting = set(folders.inbox.items())
-        ready = [item for item in folders.results.items() if item in waiting]
-        held = folders.answers.items()
+        waiting = folders.inbox.items()
+        ready = [item for item in waiting if folders.results.holds(item)]
         now = time.monotonic()
         if self._settings is None:
             for item in ready:
                 self._finish(item)
             return now - started
-        built = [item for item in held if item in waiting and now >= self._again.get(item, 0.0)]
+        built = [item for item in waiting if now >= self._again.get(item, 0.0) and folders.answers.holds(item)]
         self._asked &= set(ready)
         for item in ready:
             if item not in self._asked:
@@ -125,7 +124,7 @@ class Sender:
         """Leave a receipt in place of the instance."""
         folders = self._folders
         try:
-            pixels = folders.fingerprint(pixels_of(folders.instance(item).data))
+            pixels = self._workshop.pixels.get(item) or folders.fingerprint(pixels_of(folders.instance(item).data))
         except UnknownStudyError:
             return
         except UnusableError:

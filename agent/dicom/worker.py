@@ -1,8 +1,8 @@
 """`python -m agent.dicom.worker STATE_DIR [KEY_FILE]`: decodes pictures and builds answers, apart from the process that receives.
 
 A job is a line `decode <item>` or `build <item>` on standard input; its outcome is a line of JSON on standard output, with `reason` and
-`detail` where the item cannot be used, or `retry` where the disk is full. The codecs are C code that meets foreign bytes: if one crashes,
-only this process ends. It ends with its standard input.
+`detail` where the item cannot be used, `retry` where the disk is full, or the fingerprint of what was decoded as `pixels`. The codecs are C
+code that meets foreign bytes: if one crashes, only this process ends. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -18,36 +18,40 @@ from pathlib import Path
 from typing import Any
 
 from agent import logs
-from agent.dicom.reading import UnusableError
+from agent.dicom.reading import UnusableError, pixels_of
 from agent.studies import StudyError, StudyFolders, StudySpaceError, UnknownStudyError
 
 MEMORY = 3 * 1024**3
 """Bytes of address space."""
 
 
-def decode(folders: StudyFolders, item: str) -> None:
+def decode(folders: StudyFolders, item: str) -> dict[str, Any]:
     """inbox/ to pictures/. Raises UnusableError, StudyError."""
     from agent.dicom.decode import picture_of
 
-    folders.write_picture(picture_of(folders.instance(item)))
+    instance = folders.instance(item)
+    picture, pixels = picture_of(instance), folders.fingerprint(pixels_of(instance.data))
+    folders.write_picture(picture)
+    return {"pixels": pixels}
 
 
-def build(folders: StudyFolders, item: str) -> None:
+def build(folders: StudyFolders, item: str) -> dict[str, Any]:
     """inbox/, pictures/ and results/ to answers/. Raises UnusableError, StudyError."""
     from agent.dicom.answer import answer_files
 
     files = answer_files(folders, item)
     sizes = [len(data) for data in files]
     folders.answers.write(item, {"sizes": sizes}, b"".join(files), at=folders.inbox.written_at(item), durable=True)
+    return {}
 
 
-JOBS: dict[str, Callable[[StudyFolders, str], None]] = {"decode": decode, "build": build}
+JOBS: dict[str, Callable[[StudyFolders, str], dict[str, Any]]] = {"decode": decode, "build": build}
 
 
 def outcome(folders: StudyFolders, job: str, item: str) -> dict[str, Any]:
     """Do one job."""
     try:
-        JOBS[job](folders, item)
+        return JOBS[job](folders, item)
     except UnusableError as error:
         return {"reason": error.reason, "detail": str(error)}
     except MemoryError:
@@ -59,7 +63,6 @@ def outcome(folders: StudyFolders, job: str, item: str) -> dict[str, Any]:
     except Exception as error:  # the supervisor of an item: one that upsets the code must not stop the others
         logging.getLogger(__name__).exception("%s: %s failed", item, job)
         return {"reason": "internal", "detail": f"{job} failed: {type(error).__name__}"}
-    return {}
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ JOB_S = 120.0
 TRIES = 2
 """A worker that crashes twice over an item will not do better the third time."""
 FULL_WAIT_S = 5.0
+REMEMBERED = 1000
 ORDER = {"decode": 0, "build": 1}
 
 
@@ -40,6 +41,8 @@ class Workshop:
         self._asked: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._crashes: Counter[str] = Counter()
+        self.pixels: dict[str, str] = {}
+        """Fingerprints of the last that were decoded, for their receipts."""
         self._worker: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="workshop")
@@ -97,8 +100,10 @@ class Workshop:
         folders = self._folders
         if not folders.inbox.holds(item):
             return
-        if job == "decode" and any(folder.holds(item) for folder in (folders.pictures, folders.shown, folders.results)):
-            return
+        if job == "decode":
+            if any(folder.holds(item) for folder in (folders.pictures, folders.shown, folders.results)):
+                return
+            self.pixels.pop(item, None)  # of an instance that failed, and comes again with others
         with self._counters.times.stage(job):
             outcome = self._outcome(job, item)
         if outcome is None:
@@ -109,6 +114,10 @@ class Workshop:
             self._give_up(job, item, outcome["reason"], outcome["detail"])
         elif "gone" not in outcome:
             self._counters.count("decoded" if job == "decode" else "built")
+            if job == "decode":
+                self.pixels[item] = outcome["pixels"]
+                if len(self.pixels) > REMEMBERED:
+                    del self.pixels[next(iter(self.pixels))]
 
     def _again(self, job: str, item: str, why: str) -> None:
         log.error("%s; tried again in %g s", why, FULL_WAIT_S)

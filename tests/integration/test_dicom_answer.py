@@ -25,7 +25,7 @@ from agent.checkup.dicom import dicom_checks
 from agent.dicom.answer import answer_files
 from agent.dicom.decode import picture_of
 from agent.dicom.intake import RefusedError
-from agent.dicom.reading import UnusableError, identify
+from agent.dicom.reading import UnusableError, identify, pixels_of
 from agent.dicom.service import Dicom
 from agent.dicom_settings import DicomSettings
 from agent.studies import StudyFolders, StudyInstance
@@ -296,6 +296,7 @@ def test_without_a_destination_a_result_is_the_end(tmp_path: Path) -> None:
         item = accept(running, 1)
         analyse(running.folders, item)
         wait_until(lambda: running.folders.answered.items() == [item] and not running.folders.inbox.items(), 30, "the receipt")
+        assert running.folders.answered.read(item)[0]["pixels"] == running.folders.fingerprint(pixels_of(instance(1)))
         assert (running.folders.shown.items(), running.folders.results.items()) == ([item], [item])
         running.expire(time.time() + 60)
         assert (running.folders.shown.items(), running.folders.results.items(), running.folders.answered.items()) == ([], [], [item])

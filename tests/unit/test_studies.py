@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.studies import StudyError, StudyFolders, StudyInstance, StudyPicture, StudyResult, UnknownStudyError
+from agent.settings import Settings
+from agent.studies import SealedFolder, StudyError, StudyFolders, StudyInstance, StudyPicture, StudyResult, UnknownStudyError
+from agent.vision.sources.dicom import DicomConfig, DicomSource
 
 pytestmark = pytest.mark.unit
 UID = "1.2.826.0.1.3680043.8.498.1"
@@ -119,3 +121,23 @@ def test_a_lost_key_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "studies" / "key").unlink()
     with pytest.raises(StudyError, match="bring it back"):
         StudyFolders(tmp_path)
+
+
+def test_a_picture_that_is_done_while_its_folder_is_listed_is_not_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders, source = StudyFolders(tmp_path), DicomSource(DicomConfig(), "xray")
+    source.prepare(Settings.model_validate({"state_dir": tmp_path}))
+    item = folders.item(UID)
+    folders.write_picture(_picture(item))
+    frame = source.read()
+    assert frame is not None
+    listing = SealedFolder.items
+
+    def listed(folder: SealedFolder) -> list[str]:
+        found = listing(folder)
+        source.done(item)
+        return found
+
+    monkeypatch.setattr(SealedFolder, "items", listed)
+    source.interrupt()
+    assert source.read() is None
+    assert folders.shown.holds(item)

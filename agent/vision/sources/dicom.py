@@ -109,11 +109,12 @@ class DicomSource(Source):
         return self._folders
 
     def _scan(self, folders: StudyFolders) -> None:
+        given = set(self._given)  # before the listing: what is done meanwhile may still be in it
         try:
             found = [*folders.pictures.items(), *folders.reports.items()]
         except OSError as error:
             raise SourceError("STREAM_LOST", f"{folders.pictures.path} cannot be read: {error.strerror}") from error
-        self._ready = deque(item for item in found if item not in self._given)
+        self._ready = deque(item for item in found if item not in given)
 
     def _load(self, folders: StudyFolders, item: str) -> Frame | None:
         """None if it was taken away, or must wait. Raises ItemError if it is bad."""
