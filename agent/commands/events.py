@@ -57,6 +57,8 @@ def events(
         raise AlmenaError(f"there is no history in {settings.outbox_dir} yet; start the agent with `almena run`")
     show = _writer(as_json, as_csv)
     with Outbox.open(settings.outbox_dir, settings.device.name, settings.outbox) as outbox:
+        if lane == "loss":
+            outbox.tidy(ages=False)  # what an agent that has stopped did not come to declare
         newest = outbox.stats()[lane]["seq"]
         found = outbox.history(**wanted, limit=limit, newest_first=True)
         if not found and not follow:

@@ -95,11 +95,11 @@ class Outbox:
             self._news.notify_all()
         return numbers
 
-    def tidy(self) -> None:
-        """What is to be done from time to time, whether anybody takes rows or not: ages, and loss records. Call it often."""
+    def tidy(self, *, ages: bool = True) -> None:
+        """What is to be done from time to time, whether anybody takes rows or not: `ages`, and loss records. Call it often."""
         for store in self._stores:
             try:
-                if store.tidy():
+                if store.tidy(ages=ages):
                     self._failing.worked(store)
             except OutboxError as error:
                 self._failing.failed(store, error)

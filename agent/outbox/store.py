@@ -104,9 +104,9 @@ class Store:
         with self._typed():
             return self._mirror.version()
 
-    def tidy(self) -> bool:
-        """What must be done from time to time: age limits, failed appends into the books, loss records into rows. Whether it wrote."""
-        due = time.monotonic() - self._maintained >= MAINTAIN_S
+    def tidy(self, *, ages: bool = True) -> bool:
+        """What must be done from time to time: limits of `ages`, failed appends into the books, loss records into rows. Whether it wrote."""
+        due = ages and time.monotonic() - self._maintained >= MAINTAIN_S
         if not (due or self._unbooked() or self.read(losses.gathered)):
             return False
         with self._typed():
