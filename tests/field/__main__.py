@@ -23,7 +23,7 @@ import numpy as np
 
 from tests.fakes.cards import write_card
 from tests.fakes.certificates import Authority
-from tests.field import machine, older
+from tests.field import machine, stand_ins
 from tests.field.scores import above, scored
 
 REPO = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ RULES = "rules"
 """Scores of the units, and the matrix of who may do what at the broker."""
 IN_A_NAMESPACE = ("service", "upgrade", "power", "fleet", "hub", "package")
 """Each is a boot; `power` is what comes after `upgrade`, which ends as by a power cut."""
-STAGES = (RULES, *IN_A_NAMESPACE, "older", "machine")
+STAGES = (RULES, *IN_A_NAMESPACE, *stand_ins.RELEASES, "machine")
 
 
 def run(*command: str) -> None:
@@ -195,10 +195,11 @@ def carried_out(stages: Sequence[str], folder: Path, mirror: str) -> Iterator[di
     """The stages, one after the other; what was seen in each."""
     if RULES in stages:
         yield from rules()
-    if "older" in stages:
-        older.prepare(folder / "older", mirror)
-        yield older.boot(folder / "older", folder / "older.log")
-    if set(stages) <= {RULES, "older"}:
+    for stage in stand_ins.RELEASES:
+        if stage in stages:
+            stand_ins.prepare(stage, folder / stage, mirror)
+            yield stand_ins.boot(stage, folder / stage)
+    if set(stages) <= {RULES, *stand_ins.RELEASES}:
         return
     root, place = clean_root(folder, mirror), payload(folder, "package" in stages, "service" in stages)
     for number, stage in enumerate(stage for stage in stages if stage in IN_A_NAMESPACE):
