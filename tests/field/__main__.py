@@ -65,13 +65,13 @@ def clean_root(folder: Path, mirror: str) -> Path:
     return root
 
 
-def payload(folder: Path, packages: bool, more: bool) -> Path:
-    """Everything that the guest needs, since it has no network. `packages`: the Debian packages, too; `more`: see more_backends."""
+def payload(folder: Path, stages: Sequence[str]) -> Path:
+    """Everything that the guest needs for these stages, since it has no network."""
     from agent.demo import sample_clip
 
     place = folder / "payload"
     wheels = place / "wheels"
-    for part in ("wheels", "broken", "next", "models", "tls", "deb"):
+    for part in ("wheels", "broken", "next", "models", "deb"):
         shutil.rmtree(place / part, ignore_errors=True)
         (place / part).mkdir(parents=True)
     from provisioning.host.releases import own_wheel
@@ -89,13 +89,14 @@ def payload(folder: Path, packages: bool, more: bool) -> Path:
     shutil.copy(clip, place / "clip.mp4")
     for name in MODELS:
         shutil.copy(folder / "models" / name, place / "models" / name)
-    authority = Authority(place / "tls")
-    authority.server(), authority.client("hub"), authority.client("gate")
+    if "power" not in stages or "upgrade" in stages:  # `power` by itself goes on with the certificates that `upgrade` left in the system
+        authority = Authority(place / "tls")
+        authority.server(), authority.client("hub"), authority.client("gate")
     for name in (*(path.name for path in Path(__file__).parent.glob("guest*.py")), "probe.py"):
         shutil.copy(Path(__file__).with_name(name), place / name)
-    if more:
+    if "service" in stages:
         more_backends(folder, place / "more")
-    if packages:
+    if "package" in stages:
         build = [sys.executable, "-m", "deploy.deb.build", "--out", str(place / "deb"), "--find-links", str(folder / "cache")]
         run(*build, "--hub")
         run(*build, "--extras", EXTRAS)
@@ -201,7 +202,7 @@ def carried_out(stages: Sequence[str], folder: Path, mirror: str) -> Iterator[di
             yield stand_ins.boot(stage, folder / stage)
     if set(stages) <= {RULES, *stand_ins.RELEASES}:
         return
-    root, place = clean_root(folder, mirror), payload(folder, "package" in stages, "service" in stages)
+    root, place = clean_root(folder, mirror), payload(folder, stages)
     for number, stage in enumerate(stage for stage in stages if stage in IN_A_NAMESPACE):
         with copied(root, folder / "scratch", fresh=stages == STAGES and number == 0) as merged:
             yield from in_a_namespace(merged, place, folder / "out", stage)
