@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 
 from agent.errors import AlmenaError
 from agent.notify import notify
+from agent.signals import at_stop
 from fleet.accounts import Accounts
 from fleet.alerts.herald import Herald
 from fleet.alerts.watch import Watch
@@ -103,8 +103,7 @@ def run(settings: HubSettings) -> int:
     """Serve until SIGTERM or SIGINT: 0. Raises AlmenaError if a part cannot start, or ends by itself: a supervisor starts the hub again."""
     os.umask(0o077)
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    at_stop(stopping.set)
     with sole_hub(settings.store):
         hub = Hub(settings)
         hub.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from agent import logs
+from agent.signals import at_stop
 from fleet.simulate.crowd import Crowd
 from fleet.simulate.scenario import load
 
@@ -47,8 +47,7 @@ def simulate(
     settings = load(scenario, {name: value for name, value in given.items() if value is not None} | {"mqtt": broker})
     logs.setup("simulate", logging.WARNING)
     crowd = Crowd(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: crowd.stop())
+    at_stop(crowd.stop)
     result = crowd.run(lambda line: print(line, file=sys.stderr), TELL_EVERY_S)
     print(json.dumps(result) if as_json else _text(result))
 

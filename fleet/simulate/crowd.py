@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 FILES_PER_DEVICE, MORE_FILES = 18, 100
 LOOK_S = 1.0
-STOPPED_AT_ONCE = 32
 STACK_BYTES = 256 * 1024
 """Of each thread: there are four for each device."""
 
@@ -64,7 +63,8 @@ class Crowd:
         _allow_files(FILES_PER_DEVICE * len(self._scenario.names()) + MORE_FILES)
         threading.stack_size(STACK_BYTES)
         network = SharedLoop()
-        shared = Shared(Produced(self._scenario.state_dir), Journal(Path(":memory:")), network, lambda *asked: self._asked.put(asked))
+        produced, journal = Produced(self._scenario.state_dir), Journal(Path(":memory:"))
+        shared = Shared(produced, journal, network, lambda *asked: self._asked.put(asked), self._stopping.is_set)
         network.start()
         asked = threading.Thread(target=self._carry_out, name="commands", daemon=True)
         asked.start()
@@ -78,18 +78,19 @@ class Crowd:
             self._at(tell_every_s, partial(self._say, tell, tell_every_s))
             self._drive()
         finally:
-            with ThreadPoolExecutor(STOPPED_AT_ONCE) as pool:
+            self._stopping.set()
+            with ThreadPoolExecutor(max(1, len(self._devices))) as pool:  # each waits for seconds where the broker is silent
                 for ended in [pool.submit(device.stop) for device in self._devices.values()]:
                     ended.result()
             self._asked.put(None)
             asked.join()
             network.stop()
-            shared.produced.close()
-            shared.journal.close()
+            produced.close()
+            journal.close()
         return self._report()
 
     def stop(self) -> None:
-        """Safe in a signal handler."""
+        """From any thread."""
         self._stopping.set()
 
     def _drive(self) -> None:
@@ -154,7 +155,7 @@ class Crowd:
 
     def _carry_out(self) -> None:
         """What the hub asks of the devices, one after another."""
-        while (asked := self._asked.get()) is not None:
+        while (asked := self._asked.get()) is not None and not self._stopping.is_set():
             device, topic, payload = asked
             try:
                 device.commands.handle(topic, payload)

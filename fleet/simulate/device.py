@@ -47,12 +47,13 @@ HISTORY_BYTES = 65_536
 
 @dataclass(frozen=True)
 class Shared:
-    """What the devices of a process have in common. `submit` gets what the hub asks of a device."""
+    """What the devices of a process have in common. `submit` gets what the hub asks of a device; what takes long ends once `stopping`."""
 
     produced: Produced
     journal: Journal
     network: SharedLoop
     submit: Callable[[Device, str, bytes], None]
+    stopping: Callable[[], bool]
 
 
 class DoublingLink(Link):
@@ -122,7 +123,7 @@ class Device:
         handlers, settings = self._handlers(), SimulatedSettings()
         self.commands = Commands(name, folder, self.outbox, self._publish, handlers, self._reported, settings, shared.journal)
         self._wanted: queue.SimpleQueue[Fault | None] = queue.SimpleQueue()
-        self._submit, self._cable = shared.submit, Cable(shared.network)
+        self._submit, self._stopping, self._cable = shared.submit, shared.stopping, Cable(shared.network)
         self._session: Session | None = None
         self._link: DoublingLink | None = None
 
@@ -251,6 +252,8 @@ class Device:
     def _storm(self, count: int) -> None:
         first, last = self.produced + 1, self.produced + count
         for start in range(first, last + 1, AT_ONCE):
+            if self._stopping():
+                break
             self._hand_over(start, min(last, start + AT_ONCE - 1))
 
     def _hand_over(self, first: int, last: int) -> None:

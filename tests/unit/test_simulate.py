@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fleet.simulate.clock import DeviceClock
 from fleet.simulate.crowd import Crowd
 from fleet.simulate.journal import NAME, Produced
 from fleet.simulate.scenario import Scenario, Step, load
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +95,17 @@ def test_a_fault_at_the_start_waits_for_devices_that_join_later(tmp_path: Path) 
             crowd.stop()
 
     assert [device["produced"] for device in crowd.run(told, 0.1)["devices"].values()] == [1, 1, 1]
+
+
+def test_a_storm_ends_when_the_simulation_is_to_end(tmp_path: Path) -> None:
+    storm, nowhere = Step(fault="storm", count=1_000_000), MqttSettings(port=9, delivery="hub")
+    crowd = Crowd(Scenario(mqtt=nowhere, state_dir=tmp_path, sites={"sim": 1}, events_per_minute=0, faults=(storm,)))
+    with ThreadPoolExecutor() as pool:
+        report = pool.submit(crowd.run, lambda _text: None, 60.0)
+        wait_until((tmp_path / NAME).is_file, 10, "the book")
+        wait_until((tmp_path / NAME).read_text, 10, "the storm to have begun")
+        crowd.stop()
+        assert 0 < report.result(60)["produced"] < 1_000_000
 
 
 @pytest.mark.parametrize(
