@@ -39,7 +39,7 @@ class ExitingSockets:
         return self
 
     def open(self, host: str, port: int) -> socket.socket:
-        self._sockets.append(socket.create_connection((host, port), 10))
+        self._sockets.append(socket.create_connection((host, port), 60))
         return self._sockets[-1]
 
     def __exit__(self, *_: object) -> None:

@@ -125,7 +125,7 @@ class Mosquitto:
 def answers(port: int) -> bool:
     """Whether somebody listens at a loopback port."""
     with socket.socket() as probe:
-        probe.settimeout(10)
+        probe.settimeout(60)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 

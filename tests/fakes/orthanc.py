@@ -52,4 +52,4 @@ class Orthanc:
             return False
 
     def _get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self._http}{path}", timeout=20, trust_env=False)
+        return httpx.get(f"http://127.0.0.1:{self._http}{path}", timeout=60, trust_env=False)

@@ -151,7 +151,7 @@ def test_no_second_request_hides_in_a_body(site: SmallSite, method: str, length:
     hidden = b"POST /reload HTTP/1.1\r\nHost: vision\r\n\r\n"
     head = f"{method} {INFER} HTTP/1.1\r\nHost: {address(site)}\r\n{length}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     host, _, port = address(site).rpartition(":")
-    with socket.create_connection((host, int(port)), 20) as client:
+    with socket.create_connection((host, int(port)), 60) as client:
         client.sendall(head.encode() + b"5\r\n12345\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden))
         assert client.recv(4096).split(b" ")[1] in (b"400", b"405")
     assert site.client.get("/v2/health/live").status_code == 200
@@ -182,7 +182,7 @@ def _request(pictures: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 def test_bodies_that_are_too_large(site: SmallSite) -> None:
     host, _, port = address(site).rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     connection.putrequest("POST", INFER)
     connection.putheader("Content-Type", "application/octet-stream")
     connection.putheader("Content-Length", str(2**40))
@@ -197,7 +197,7 @@ def test_bodies_that_are_too_large(site: SmallSite) -> None:
 def test_many_clients_are_each_answered_once_and_right(site: SmallSite) -> None:
     def client(number: int) -> int:
         random = np.random.default_rng(number)
-        with httpx.Client(base_url=site.server.url, timeout=30) as http_client:
+        with httpx.Client(base_url=site.server.url, timeout=60) as http_client:
             for round_ in range(15):
                 pictures = noise(int(random.integers(1, 5)), number * 100 + round_)
                 answer = http_client.post(INFER, **_request(pictures))
@@ -243,7 +243,7 @@ def test_a_flood_is_refused_and_what_was_taken_is_answered(own: SmallSite, tmp_p
     gate = Gate(serving)
 
     def client(number: int) -> tuple[int, str | None, bool]:
-        answer = httpx.post(own.server.url + INFER[1:], **_request(noise(2, number)), timeout=30)
+        answer = httpx.post(own.server.url + INFER[1:], **_request(noise(2, number)), timeout=60)
         right = answer.status_code != 200 or np.allclose(answer.json()["outputs"][0]["data"], logits(noise(2, number))[:, 0], atol=1e-3)
         return answer.status_code, answer.headers.get("retry-after"), right
 
@@ -280,13 +280,13 @@ def test_closing_answers_what_is_under_way(own: SmallSite, tmp_path: Path) -> No
     serving = served(own, tmp_path, batch=1)
     gate = Gate(serving)
     with ThreadPoolExecutor(13) as pool:
-        answers = [pool.submit(httpx.post, own.server.url + INFER[1:], **_request(noise(1, n)), timeout=30) for n in range(12)]
+        answers = [pool.submit(httpx.post, own.server.url + INFER[1:], **_request(noise(1, n)), timeout=60) for n in range(12)]
         batcher = serving.model("small").running.batcher
         wait_until(lambda: gate.calls and batcher.metrics()["queued"] > 4, 10, "the queue")
         closing = pool.submit(serving.close)
         wait_until(lambda: sum(answer.done() for answer in answers) > 4, 10, "what was queued")
         gate.open()
-        closing.result(20)
+        closing.result(60)
         statuses = [answer.result().status_code for answer in answers]
     assert set(statuses) == {200, 503}
     assert "closed" in error(own.client.post(INFER, **_request(noise(1))), 503)
@@ -304,7 +304,7 @@ def test_closing_leaves_a_model_behind_that_is_being_loaded(tmp_path: Path, monk
     serving = Serving(Settings(state_dir=tmp_path, serving=ServingSettings(models=(ServedModelSettings(name="slow", card="centerface"),))))
     serving.start()
     try:
-        assert loading.wait(10)
+        assert loading.wait(60)
         serving.close()
         assert serving.model("slow").state == "loading"
     finally:

@@ -45,7 +45,7 @@ def test_they_are_served_once_the_stream_has_them_and_embedders_not(tmp_path: Pa
             wait_until(lambda: serving.ready, 10, "the detector")
             running = serving.model("centerface").running
             image = np.random.default_rng(0).integers(0, 256, (1, *running.signature.picture), np.uint8)
-            found = running.batcher.submit(image, 20).result(20)
+            found = running.batcher.submit(image, 60).result(60)
             expected = kit.detector.engine.infer({IMAGE: image})
             assert found.keys() == expected.keys()
             for name, tensor in expected.items():
@@ -64,5 +64,5 @@ def test_templates_are_served_where_the_settings_say_so(tmp_path: Path, models_d
         serving.start()
         wait_until(lambda: serving.ready, 10, "both models")
         running = serving.model("dlib-resnet").running
-        outputs = running.batcher.submit(np.zeros((1, *running.signature.picture), np.uint8), 20).result(20)
+        outputs = running.batcher.submit(np.zeros((1, *running.signature.picture), np.uint8), 60).result(60)
         assert next(iter(outputs.values())).shape == (1, 128)

@@ -33,7 +33,7 @@ class Slow(Engine):
         if self.closed:
             raise EngineError("the engine is closed")
         self.begun.set()
-        assert self.may.wait(20)
+        assert self.may.wait(60)
         return reader({"y": np.array([self.number], np.float32)})
 
     def close(self) -> None:
@@ -46,13 +46,13 @@ def test_a_call_under_way_ends_on_the_old_engine_and_the_next_one_goes_to_the_ne
     engine = Exchangeable(old)
     with ThreadPoolExecutor(1) as callers:
         first = callers.submit(engine.infer, PICTURE)
-        assert old.begun.wait(20)
+        assert old.begun.wait(60)
         engine.exchange(new)
         assert engine.infer(PICTURE)["y"] == 2.0
         assert engine.precision == "int8"
         assert old.closed == 0
         old.may.set()
-        assert first.result(20)["y"] == 1.0
+        assert first.result(60)["y"] == 1.0
     assert (old.closed, new.closed) == (1, 0)
     engine.close()
     assert new.closed == 1

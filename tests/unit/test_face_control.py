@@ -94,7 +94,7 @@ class Site:
         return self.settings
 
     def _load(self, settings: Settings, detector: str, embedder: str, key: Any, progress: Any) -> FaceKit:
-        assert self.ready.wait(20)
+        assert self.ready.wait(60)
         self.loads += 1
         return FaceKit(self.detector, OneTemplate(), open_gallery(settings), key)  # type: ignore[arg-type]
 
@@ -139,7 +139,7 @@ def test_while_models_are_loaded_people_are_shown_and_pictures_refused(site: Sit
             bert = faces.create("Bert", "", None)
             assert faces.change(bert["id"], {"name": "Bertha"})["name"] == "Bertha"
             faces.erase(bert["id"])
-            assert time.monotonic() - started < 15
+            assert time.monotonic() - started < 50
             assert site.loads == 0
         finally:
             site.ready.set()

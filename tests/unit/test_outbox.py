@@ -332,7 +332,7 @@ def test_waiting_ends_with_an_append_of_another_thread(opened: Opener) -> None:
         pass
     thread = threading.Timer(0.05, lambda: outbox.append("event", [event(1)]))
     thread.start()
-    assert outbox.wait(20)
+    assert outbox.wait(60)
     thread.join()
 
 
