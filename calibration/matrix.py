@@ -172,10 +172,10 @@ class Matrix:
                 what = runner(engine)
                 warm(what)
                 if goal == "latency":
-                    cell.latencies.append(single_stream(what, self._plan.seconds))
+                    cell.latencies.append(single_stream(what, self._plan.seconds, 1))
                     continue
                 with self._meter.run() as energy:
-                    done = offline(what, self._plan.seconds)
+                    done = offline(what, self._plan.seconds, 1)
                 cell.rates.append(done.per_second)
                 cell.joules += [used.joules / done.samples for used in energy]
 
@@ -220,7 +220,7 @@ class Matrix:
                 if goal == "latency":
                     costs = [latency.p50_ms for latency in side_by_side(*order, self._plan.seconds)]
                 else:
-                    costs = [1 / offline(what, self._plan.seconds).per_second for what in order]
+                    costs = [1 / offline(what, self._plan.seconds, 1).per_second for what in order]
                 first, second = costs if number % 2 == 0 else costs[::-1]
                 shares.append(first / second)
         return shares

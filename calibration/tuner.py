@@ -1,9 +1,9 @@
 """Finds the best way to run a model on this device by measuring.
 
 Successive halving (Jamieson and Talwalkar, AISTATS 2016): every backend, unit and precision is measured briefly in its usual way, the
-better half of them in further ways (threads, streams, batches), and the best few against each other in interleaved rounds that grow
-longer while the slower half leaves. Each measurement before the final stands between two of one reference engine, so that a device that
-grows hot, or busy with something else, is not taken for a slow candidate.
+better half of them in further ways (threads, streams, batches), and the best few against each other in interleaved rounds until they
+differ by more than noise. Each measurement before the final stands between two of one reference engine, so that a device that grows hot,
+or busy with something else, is not taken for a slow candidate.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from statistics import median
 from time import monotonic
 from typing import Any, Literal
 
+from calibration.final import ALIKE, final, relative
 from calibration.power import PowerMeter, temperature
 from calibration.scenarios import Runner, offline, runner, single_stream, warm
 from calibration.trials import PRECISIONS, Trials, possible
@@ -31,11 +32,9 @@ from engines.tuning import Choice, Goal, Tuning, fingerprint, save
 log = logging.getLogger(__name__)
 
 FIRST_SHARE, WAYS_SHARE = 0.45, 0.75
-"""Of the budget, for the first comparison and for the further ways; what is left is for the final."""
+"""Of the budget, for the first comparison and for the further ways; what is left is for the final, which has it also where these took
+longer."""
 FINALISTS = 4
-ROUNDS = 3
-ALIKE = 0.02
-"""Candidates this close to the best count as equally good; then the more accurate precision wins."""
 SLOWED = 0.15
 BATCHES = (4, 16)
 SLICES: dict[Goal, tuple[float, float]] = {"latency": (0.1, 1.0), "throughput": (0.1, 1.0), "efficiency": (1.0, 2.0)}
@@ -270,57 +269,43 @@ class Tuner:
         measured = [row for row in self._rows.values() if row.outcome == "measured" and row.relative is not None]
         return sorted(measured, key=lambda row: row.relative or 0.0)
 
-    def _cost(self, stand: _Stand, longer: float = 1.0) -> float:
+    def _cost(self, stand: _Stand) -> float:
         """The mean over its engines: as many pictures one at a time as in groups."""
-        seconds = longer * self._slice / len(stand.engines)
+        seconds = self._slice / len(stand.engines)
         return sum(self._measured(runner(engine), seconds) for engine in stand.engines) / len(stand.engines)
 
     def _measured(self, what: Runner, seconds: float) -> float:
         if self.goal == "latency":
-            return single_stream(what, seconds).p50_ms / 1e3
+            return single_stream(what, seconds, 1).p50_ms / 1e3
         if self.goal == "throughput":
-            return 1 / offline(what, seconds).per_second
+            return 1 / offline(what, seconds, 1).per_second
         assert self._meter is not None
         with self._meter.run() as energy:
             done = offline(what, seconds)
         return energy[0].net_joules / done.samples
 
     def _final(self, choices: list[Choice]) -> Choice:
-        """Rounds in which all take turns, back and forth; after each block of them the slower half leaves."""
+        """The best; of those that are as good, the most accurate, then the usual way. All rows are set in relation to it."""
         with ExitStack() as loaded:
             stands = [stand for choice in choices if (stand := self._stand(choice))]
             for stand in stands:
                 loaded.callback(stand.close)
             if not stands:
                 raise EngineError(f"{self.card.name}: none of the best candidates could be loaded again; `almena tune` shows why")
-            longer, finalists = 1.0, tuple(stands)
-            while True:
-                self._told(f"final between {len(stands)}", self._used())
-                for number in range(ROUNDS):
-                    for stand in stands if number % 2 == 0 else reversed(stands):
-                        stand.costs.append(self._cost(stand, longer))
-                stands.sort(key=lambda stand: stand.cost)
-                for stand in stands:
-                    self._note(stand.row, stand.cost, stand.row.relative, ROUNDS)
-                if len(stands) == 1 or self._used() >= 1:
-                    break
-                if len(stands) == 2 and longer >= 4:
-                    break
-                stands = stands[: max(2, (len(stands) + 1) // 2)]
-                longer *= 2
-        return self._decided(finalists)
-
-    def _decided(self, stands: tuple[_Stand, ...]) -> Choice:
-        """The best; of those that are as good, the most accurate, then the usual way. All rows are set in relation to it."""
-        best = min(stand.cost for stand in stands)
-        alike = [stand for stand in stands if stand.cost <= best * (1 + ALIKE)]
+            ends = max(1.0, self._used() + 1 - WAYS_SHARE)
+            best = final(stands, self._turn, lambda: self._used() >= ends)
+        alike = [stand for stand in stands if relative(stand, best) <= 1 + ALIKE]
         winner = min(alike, key=lambda stand: _plainness(stand.row.way))
         unit = winner.row.relative or 1.0
         for row in self._rows.values():
             row.relative = row.relative / unit if row.relative is not None else None
         for stand in stands:
-            stand.row.relative = stand.cost / winner.cost
+            self._note(stand.row, stand.cost, relative(stand, winner), len(stand.costs))
         return winner.row.choice
+
+    def _turn(self, stand: _Stand) -> None:
+        self._told("final", self._used())
+        stand.costs.append(self._cost(stand))
 
     def _kept(self, winner: Choice) -> Tuned:
         """The winner's engines go into the store, so that the next start loads them."""

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.commands import tune as command
+from calibration.final import LEAST, SURE, final, relative
 from calibration.power import PowerMeter
 from calibration.tuner import Tuned, Tuner
 from engines import tuning
@@ -109,6 +110,53 @@ def test_a_budget_that_is_used_up_is_said(site: Site) -> None:
 def test_without_any_candidate_all_reasons_are_told(site: Site) -> None:
     with pytest.raises(EngineError, match=r"nothing here can run it\n  broken bf16, failed: small 16x16: operator Nothing is unknown"):
         tuned(site, "broken")
+
+
+@dataclass(eq=False)
+class Entrant:
+    """Costs what is scripted, then the last of it."""
+
+    script: list[float]
+    costs: list[float] = field(default_factory=list)
+
+    def turn(self) -> None:
+        self.costs.append(self.script[min(len(self.costs), len(self.script) - 1)])
+
+
+def winner(*scripts: list[float], rounds: int = 20) -> tuple[int, list[int]]:
+    """Whose script won, and how many rounds each was in, where there is time for `rounds` of all."""
+    entrants = [Entrant(script) for script in scripts]
+    best = final(entrants, Entrant.turn, lambda: max(len(one.costs) for one in entrants) >= rounds)
+    return entrants.index(best), [len(one.costs) for one in entrants]
+
+
+def test_a_disturbance_in_the_first_rounds_decides_nothing() -> None:
+    assert winner([1.0], [5.0, 5.0, 5.0, 0.9]) == (1, [12, 12])
+
+
+def test_the_final_ends_once_the_others_are_slower_beyond_doubt() -> None:
+    assert winner([1.0], [1.2], [1.4, 0.1, 1.4]) == (0, [SURE, SURE, SURE])
+
+
+def test_the_final_ends_once_the_others_are_as_good_beyond_doubt() -> None:
+    assert winner([1.0], [1.01]) == (0, [SURE, SURE])
+
+
+def test_the_final_goes_on_while_noise_hides_who_is_better() -> None:
+    noisy = [0.9, 1.15] * 20
+    assert winner([1.0], noisy, [1.5]) == (0, [20, 20, SURE])
+    assert winner([1.0], noisy, rounds=1)[1] == [LEAST, LEAST]
+
+
+def test_costs_are_compared_in_the_rounds_that_both_were_in() -> None:
+    """The device became slow after the second one had left."""
+    assert relative(Entrant([], [1.1] * 6), Entrant([], [1.0] * 6 + [4.0] * 9)) == pytest.approx(1.1)
+
+
+def test_the_final_has_its_share_where_building_took_longer(site: Site) -> None:
+    """An engine and its reference take a second and the first measurements half of one, which leaves nothing of the budget."""
+    found = tuned(site, "quick", budget=1.5)
+    assert [row.rounds > 2 + LEAST for row in found.rows if row.outcome == "chosen"] == [True]
 
 
 def test_efficiency_needs_a_sensor(site: Site) -> None:
