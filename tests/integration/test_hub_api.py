@@ -157,8 +157,8 @@ def test_commands_go_out_and_run_out(hub: HubApi, admin: httpx.Client) -> None:
     hub.link.published.clear()
     made = admin.post(f"{API}/devices/cam-1/commands", json={"name": "reload", "args": {"n": 1}}).json()
     assert (made["state"], made["by"][:4]) == ("queued", "key:")
-    wait_until(lambda: hub.link.published, 10, "the command")
-    topic, payload, retained = hub.link.published[0]
+    sent = wait_until(lambda: [one for one in hub.link.published if one[1].get("id") == made["id"]], 10, "the command")
+    topic, payload, retained = sent[0]
     assert (topic, retained) == ("almena/1/cam-1/down/command/reload", False)
     assert payload == {
         "v": 1, "id": made["id"], "name": "reload", "args": {"n": 1}, "expires_at": made["expires_at"],
