@@ -60,12 +60,11 @@ def test_latency_percentiles_of_engines_arrive(tmp_path: Path, short_clip: Path,
     (stream,) = sample["vision"]["streams"]
     assert (stream["stream"], stream["state"]) == ("hall", "running")
     assert stream["processed"] > 0
-    assert sample["mqtt"]["state"] == "connected"
     assert sample["outbox"]["event"]["produced"] >= 1
 
 
 def with_both_engines(heard: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The newest sample that has figures of detector and embedder."""
+    """The newest sample with figures of detector and embedder that was taken while the broker was there."""
     samples = [sample for envelope in heard for sample in envelope["data"]["samples"]]
     seen = [sample for sample in samples if "embed_p99_seconds" in sample["vision"].get("metrics", {}).get("hall", {})]
-    return seen[-1] if seen else None
+    return next((sample for sample in reversed(seen) if sample["mqtt"]["state"] == "connected"), None)
