@@ -36,7 +36,7 @@ CLONE = "its certificate was renewed with another key before: two devices may ha
 AGAIN = "the same key again: the same certificate"
 AGAIN_S = 30.0
 RIGHT = 0.1
-"""What a request that was right costs an address, where a wrong one costs 1."""
+"""What a request that was right costs an address, where one that is wrong, or asks the operator something new, costs 1."""
 CERTIFICATES = 10
 """So many at once for one name, and then one more each hour, or each tenth of a certificate's lifetime where that is less."""
 A = TypeVar("A", Issued, Issued | Waiting)
@@ -69,16 +69,16 @@ class Enrolment:
         return self._decided("claim", _requested_name(body.request), address, lambda: self._claim(body, address))
 
     def _decided(self, action: str, name: str, address: str, decide: Callable[[], tuple[A, str]]) -> A:
-        """Carry out and write down."""
+        """Carry out and write down. Who asks has taken a request from `limit`."""
         try:
             answer, outcome = decide()
         except RefusedError as error:
-            self.limit.spend(address)
             self._write_down(logging.WARNING, action, name, "refused", error.reason, address)
             raise
-        self.limit.spend(address, RIGHT)
+        waits = isinstance(answer, Waiting)
+        if not (waits and outcome):
+            self.limit.give_back(address, 1.0 - RIGHT)
         if outcome:
-            waits = isinstance(answer, Waiting)
             self._write_down(logging.WARNING if waits else logging.INFO, action, name, "waits" if waits else "issued", outcome, address)
         return answer
 
@@ -145,8 +145,6 @@ class Enrolment:
         if request.decision == "approved":
             self._register.issued(request.id)
             return self._issue(name, key, renews), f"approved by the operator: {reason}"
-        if new:
-            self.limit.spend(address)
         return Waiting(waiting=request.id, reason=reason, again_after_s=self._again_s), f"{reason} (request {request.id})" if new else ""
 
     def _proven(self, purpose: str, body: Renew, role: str) -> Known:
@@ -171,9 +169,8 @@ class Enrolment:
             raise RefusedError(REVOKED, "revoked")
 
     def _issue(self, name: str, key: ec.EllipticCurvePublicKey, renews: int | None = None) -> Issued:
-        if wait := self._names.wait_s(name)[0]:
+        if wait := self._names.take(name)[0]:
             raise TooOftenError(wait)
-        self._names.spend(name)
         certificate = self.authority.device(name, key, self._lifetime)
         pem = certificate.public_bytes(Encoding.PEM)
         self._register.add(certificate, "device", pem, renews)

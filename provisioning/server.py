@@ -59,15 +59,17 @@ def router(enrolment: Enrolment) -> APIRouter:
 async def _answer(enrolment: Enrolment, request: Request, kind: type[B], decide: Callable[[B, str], Issued | Waiting]) -> Response:
     """Who asked too often is not heard: that costs next to nothing, however often he comes."""
     address = request.client.host if request.client else "?"
-    wait, refused = enrolment.limit.wait_s(address)
+    wait, refused = enrolment.limit.take(address)
     if wait:
         if refused & (refused - 1) == 0:
             log.warning("%s asked too often and is not heard for now; %d requests of it so far", address, refused)
         raise _too_often(wait)
     try:
         body = kind.model_validate_json(await body_of(request, LARGEST_BODY))
+    except Problem as error:
+        log.warning("%s from %s: refused: %s", request.url.path, address, error.title)
+        raise
     except ValidationError as error:
-        enrolment.limit.spend(address)
         log.warning("%s from %s: refused: not a request of this protocol", request.url.path, address)
         raise Problem(400, "No request of this protocol", "Use `almena join` of the same version.") from error
     try:
@@ -77,6 +79,7 @@ async def _answer(enrolment: Enrolment, request: Request, kind: type[B], decide:
     except RefusedError as error:
         raise Problem(403, "Refused", str(error)) from error
     except sqlite3.Error as error:
+        enrolment.limit.give_back(address, 1.0)
         log.error(
             "%s from %s is not answered: the register cannot be written (%s): make room on the disk", request.url.path, address, error
         )

@@ -260,14 +260,17 @@ def test_who_is_wrong_too_often_is_not_heard_and_nobody_else_is_kept_out(monkeyp
     monkeypatch.setattr("provisioning.limits.time.monotonic", lambda: now[0])
     limit = RateLimit(burst=3, every_s=6.0)
     for _ in range(3):
-        assert limit.wait_s("2001:db8::1") == (0.0, 0)
-        limit.spend("2001:db8::1")
-    assert limit.wait_s("2001:db8::2") == (6.0, 1)
-    assert limit.wait_s("2001:db8::1") == (6.0, 2)
-    assert limit.wait_s("2001:db8:0:1::1") == (0.0, 0)
-    assert limit.wait_s("192.0.2.1") == (0.0, 0)
-    now[0] = 6.0
-    assert limit.wait_s("2001:db8::1") == (0.0, 0)
+        assert limit.take("2001:db8::1") == (0.0, 0)
+    assert limit.take("2001:db8::2") == (6.0, 1)
+    assert limit.take("2001:db8::1") == (6.0, 2)
+    assert limit.take("2001:db8:0:1::1") == (0.0, 0)
+    assert limit.take("192.0.2.1") == (0.0, 0)
+    limit.give_back("2001:db8::1", 0.5)
+    assert limit.take("2001:db8::1") == (3.0, 3)
+    now[0] = 3.0
+    assert limit.take("2001:db8::1") == (0.0, 0)
+    limit.give_back("2001:db8::1", 9.0)
+    assert [limit.take("2001:db8::1")[0] > 0 for _ in range(4)] == [False] * 3 + [True], "nobody has more than there is"
 
 
 def test_the_key_of_the_ca_is_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def test_one_name_gets_no_certificates_without_end(desk: Desk, monkeypatch: pyte
 
 def test_an_address_whose_requests_are_right_is_not_heard_without_end(desk: Desk) -> None:
     secret, key, count = desk.register.invite("cam-1", 60.0), new_key(), 0
-    while not desk.enrolment.limit.wait_s(HERE)[0]:
+    while not desk.enrolment.limit.take(HERE)[0]:
         desk.join("cam-1", secret, key)
         count += 1
     assert 9 / RIGHT < count < 12 / RIGHT
@@ -147,7 +147,7 @@ def test_of_a_thousand_guesses_a_second_ten_are_compared_and_then_one_in_six_sec
     compared, refused, key = 0, 0, new_key()
     for guess in range(60_000):
         now = guess / 1000
-        if desk.enrolment.limit.wait_s(HERE)[0]:
+        if desk.enrolment.limit.take(HERE)[0]:
             refused += 1
             continue
         compared += 1
@@ -155,7 +155,7 @@ def test_of_a_thousand_guesses_a_second_ten_are_compared_and_then_one_in_six_sec
             desk.join("cam-1", guess.to_bytes(32, "big"), key)
     assert (compared, refused) == (10 + 9, 60_000 - 19)
     assert desk.register.devices() == []
-    assert not desk.enrolment.limit.wait_s("192.0.2.8")[0], "another address is heard"
+    assert not desk.enrolment.limit.take("192.0.2.8")[0], "another address is heard"
 
 
 def test_a_token_is_compared_once_and_in_constant_time_whatever_is_asked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
