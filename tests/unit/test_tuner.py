@@ -21,7 +21,7 @@ from engines import tuning
 from engines.base import EngineError
 from engines.model import Workshop, judge_of, load_classifier
 from engines.tuning import Choice, find
-from tests.fakes.paced import Frugal, Quick, Site
+from tests.fakes.paced import CLOCK, Frugal, Quick, Site
 
 pytestmark = pytest.mark.unit
 
@@ -165,16 +165,12 @@ def test_efficiency_needs_a_sensor(site: Site) -> None:
 
 
 class Watts:
-    """Ten watts while quick bf16 would take one: joules by wall clock."""
+    """Ten of them, by the clock of the engines: however often it is asked, and however long the machine stands still meanwhile."""
 
     name = "a sensor"
 
-    def __init__(self) -> None:
-        self.total = 0.0
-
     def joules(self) -> float:
-        self.total += 1.0
-        return self.total
+        return 10 * CLOCK.now
 
 
 def test_efficiency_is_joules_without_idle_power(site: Site) -> None:
