@@ -104,12 +104,12 @@ def fed(image: Image, feed: ModelInput, width: int, height: int) -> Image:
         raise EngineError(f"a picture must be (H, W, 3) or (H, W) uint8, not {image.shape} {image.dtype}")
     if feed.channels == 1 and image.ndim == 3:
         image = opencv().cvtColor(image, opencv().COLOR_BGR2GRAY)
-    elif feed.channels == 3 and image.ndim == 2:
-        image = opencv().cvtColor(image, opencv().COLOR_GRAY2BGR)
     if feed.resize == "letterbox":
         shaped = letterbox(image if image.ndim == 3 else image[:, :, None], width, height, feed.pad)[0]
     else:
         shaped = (cropped if feed.resize == "crop" else stretched)(image, width, height)
+    if feed.channels == 3 and image.ndim == 2:  # the same as before shrinking, for a third of the work
+        shaped = opencv().cvtColor(shaped, opencv().COLOR_GRAY2BGR)
     return np.ascontiguousarray(shaped.reshape(height, width, feed.channels))
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.card import card
-from engines.preprocess import aligned, best_size, letterbox, roomy, similarity
+from engines.card import ModelInput, card
+from engines.preprocess import aligned, best_size, fed, letterbox, roomy, similarity
 
 pytestmark = pytest.mark.unit
 
@@ -114,3 +114,11 @@ def test_a_chip_shows_the_landmarks_on_the_template(scale: float) -> None:
 def test_a_face_at_the_edge_is_black_outside() -> None:
     chip = aligned(np.full((100, 100, 3), 200, np.uint8), TEMPLATE - 120, TEMPLATE, 150)
     assert not chip[:, :100].any()
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch", "crop"])
+@given(st.integers(8, 300), st.integers(8, 300), st.tuples(st.integers(8, 120), st.integers(8, 120)))
+def test_grey_gives_what_its_three_equal_channels_give(resize: str, width: int, height: int, size: tuple[int, int]) -> None:
+    feed = ModelInput.model_validate({"layout": "NHWC", "colour": "BGR", "sizes": [size], "resize": resize, "pad": 7})
+    grey = np.random.default_rng(width).integers(0, 256, (height, width), np.uint8)
+    assert np.array_equal(fed(grey, feed, *size), fed(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), feed, *size))
