@@ -135,18 +135,18 @@ class Trials:
 
 def possible(card: ModelCard, policy: Policy, batch: int, backends: Iterable[str] = BACKENDS) -> tuple[list[Choice], list[Impossible]]:
     """Every backend, unit and precision that this machine has for that model, the likeliest to be fast first; what it lacks, and why."""
-    found: list[tuple[int, Choice]] = []
+    found: list[Choice] = []
     missing: list[Impossible] = []
     for name in backends:
         try:
             found += _of_backend(card, name, policy, batch)
         except EngineError as error:
             missing.append(Impossible(Choice(backend=name, unit="any", precision="any", policy=policy, batch=batch), str(error)))
-    return [choice for _, choice in sorted(found, key=lambda pair: pair[0])], missing
+    return sorted(found, key=lambda choice: -PRECISIONS.index(choice.precision)), missing
 
 
-def _of_backend(card: ModelCard, name: str, policy: Policy, batch: int) -> list[tuple[int, Choice]]:
-    """Choices with their rank. Raises EngineError where there is none."""
+def _of_backend(card: ModelCard, name: str, policy: Policy, batch: int) -> list[Choice]:
+    """Raises EngineError where there is none."""
     if name in MODULES and find_spec(MODULES[name]) is None:
         raise EngineError(f"not installed: pip install 'almena[{EXTRAS.get(name, name)}]'")
     backend: Backend = resolve(BACKENDS, name, "backend")()
@@ -156,9 +156,9 @@ def _of_backend(card: ModelCard, name: str, policy: Policy, batch: int) -> list[
     if not units:
         raise EngineError("it finds no device here; `almena doctor` says why")
     return [
-        (rank, Choice(backend=name, unit=unit, precision=precision, policy=policy, batch=batch))
+        Choice(backend=name, unit=unit, precision=precision, policy=policy, batch=batch)
         for unit in units
-        for rank, precision in enumerate(backend.precisions(unit))
+        for precision in backend.precisions(unit)
     ]
 
 

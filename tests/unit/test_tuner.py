@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from agent.commands import tune as command
 from calibration.final import LEAST, SURE, final, relative
 from calibration.power import PowerMeter
+from calibration.trials import possible
 from calibration.tuner import Tuned, Tuner
 from engines import tuning
 from engines.base import EngineError
@@ -105,6 +106,11 @@ def test_a_budget_that_is_used_up_is_said(site: Site) -> None:
     assert found.tuning.choice.backend == "quick"
     assert re.match(r"only 1 of \d+ ways could be tried in the budget of 1 s, the best of them: 4 ms", found.tuning.why)
     assert not found.tuning.complete
+
+
+def test_fewer_bits_are_tried_first_whichever_backend_has_them(site: Site) -> None:
+    precisions = [choice.precision for choice in possible(site.card, "latency", 1, ["slow", "quick", "wrong"])[0]]
+    assert precisions == ["fp16", "bf16", "fp32", "fp32", "fp32"]
 
 
 def test_without_any_candidate_all_reasons_are_told(site: Site) -> None:
