@@ -9,12 +9,13 @@ import sys
 from agent import settings as settings_module
 from agent.errors import AlmenaError
 from agent.notify import notify
-from agent.process import begin, refused, starting
+from agent.process import begin, keep_freed_memory, refused, starting
 
 
 def main() -> int:
     """Run until SIGTERM or SIGINT. Exit code 2: the settings are wrong; 1: it cannot start."""
     config, stopping = begin("dicom", __doc__)
+    keep_freed_memory()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for library in ("pydicom", "pynetdicom"):  # their messages quote the data set
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)

@@ -24,9 +24,9 @@ MANUFACTURER = "Almena"
 JPEGExtended12BitDecoder.add_plugin("almena", ("agent.dicom.jpeg12", "decode_frame"))
 
 
-def picture_of(instance: StudyInstance) -> StudyPicture:
-    """Raises UnusableError. Reasons: `damaged`, `own-result`, `no-pixels`, `colour`, `multi-frame`, `bits`, `size`, `truncated`,
-    `transfer-syntax`, `codec`, `window`."""
+def picture_of(instance: StudyInstance) -> tuple[StudyPicture, bytes]:
+    """With the encoded value of Pixel Data. Raises UnusableError. Reasons: `damaged`, `own-result`, `no-pixels`, `colour`, `multi-frame`,
+    `bits`, `size`, `truncated`, `transfer-syntax`, `codec`, `window`."""
     queue_s = max(time.monotonic() - instance.received_ns / 1e9, 0.0)
     started = time.perf_counter()
     dataset = parse(instance.data)
@@ -43,7 +43,7 @@ def picture_of(instance: StudyInstance) -> StudyPicture:
             instance.item, image, views.modality(dataset), views.view(dataset), views.body_part(dataset), views.laterality(dataset),
             views.note(dataset), instance.received_at, instance.received_ns, queue_s, codec_s=codec_s,
         )  # fmt: skip
-    return replace(picture, decode_s=time.perf_counter() - started)
+    return replace(picture, decode_s=time.perf_counter() - started), bytes(dataset.PixelData)
 
 
 def _require_usable(dataset: Dataset) -> None:

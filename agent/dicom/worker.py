@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from agent import logs
-from agent.dicom.reading import UnusableError, pixels_of
+from agent.dicom.reading import UnusableError
+from agent.process import keep_freed_memory
 from agent.studies import StudyError, StudyFolders, StudySpaceError, UnknownStudyError
 
 MEMORY = 3 * 1024**3
@@ -29,10 +30,9 @@ def decode(folders: StudyFolders, item: str) -> dict[str, Any]:
     """inbox/ to pictures/. Raises UnusableError, StudyError."""
     from agent.dicom.decode import picture_of
 
-    instance = folders.instance(item)
-    picture, pixels = picture_of(instance), folders.fingerprint(pixels_of(instance.data))
+    picture, pixels = picture_of(folders.instance(item))
     folders.write_picture(picture)
-    return {"pixels": pixels}
+    return {"pixels": folders.fingerprint(pixels)}
 
 
 def build(folders: StudyFolders, item: str) -> dict[str, Any]:
@@ -76,6 +76,7 @@ def main() -> int:
     logs.setup("dicom-worker")
     for library in ("pydicom", "pynetdicom", "highdicom"):  # their messages quote the data set
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    keep_freed_memory()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for module in ("decode", "answer"):  # before the first radiograph waits for them

@@ -69,7 +69,7 @@ def answers(tmp_path: Path, data: bytes | None = None, **options: object) -> lis
     data = instance(1) if data is None else data
     one = StudyInstance(folders.item("1"), data, time.time(), time.monotonic_ns())
     folders.write_instance(one)
-    folders.write_picture(picture_of(one))
+    folders.write_picture(picture_of(one)[0])
     folders.write_result(result(one.item, **options))  # type: ignore[arg-type]
     return answer_files(folders, one.item)
 

@@ -30,7 +30,7 @@ RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
 
 def picture(data: bytes) -> StudyPicture:
-    return picture_of(StudyInstance("0" * 32, data, time.time(), time.monotonic_ns()))
+    return picture_of(StudyInstance("0" * 32, data, time.time(), time.monotonic_ns()))[0]
 
 
 def lut(first: int, depth: int, entries: list[int]) -> Sequence:

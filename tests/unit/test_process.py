@@ -35,3 +35,20 @@ def test_a_process_does_not_outlive_one_of_its_threads(when: str, code: int, aft
     assert (done.returncode, done.stdout) == (code, after)
     assert "CRITICAL vision almena: thread deliver-door ended by an error that nobody caught" in done.stderr
     assert "Panic: of password=***" in done.stderr
+
+
+def test_memory_that_was_freed_is_used_again_without_asking_the_kernel_for_pages() -> None:
+    program = """
+import resource
+from agent.process import keep_freed_memory
+
+keep_freed_memory()
+faults = []
+for _ in range(20):
+    pieces = [bytearray(b"x") * (2 << 20) for _ in range(8)]
+    del pieces
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[9])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4096, "of the 40960 pages of ten rounds"
