@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from agent.dicom.counters import Counters
@@ -21,6 +22,8 @@ LOOK_S = 0.2
 SCAN_SHARE = 20
 """The pause between two looks is at least this many times as long as listing the folders took."""
 PER_CONNECTION = 100
+RECEIPTS = 16
+"""That are made durable together."""
 REJECTIONS = 3
 """An answer that was rejected so often is put into dead/."""
 
@@ -69,8 +72,7 @@ class Sender:
         ready = [item for item in waiting if folders.results.holds(item)]
         now = time.monotonic()
         if self._settings is None:
-            for item in ready:
-                self._finish(item)
+            self._finish(ready)
             return now - started
         built = [item for item in waiting if now >= self._again.get(item, 0.0) and folders.answers.holds(item)]
         self._asked &= set(ready)
@@ -118,21 +120,24 @@ class Sender:
             return
         self._counters.count("answered")
         self._recovered()
-        self._finish(item)
+        self._finish([item])
 
-    def _finish(self, item: str) -> None:
-        """Leave a receipt in place of the instance."""
+    def _finish(self, items: Sequence[str]) -> None:
+        """Leave receipts in place of instances."""
         folders = self._folders
+        for start in range(0, len(items), RECEIPTS):
+            receipts = {item: self._receipt(item) for item in items[start : start + RECEIPTS] if folders.inbox.holds(item)}
+            folders.answered.write_all({item: (receipt, b"") for item, receipt in receipts.items()}, at=time.time(), durable=True)
+            for item in receipts:
+                folders.inbox.retire(item)
+                folders.answers.remove(item)
+                self._forget(item)
+
+    def _receipt(self, item: str) -> dict[str, str]:
         try:
-            pixels = self._workshop.pixels.get(item) or folders.fingerprint(pixels_of(folders.instance(item).data))
-        except UnknownStudyError:
-            return
+            return {"pixels": self._workshop.pixels.get(item) or self._folders.fingerprint(pixels_of(self._folders.instance(item).data))}
         except UnusableError:
-            pixels = ""
-        folders.answered.write(item, {"pixels": pixels}, b"", at=time.time(), durable=True)
-        folders.inbox.remove(item)
-        folders.answers.remove(item)
-        self._forget(item)
+            return {"pixels": ""}
 
     def _rejected(self, item: str, reason: str) -> None:
         assert self._settings

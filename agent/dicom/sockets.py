@@ -22,7 +22,7 @@ from agent.dicom.reading import place
 
 log = logging.getLogger(__name__)
 
-MAX_PDU = 256 * 1024
+MAX_PDU = 1024 * 1024
 """Bytes of a PDU that callers may send: large ones cost less for each byte. What they say is more than this ends the connection."""
 PDU_S = 60.0
 """A PDU that is not complete by then was sent to hold the connection."""
