@@ -38,6 +38,7 @@ from tests.unit.test_hub_identities import (  # noqa: F401 - the same tests, wit
 from tests.unit.test_hub_store import (  # noqa: F401 - the same tests, with the fixture of this file
     test_a_lease_ends_and_any_word_begins_it_again,
     test_a_repeat_is_stored_but_another_message_under_the_number_is_refused,
+    test_a_row_that_the_database_cannot_take_is_told_as_such_and_takes_the_others_with_it,
     test_a_sample_out_of_all_time_and_a_name_that_is_none_are_rolled_up_too,
     test_dead_letters_and_replies_are_bounded,
     test_events_are_kept_as_long_as_the_settings_say_since_they_came,

@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import select
 
 from agent import wire
+from fleet.ingest.ingest import POISON
 from fleet.intervals import Intervals
 from fleet.settings import RetentionSettings
-from fleet.store import Batch, Message, care, queries, tables
+from fleet.store import Batch, Message, care, queries, rows, sql, tables
 from fleet.store.database import LOCK_WAIT_S, writing
 from tests.fakes.hub_store import EVENTS, LOSSES, NOW, SPOOL, StoredHub, loss, message, other
 
@@ -109,6 +110,17 @@ def test_impossible_numbers_are_dead_letters(hub: StoredHub, topic: str, payload
     assert hub.sql("SELECT topic, times FROM dead_letters") == [(topic, 1)]
     assert hub.sql("SELECT seq FROM events") == [(5,)]
     assert hub.sql("SELECT ranges FROM spools") == [("[[5, 5]]",)]
+
+
+@pytest.mark.parametrize("bad", [{"seq": 1}, {"seq": 2**70}, {"seq": None}, {"device": "\ud800"}], ids=str)
+def test_a_row_that_the_database_cannot_take_is_told_as_such_and_takes_the_others_with_it(hub: StoredHub, bad: dict[str, Any]) -> None:
+    good = dict.fromkeys(rows.EVENT, "x") | {"captured_at": 1.0, "mono_ns": 5, "received_at": 1.0, "payload": b"{}", "at": 1.0, "seq": 1}
+    with pytest.raises(POISON), writing(hub.store.engine) as connection:
+        sql.add(connection, tables.events, rows.EVENT, [tuple(one.values()) for one in (good, {**good, "seq": 2, **bad})])
+    assert hub.sql("SELECT count(*) FROM events") == [(0,)]
+    with writing(hub.store.engine) as connection:
+        sql.add(connection, tables.events, rows.EVENT, [tuple(good.values())])
+    assert hub.sql("SELECT device, seq, payload FROM events") == [("x", 1, b"{}")]
 
 
 def test_texts_that_a_database_cannot_index_are_cut(hub: StoredHub) -> None:
