@@ -22,7 +22,8 @@ from engines.files import text_of
 USER = "almena-vision"
 UNITS = ("almena-uplink.service", "almena-vision.service")
 HUB = ("almena-hub.service", "almena-enrol.service")
-DEVICES = ("video[0-9]*", "media[0-9]*", "dri/render*", "accel/accel*", "nvidia[0-9]*", "nvmap", "nvhost-*gpu*", "dma_heap/*")
+TEGRA = ("nvmap", "nvhost-*gpu*", "nvgpu/igpu*/*", "host1x-fence")
+DEVICES = ("video[0-9]*", "media[0-9]*", "dri/render*", "accel/accel*", "nvidia[0-9]*", *TEGRA, "dma_heap/*")
 SYNCED_MARK = "run/systemd/timesync/synchronized"
 HANDED_FOLDERS = ("vision", "uplink", "dicom", "hub")
 HANDED_FILES = ("keys", "enrol")

@@ -6,8 +6,10 @@ import grp
 import json
 import os
 import pwd
+import re
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -16,6 +18,7 @@ from agent.raspberry_pi import THROTTLED
 from agent.settings import MqttSettings, Settings
 from agent.tls_settings import TlsSettings
 from provisioning.ca import Authority as FleetCa
+from provisioning.host.places import own_texts
 from tests.fakes.certificates import Authority
 
 pytestmark = pytest.mark.unit
@@ -205,6 +208,15 @@ def test_who_may_open_a_device(tmp_path: Path) -> None:
     node.chmod(0o606)
     assert not board.may(node, 990, {44}), "the group's rights count before those of others"
     assert board.may(node, 990, {991})
+
+
+def test_the_gpu_of_an_orin() -> None:
+    """nvgpu is in /proc/devices under the name of its device; fnmatch compares as systemd does."""
+    allowed = re.findall(r"^DeviceAllow=char-(\S+) rw$", own_texts()["almena-vision.service"], re.MULTILINE)
+    names = ("mem", "tty", "input", "gpiochip", "17000000.gpu", "17000000.ga10b", "host1x-fence", "drm", "nvidia-uvm", "video4linux")
+    assert [name for name in names if not any(fnmatchcase(name, pattern) for pattern in allowed)] == ["mem", "tty", "input", "gpiochip"]
+    for node in ("nvgpu/igpu0/ctrl", "host1x-fence", "nvmap"):
+        assert any(PurePath(node).match(pattern) for pattern in installed.DEVICES), node
 
 
 def test_certificates_by_their_dates(tmp_path: Path) -> None:
