@@ -337,8 +337,8 @@ class _Attempt:
         receive_maximum = min(getattr(properties, "ReceiveMaximum", 65535), 65535)
         name = _NAMES[self._protocol]
         self.link = Link(client, name, receive_maximum, getattr(properties, "MaximumPacketSize", MAX_PACKET))
+        client.subscribe(self._subscriptions)  # before the birth, which may be answered with a command
         client.publish(self.said.topic, self.said.birth, 1, retain=True)
-        client.subscribe(self._subscriptions)
         self._status.protocol = name
         self._status.connects += 1
         self._status.become("connected")

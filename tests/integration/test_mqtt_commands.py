@@ -74,9 +74,10 @@ def test_repeat_gets_the_stored_reply(scene: Scene) -> None:
     assert first == second
     assert scene.audited("c-2") == ["accepted", "done"]
     scene.device.stop()
-    with uplink(scene.path) as again:
-        wait_until(lambda: again.status.connected, 10, "the next session")
-        scene.command("status", "c-2")
+    births = len(scene.hub.on("status"))
+    with uplink(scene.path):
+        wait_until(lambda: [one for one in scene.hub.on("status")[births:] if one.data["state"] == "online"], 10, "the next birth")
+        scene.command("status", "c-2")  # from its birth on a device hears commands
         assert scene.replies("c-2", 3)[2] == first
 
 
