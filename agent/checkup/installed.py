@@ -61,7 +61,7 @@ def service(root: Path) -> Check:
         advice = "sudo systemctl start almena.target; why it ended: journalctl -u 'almena-*' -n 50"
         return Check("service", "fail", f"{text}; {', '.join(down)}", advice)
     if given_up := _given_up(root):
-        advice = "It did not start: /opt/almena/last-upgrade.json and `journalctl -u almena-trial` tell why. The release before runs."
+        advice = f"/opt/almena/last-upgrade.json and `journalctl -u almena-trial` tell why; {release} runs."
         return Check("service", "warn", f"{text}; {given_up}", advice)
     if is_hub(root):
         return Check("service", "ok", f"{text}; the hub runs{', and the enrolment server' if enrols else ''}; see `almena hub doctor`, too")
@@ -70,11 +70,15 @@ def service(root: Path) -> Check:
 
 def _given_up(root: Path) -> str:
     """What became of the last upgrade, "" of one that stayed."""
-    verdict = text_of(root / "opt/almena/last-upgrade.json")
-    if not verdict or (last := json.loads(verdict))["kept"]:
+    try:
+        verdict = (root / "opt/almena/last-upgrade.json").read_text()
+        last = json.loads(verdict)
+        when = datetime.fromtimestamp(last["at"], timezone.utc)
+        return "" if last["kept"] else f"the upgrade to {last['release']} was given up on {when:%Y-%m-%d %H:%M} UTC"
+    except OSError:
         return ""
-    when = datetime.fromtimestamp(last["at"], timezone.utc)
-    return f"the upgrade to {last['release']} was given up on {when:%Y-%m-%d %H:%M} UTC"
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return "what became of the last upgrade cannot be read"
 
 
 def devices(root: Path) -> Check:
@@ -98,7 +102,7 @@ def folders(root: Path) -> Check:
     wanted = [line.split() for line in told.splitlines() if line[:2] in ("d ", "z ")]
     wrong = []
     try:
-        for _, name, mode, user, group in wanted:
+        for _, name, mode, user, group, *_ in wanted:
             path = root / name.lstrip("/")
             if not path.is_symlink() and not path.exists():
                 wrong.append(f"{name} is missing")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from provisioning.host import written
 from provisioning.host.places import Places, of_role
@@ -41,7 +42,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """The same for the same contents: version, and a digest of what decides what is in it."""
-        with zipfile.ZipFile(self.wheel) as archive:
+        with _opened(self.wheel) as archive:
             contents = sorted((member.filename, member.CRC) for member in archive.infolist())
         made_of = [contents, self.extras, self.system_site, self.also, sys.version_info[:2]]
         return f"{version_of(self.wheel)}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]}"
@@ -49,9 +50,19 @@ class Recipe:
     @property
     def texts(self) -> dict[str, str]:
         """Its units, accounts, folders and rules, by name."""
-        with zipfile.ZipFile(self.wheel) as archive:
+        with _opened(self.wheel) as archive:
             names = [name for name in archive.namelist() if name.startswith(TEXTS)]
             return of_role({Path(name).name: archive.read(name).decode() for name in names}, "hub" in self.extras)
+
+
+@contextmanager
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """Raises HostError for what is no wheel, or a damaged one."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except zipfile.BadZipFile as error:
+        raise HostError(f"{wheel} is no wheel, or a damaged one ({error}): copy or build it again") from error
 
 
 def version_of(wheel: Path) -> str:
@@ -74,16 +85,25 @@ def point(link: Path, release: str) -> None:
 
 def made(places: Places, name: str) -> bool:
     """Whether the release is complete."""
-    return (places.releases / name / RECORD).is_file()
+    return _record(places, name) is not None
+
+
+def _record(places: Places, name: str | None) -> dict[str, Any] | None:
+    """What a release is made of; None of one that is half made or damaged."""
+    try:
+        record = json.loads((places.releases / str(name) / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def texts_of(places: Places, name: str | None) -> dict[str, str]:
     """Units, accounts, folders and rules of a release that is kept, by name; none of one that is damaged."""
-    folder = places.releases / str(name)
-    if not (folder / RECORD).is_file():
+    record = _record(places, name)
+    if record is None:
         return {}
-    extras = json.loads((folder / RECORD).read_text()).get("extras", ())
-    return of_role({path.name: path.read_text() for path in folder.glob(f"lib/python3*/site-packages/{TEXTS}*")}, "hub" in extras)
+    files = (places.releases / str(name)).glob(f"lib/python3*/site-packages/{TEXTS}*")
+    return of_role({path.name: path.read_text() for path in files}, "hub" in record.get("extras", ()))
 
 
 def make(places: Places, recipe: Recipe) -> None:
@@ -132,7 +152,7 @@ def retire(places: Places) -> None:
     """Remove all releases but the current and the previous one."""
     kept = {target(places.current), target(places.previous)}
     for folder in places.releases.glob("*"):
-        if folder.name not in kept:
+        if folder.name not in kept and folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
 
 

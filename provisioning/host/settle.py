@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -50,9 +49,8 @@ def close(key: Path, plan: Plan) -> None:
         return
     found = key.stat()
     had = (S_IMODE(found.st_mode), found.st_uid, found.st_gid)
-    text = key.read_text() if os.access(key, os.R_OK) else ""
     what = f"close {key}, which had mode {had[0]:04o} and owner {had[1]}"
-    plan.step(what, had != (KEY_MODE, 0, 0), partial(write, key, text, KEY_MODE, 0))
+    plan.step(what, had != (KEY_MODE, 0, 0), lambda: write(key, key.read_bytes(), KEY_MODE, 0))
 
 
 def require_no_links(places: Places, texts: Mapping[str, str]) -> None:
@@ -80,7 +78,8 @@ def number(places: Places, table: str, name: str) -> int:
 
 def _table(places: Places, name: str) -> list[list[str]]:
     file = places.at(f"/etc/{name}")
-    return [line.split(":") for line in file.read_text().splitlines()] if file.is_file() else []
+    lines = file.read_text(errors="surrogateescape").split("\n") if file.is_file() else []
+    return [fields for line in lines if len(fields := line.split(":")) > 3]
 
 
 def _udev() -> None:
@@ -110,7 +109,7 @@ def _accounts(places: Places, texts: Mapping[str, str]) -> list[str]:
 def _wanted(places: Places, texts: Mapping[str, str]) -> dict[Path, tuple[str, int, str, str]]:
     """What almena.tmpfiles says of each path: kind, mode, owner, group."""
     lines = [line.split() for line in lines_of(texts, ".tmpfiles")]
-    return {places.at(path): (kind, int(bits, 8), user, group) for kind, path, bits, user, group in lines}
+    return {places.at(path): (kind, int(bits, 8), user, group) for kind, path, bits, user, group, *_ in lines}
 
 
 def _folders(places: Places, texts: Mapping[str, str]) -> list[Path]:

@@ -41,8 +41,11 @@ def begin(places: Places, before: str, new: str, plan: Plan) -> None:
 
 def _said(places: Places, release: str) -> str:
     """The verdict on it; empty where it could not be written down."""
-    verdict = json.loads(places.verdict.read_text()) if places.verdict.exists() else {}
-    return str(verdict["said"]) if verdict.get("release") == release else ""
+    try:
+        verdict = json.loads(places.verdict.read_text())
+        return str(verdict["said"]) if verdict["release"] == release else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def switch(places: Places, release: str, leaving: str | None, plan: Plan) -> None:
@@ -112,6 +115,8 @@ def _tried(places: Places, release: str, leaving: str, plan: Plan, starts_within
         return service.trouble(names, starts_within_s, stable_s)
     except (HostError, OSError) as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001 - texts of another release: whatever fails, the one before has to come back
+        return f"{type(error).__name__}: {error}"
 
 
 def _note(places: Places, before: str, new: str, starts: int) -> None:

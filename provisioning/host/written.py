@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, text: str, mode: int = 0o644, group: int | None = None) -> None:
+def write(path: Path, text: str | bytes, mode: int = 0o644, group: int | None = None) -> None:
     """Put `text` there, for root and the group of that number; durable when this returns. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         os.fchmod(file.fileno(), mode)
-        file.write(text)
+        file.write(text if isinstance(text, bytes) else text.encode())
         file.flush()
         os.fsync(file.fileno())
     if group is not None:

@@ -100,6 +100,21 @@ def test_what_somebody_changed_is_put_right(image: Places) -> None:
     assert re.search(r"^render:.*:almena-vision$", groups.read_text(), re.MULTILINE)
 
 
+def test_what_is_in_an_image_may_be_odd(image: Places) -> None:
+    """Names in Latin-1, lines that say nothing, a key in bytes."""
+    for table, name in (("passwd", b"jos\xe9:x:1500:1500::/:/bin/sh"), ("group", b"caf\xe9:x:1500:")):
+        with image.at(f"/etc/{table}").open("ab") as file:
+            file.write(name + b"\n\n+\n")
+    key = image.settings_dir / "keys/gallery.key"
+    key.write_bytes(bytes(range(128, 160)))
+    again = Plan(say=lambda _: None)
+    host.install(image, None, again)
+    assert not again.changed
+    key.chmod(0o644)
+    host.install(image, None, again)
+    assert (key.stat().st_mode & 0o777, key.read_bytes()) == (0o600, bytes(range(128, 160)))
+
+
 @pytest.mark.parametrize("name", ["var/lib/almena/gallery", "etc/almena/keys/gallery.key", "etc/almena", "opt/almena"])
 def test_root_follows_no_link(image: Places, tmp_path: Path, name: str) -> None:
     place, elsewhere = image.root / name, tmp_path / "elsewhere"

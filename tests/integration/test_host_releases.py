@@ -35,6 +35,11 @@ SKIPPED = WELL | {"ActiveState": "inactive", "Result": "exec-condition", "Invoca
 SKIPPED_BEFORE_251 = WELL | {"ActiveState": "inactive", "InvocationID": "", "ConditionResult": "no"}
 
 
+def _folders(places: Places, recipe: Recipe) -> Path:
+    """The folders that a made release wants."""
+    return next((places.releases / recipe.name).glob(f"lib/python3*/site-packages/{releases.TEXTS}almena.tmpfiles"))
+
+
 @pytest.fixture
 def upgraded(tmp_path: Path) -> Places:
     return two_releases(tmp_path)
@@ -100,14 +105,29 @@ def test_what_a_package_brings_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_only_the_last_one_is_kept(upgraded: Places, tmp_path: Path) -> None:
     made(upgraded, a_recipe(tmp_path / "wheels", "0.9"))
+    (upgraded.releases / "notes.txt").touch()
     releases.retire(upgraded)
-    left = {folder.name.partition("-")[0] for folder in upgraded.releases.iterdir()}
-    assert left == {"1.0", "1.1"}
+    left = {path.name.partition("-")[0] for path in upgraded.releases.iterdir()}
+    assert left == {"1.0", "1.1", "notes.txt"}, "what is no release stays"
+
+
+def test_what_is_damaged_is_told(upgraded: Places, tmp_path: Path) -> None:
+    new = str(releases.target(upgraded.current))
+    for record in ("{", "[]"):
+        (upgraded.releases / new / releases.RECORD).write_text(record)
+        assert (releases.made(upgraded, new), releases.texts_of(upgraded, new)) == (False, {})
+        host.uninstall(upgraded, Plan(dry=True, say=quietly))
+    wheel = tmp_path / "almena-1.3-py3-none-any.whl"
+    wheel.write_bytes(b"no zip")
+    with pytest.raises(HostError, match="is no wheel, or a damaged one"):
+        host.install(upgraded, Recipe(wheel, ("cpu",)), Plan(dry=True, say=quietly))
 
 
 @pytest.mark.parametrize("dicom", [SKIPPED, SKIPPED_BEFORE_251])
 def test_an_upgrade_that_starts_stays(upgraded: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dicom: dict[str, str]) -> None:
     recipe, old = third_release(upgraded, tmp_path), releases.target(upgraded.current)
+    with _folders(upgraded, recipe).open("a") as file:
+        file.write("d /var/lib/almena/later 0750 root almena 10d\n")
     judged = partial(trial.judge, upgraded, Plan(say=quietly), 5.0, 0.1)
     orders = stand_in_systemd(monkeypatch, lambda unit: dicom if "dicom" in unit else WELL, judged)
     said: list[str] = []
@@ -115,6 +135,7 @@ def test_an_upgrade_that_starts_stays(upgraded: Places, tmp_path: Path, monkeypa
     assert (releases.target(upgraded.current), releases.target(upgraded.previous)) == (recipe.name, old)
     assert (upgraded.trial.exists(), said[-1]) == (False, f"release {recipe.name} runs")
     assert units_of(upgraded) == (recipe.name, False, False)
+    assert (upgraded.state / "later").is_dir(), "also with a field that this release does not use"
     assert orders.index("daemon-reload") < orders.index("start --wait") < orders.index("restart --no-block")
     assert {folder.name for folder in upgraded.releases.iterdir()} == {recipe.name, old}
 
@@ -149,6 +170,18 @@ def test_an_upgrade_that_does_not_start_goes_back(
     assert (releases.target(upgraded.current), upgraded.trial.exists()) == (old, False)
     assert units_of(upgraded) == (old, True, True), "its units are back with it"
     assert json.loads(upgraded.verdict.read_text())["kept"] is False
+
+
+def test_an_upgrade_whose_texts_nobody_understands_goes_back(upgraded: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, old = third_release(upgraded, tmp_path), str(releases.target(upgraded.current))
+    with _folders(upgraded, recipe).open("a") as file:
+        file.write("d /var/lib/almena/later\n")
+    stand_in_systemd(monkeypatch, tried=partial(trial.judge, upgraded, Plan(say=quietly), 0.5, 0.1))
+    with pytest.raises(
+        HostError, match=f"{recipe.name} does not start, and {old} is back; that one runs(?s:.*)ValueError: not enough values"
+    ):
+        host.install(upgraded, recipe, Plan(say=quietly))
+    assert (releases.target(upgraded.current), upgraded.trial.exists()) == (old, False)
 
 
 def test_a_process_that_starts_again_and_again_has_not_started(upgraded: Places, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,9 @@ def test_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = {"release": "1.1-abc", "before": "1.0-abc", "kept": False, "said": "…", "at": 1_800_000_000}
     _tree(tmp_path, **{"opt/almena/last-upgrade.json": json.dumps(verdict)})
     assert "the upgrade to 1.1-abc was given up on 2027-01-15" in installed.service(tmp_path).text
+    for damaged in ("{", "[]", '{"kept": false}'):
+        _tree(tmp_path, **{"opt/almena/last-upgrade.json": damaged})
+        assert "what became of the last upgrade cannot be read" in installed.service(tmp_path).text
     _tree(tmp_path, **{"opt/almena/last-upgrade.json": json.dumps(verdict | {"kept": True})})
     assert installed.service(tmp_path).state == "ok"
     (tmp_path / "opt/almena/trial").touch()
