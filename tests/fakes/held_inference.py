@@ -20,7 +20,7 @@ class Gate:
 
         def held(*arguments: Any) -> None:
             self.calls += 1
-            assert self._open.wait(30)
+            assert self._open.wait(60)
             call(*arguments)
 
         batcher._call = held  # type: ignore[method-assign]

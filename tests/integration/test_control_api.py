@@ -101,7 +101,7 @@ def test_live_pictures_flow_and_stop_with_the_viewer(vision: SmallVision, client
 def test_a_snapshot_is_a_jpeg_and_a_conflict_before_the_first_frame(client: httpx.Client, tmp_path: Path) -> None:
     answer = wait_until(lambda: (got := client.get("/streams/door/snapshot.jpg")).status_code == 200 and got, 5, "a snapshot")
     assert answer.content[:2] == b"\xff\xd8"
-    waiting = SmallVision(tmp_path / "waiting")
+    waiting = SmallVision(tmp_path / "w")
     control = ControlServer(waiting)
     control.start()
     transport = httpx.HTTPTransport(uds=str(waiting.settings.control_socket))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -42,13 +43,21 @@ def served(site: SmallSite, folder: Path, **changes: Any) -> Serving:
         Settings(
             state_dir=folder / "state",
             engines=EngineSettings(backend="onnxruntime", precision="fp32"),
-            serving=ServingSettings(models=(model,), timeout_s=20),
+            serving=ServingSettings(models=(model,), timeout_s=60),
         )
     )
     site.vision.serving = serving
     serving.start()
     wait_until(lambda: serving.ready, 30, "the model")
     return serving
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_processors() -> Iterator[None]:
+    """There are as many calls at once as processors, and what comes beyond them waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 2)
+        yield
 
 
 @pytest.fixture(scope="module")
