@@ -8,7 +8,7 @@
 # make bench   throughput, latency and memory, as ratios in one run
 # make deb, deb-hub  a Debian package of this version in dist/, for a device or a fleet's hub
 # make field-test  Almena on a clean Debian under a real systemd: install, boot, watchdog, upgrade, hub, packages (root; half an hour);
-#                  STAGE=upgrade runs one stage of it
+#                  STAGE=upgrade runs one stage of it, DEBIAN=trixie takes another release for it
 # make docs    what is generated from the code: example settings, JSON Schemas
 
 PYTHON ?= python3
@@ -88,7 +88,7 @@ deb-hub: setup
 	@PYTHONPATH=. $(BIN)/python -m deploy.deb.build --hub
 
 field-test: setup-test
-	@$(BIN)/python -m tests.field $(addprefix --stage=,$(STAGE))
+	@$(BIN)/python -m tests.field $(addprefix --stage=,$(STAGE)) $(addprefix --debian=,$(DEBIAN))
 
 docs: setup-test
 	@$(BIN)/python -m agent.example --write almena.example.yaml

@@ -2,7 +2,8 @@
 emulated machine (qemu-system-x86) with a camera. Prints what was seen.
 
 Needs root, debootstrap and systemd-container; 8 GB in FOLDER, which a second run uses again. `--stage` runs one stage, or several, on the
-system that the run before left; all of them begin with a clean one.
+system that the run before left; all of them begin with a clean one. `--debian trixie` takes another release, for the stages service,
+upgrade, power, fleet and hub.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ PACKAGES = (
 MODELS = ("centerface.onnx", "dlib-resnet.dat", "astronaut.png", "grace_hopper.jpg")
 UNIT = "provisioning/host/units/almena-vision.service"
 NEXT = {"agent/__init__.py": '__version__ = "99.1"\n', UNIT: (REPO / "systemd/almena-vision.service").read_text() + "# of 99.1\n"}
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
+"""Releases of Debian, and the Python of each."""
 MORE = ("ai-edge-litert", "tensorflow-cpu")
 EXTRAS = "cpu,convert,rtsp,openvino"
 LIMIT_S = 900
@@ -48,12 +51,12 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True)
 
 
-def clean_root(folder: Path, mirror: str) -> Path:
+def clean_root(folder: Path, debian: str, mirror: str) -> Path:
     """A minimal Debian that runs guest.py at each boot."""
     root = folder / "root"
     if not (root / "etc/systemd/system/field.service").exists():
         shutil.rmtree(root, ignore_errors=True)
-        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), mirror)
+        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", debian, str(root), mirror)
         unit = "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /field/guest.py\n"
         unit += "StandardOutput=journal+console\nTimeoutStartSec=infinity\n[Install]\nWantedBy=multi-user.target\n"
         system = root / "etc/systemd/system"
@@ -65,7 +68,13 @@ def clean_root(folder: Path, mirror: str) -> Path:
     return root
 
 
-def payload(folder: Path, stages: Sequence[str]) -> Path:
+def fetch(folder: Path, debian: str, *requirements: str) -> None:
+    """Wheels of these and of what they need, for the Python of a release."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    run(*pip, "--python-version", PYTHONS[debian], "--dest", str(folder), "--find-links", str(folder), *requirements)
+
+
+def payload(folder: Path, debian: str, stages: Sequence[str]) -> Path:
     """Everything that the guest needs for these stages, since it has no network."""
     from agent.demo import sample_clip
 
@@ -76,9 +85,8 @@ def payload(folder: Path, stages: Sequence[str]) -> Path:
         (place / part).mkdir(parents=True)
     from provisioning.host.releases import own_wheel
 
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--wheel-dir"]
     with own_wheel() as wheel:
-        run(*pip, str(folder / "cache"), "--find-links", str(folder / "cache"), f"almena[{EXTRAS},hub] @ file://{wheel}")
+        fetch(folder / "cache", debian, f"almena[{EXTRAS},hub] @ file://{wheel}")
         for stale in (folder / "cache").glob("almena-*.whl"):
             stale.unlink()
         shutil.copytree(folder / "cache", wheels, dirs_exist_ok=True, copy_function=os.link)
@@ -95,7 +103,7 @@ def payload(folder: Path, stages: Sequence[str]) -> Path:
     for name in (*(path.name for path in Path(__file__).parent.glob("guest*.py")), "probe.py"):
         shutil.copy(Path(__file__).with_name(name), place / name)
     if "service" in stages:
-        more_backends(folder, place / "more")
+        more_backends(folder, debian, place / "more")
     if "package" in stages:
         build = [sys.executable, "-m", "deploy.deb.build", "--out", str(place / "deb"), "--find-links", str(folder / "cache")]
         run(*build, "--hub")
@@ -104,11 +112,11 @@ def payload(folder: Path, stages: Sequence[str]) -> Path:
     return place
 
 
-def more_backends(folder: Path, place: Path) -> None:
+def more_backends(folder: Path, debian: str, place: Path) -> None:
     """LiteRT and TensorFlow, a small classifier for each, and their cards."""
     shutil.rmtree(place, ignore_errors=True)
     wheels, made = folder / "more", folder / "networks"
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels), "--find-links", str(wheels), *MORE)
+    fetch(wheels, debian, *MORE)
     shutil.copytree(wheels, place / "wheels", copy_function=os.link)
     if not made.exists():
         made.mkdir()
@@ -173,7 +181,7 @@ def in_a_namespace(merged: Path, place: Path, out: Path, stage: str) -> list[dic
     report = out / f"{stage}.json"
     report.unlink(missing_ok=True)
     command = ["systemd-nspawn", "--quiet", "--boot", "--directory", str(merged), "--machine=gate", "--register=no", "--keep-unit"]
-    command += ["--private-network", f"--bind-ro={place}:/field", f"--bind={out}:/out"]
+    command += ["--private-network", f"--bind-ro={place}:/field", f"--bind={out}:/out", stand_ins.LEGACY]
     with (out / f"{stage}.console").open("wb") as console, suppress(subprocess.TimeoutExpired):
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, timeout=LIMIT_S, check=False)
     if not report.exists():
@@ -192,7 +200,7 @@ def rules() -> Iterator[dict[str, object]]:
     yield {"step": "matrix", "ok": done.returncode == 0, "seconds": 0, "saw": "above"}
 
 
-def carried_out(stages: Sequence[str], folder: Path, mirror: str) -> Iterator[dict[str, object]]:
+def carried_out(stages: Sequence[str], folder: Path, debian: str, mirror: str) -> Iterator[dict[str, object]]:
     """The stages, one after the other; what was seen in each."""
     if RULES in stages:
         yield from rules()
@@ -202,7 +210,7 @@ def carried_out(stages: Sequence[str], folder: Path, mirror: str) -> Iterator[di
             yield stand_ins.boot(stage, folder / stage)
     if set(stages) <= {RULES, *stand_ins.RELEASES}:
         return
-    root, place = clean_root(folder, mirror), payload(folder, stages)
+    root, place = clean_root(folder, debian, mirror), payload(folder, debian, stages)
     for number, stage in enumerate(stage for stage in stages if stage in IN_A_NAMESPACE):
         with copied(root, folder / "scratch", fresh=stages == STAGES and number == 0) as merged:
             yield from in_a_namespace(merged, place, folder / "out", stage)
@@ -220,15 +228,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/almena-field"))
     parser.add_argument("--stage", action="append", choices=STAGES, help="Only this one; may be given several times.")
+    parser.add_argument("--debian", choices=PYTHONS, default="bookworm")
     parser.add_argument("--mirror", default="http://deb.debian.org/debian")
     options = parser.parse_args()
     missing = [name for name in ("debootstrap", "systemd-nspawn", "systemd-analyze") if shutil.which(name) is None]
     if os.geteuid() != 0 or missing:
         print(f"field-test needs root, and debootstrap and systemd-container; missing: {', '.join(missing) or 'root'}", file=sys.stderr)
         return 2
-    options.folder.mkdir(parents=True, exist_ok=True)
+    folder = options.folder / options.debian
+    folder.mkdir(parents=True, exist_ok=True)
     well = True
-    for step in carried_out(tuple(options.stage or STAGES), options.folder, options.mirror):
+    for step in carried_out(tuple(options.stage or STAGES), folder, options.debian, options.mirror):
         well = well and bool(step["ok"])
         print("ok  " if step["ok"] else "FAIL", f"{step['step']} ({step['seconds']} s): {step['saw']}", flush=True)
     return 0 if well else 1
