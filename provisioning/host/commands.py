@@ -68,6 +68,8 @@ def install(
             if hub != ("hub" in chosen):
                 raise UsageError("the extra `hub` goes with --hub, and with nothing else")
             recipe = Recipe(wheel or stack.enter_context(own_wheel()), chosen, suited.system_site, suited.also, wheels)
+            if unknown := sorted(set(chosen) - set(offered := recipe.offered)):
+                raise UsageError(f"there is no extra {', '.join(unknown)} in {recipe.wheel.name}; it has {', '.join(offered)}")
         host.install(places, recipe, plan)
         if not plan.changed:
             plan.say("everything is as it should be")

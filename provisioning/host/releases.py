@@ -48,6 +48,13 @@ class Recipe:
         return f"{version_of(self.wheel)}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]}"
 
     @property
+    def offered(self) -> list[str]:
+        """The extras that the wheel's METADATA tells."""
+        with _opened(self.wheel) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            return [extra for name in names for extra in re.findall(r"^Provides-Extra: (\S+)", archive.read(name).decode(), re.MULTILINE)]
+
+    @property
     def texts(self) -> dict[str, str]:
         """Its units, accounts, folders and rules, by name."""
         with _opened(self.wheel) as archive:

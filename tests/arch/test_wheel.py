@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.host.machine import kit
+from provisioning.host.releases import Recipe
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"agent", "engines", "calibration", "fleet", "provisioning", "training"}
 UNDECLARED = {"jtop", "pydantic_core", "typing_extensions"}
@@ -65,6 +68,12 @@ def _imported() -> set[str]:
     nodes = [node for name in PACKAGES for path in (ROOT / name).rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))]
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return {name.partition(".")[0] for name in plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}}
+
+
+def test_its_extras_are_known(wheel: Path) -> None:
+    offered = Recipe(wheel, ()).offered
+    assert {*kit(ROOT, "x86_64").extras, *kit(ROOT, "aarch64").extras, "hub", "dicom", "tensorrt"} <= set(offered)
+    assert len(offered) == len(set(offered))
 
 
 def test_everything_imported_is_declared(wheel: Path) -> None:

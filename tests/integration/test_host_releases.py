@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from agent.errors import UsageError
 from provisioning.host import install as host
 from provisioning.host import releases, service, trial
+from provisioning.host.commands import install
 from provisioning.host.places import TRIAL, TRIAL_PATH, Places, own_texts
 from provisioning.host.plan import HostError, Plan
 from provisioning.host.releases import Recipe
@@ -109,6 +112,16 @@ def test_only_the_last_one_is_kept(upgraded: Places, tmp_path: Path) -> None:
     releases.retire(upgraded)
     left = {path.name.partition("-")[0] for path in upgraded.releases.iterdir()}
     assert left == {"1.0", "1.1", "notes.txt"}, "what is no release stays"
+
+
+def test_an_extra_that_no_wheel_has_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel = a_recipe(tmp_path, "1.0").wheel
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("almena-1.0.dist-info/METADATA", "Name: almena\nProvides-Extra: cpu\nProvides-Extra: rtsp\n")
+    with pytest.raises(UsageError, match=r"no extra nonsense in almena-1.0-py3-none-any.whl; it has cpu, rtsp$"):
+        install(wheel=wheel, extras="cpu,nonsense", root=tmp_path, dry_run=True)
+    install(wheel=wheel, extras="cpu, rtsp", root=tmp_path, dry_run=True)
+    assert "would switch to release 1.0-" in capsys.readouterr().out
 
 
 def test_what_is_damaged_is_told(upgraded: Places, tmp_path: Path) -> None:
