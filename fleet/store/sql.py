@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, ColumnElement, Connection, LargeBinary, Select, Table, cast, func, literal, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Select,
+    String,
+    Table,
+    Text,
+    cast,
+    func,
+    literal,
+    select,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import Insert as InsertPostgresql
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import Insert as InsertSqlite
@@ -60,7 +75,8 @@ def _copy(connection: Connection, statement: str, columns: Sequence[Column[Any]]
 def where(connection: Connection, query: Select[Any], columns: Sequence[Any], keys: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     """The rows of `query` in which `columns` are one of the `keys`."""
     if keys and is_postgresql(connection):  # a text that is always the same, and no variable for each key
-        arrays = [literal(list(part), ARRAY(column.type)) for column, part in zip(columns, zip(*keys, strict=True), strict=True)]
+        kinds = [Text() if isinstance(column.type, String) else column.type for column in columns]  # a VARCHAR(64)[] would be cut
+        arrays = [literal(list(part), ARRAY(kind)) for kind, part in zip(kinds, zip(*keys, strict=True), strict=True)]
         listed = func.unnest(*arrays).table_valued(*(f"key{number}" for number in range(len(columns)))).render_derived()
         yield from connection.execute(query.where(tuple_(*columns).in_(select(*listed.c))))
         return

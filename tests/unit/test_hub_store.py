@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from agent import wire
 from fleet.ingest.ingest import POISON
@@ -121,6 +121,15 @@ def test_a_row_that_the_database_cannot_take_is_told_as_such_and_takes_the_other
     with writing(hub.store.engine) as connection:
         sql.add(connection, tables.events, rows.EVENT, [tuple(good.values())])
     assert hub.sql("SELECT device, seq, payload FROM events") == [("x", 1, b"{}")]
+
+
+def test_rows_are_found_by_whole_keys(hub: StoredHub) -> None:
+    erased, device = tables.erased, "d" * 64
+    columns = (erased.c.device, erased.c.identity)
+    with writing(hub.store.engine) as connection:
+        connection.execute(insert(erased).values(device=device, identity="p-1"))
+        for keys, found in (([("d", "p-1"), (device, "p-1")], 1), ([(f"{device}d", "p-1"), (device, "p-2")], 0), ([], 0)):
+            assert len(list(sql.where(connection, select(*columns), columns, keys))) == found
 
 
 def test_texts_that_a_database_cannot_index_are_cut(hub: StoredHub) -> None:
