@@ -112,7 +112,7 @@ def write_configuration(folder: Path, broker: BrokerSettings, authority: Authori
         register.add(hub.certificate, "fleet", hub.certificate.public_bytes(Encoding.PEM))
     register.add(pair.certificate, "fleet", pair.certificate.public_bytes(Encoding.PEM), name=BROKER)
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         state.mkdir(exist_ok=True, mode=0o700)
         for name, content in files.items():
             write_private(folder / name, content, owner=owner)

@@ -63,6 +63,10 @@ def test_what_ends_soon_is_said_with_what_to_do(fleet: Fleet, register: Register
     assert [record.message.partition(" on ")[0] for record in caplog.records] == ["the certificate of hub ends"], "once a day"
 
 
+def test_the_folder_of_a_broker_is_its_users_alone(register: Register, tmp_path: Path) -> None:
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("broker", "broker/state")} == {0o700}
+
+
 def test_what_root_writes_for_a_service_belongs_to_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ca, "KDF_ROUNDS", 1000)
     given: dict[str, tuple[int, int]] = {}
