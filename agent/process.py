@@ -7,7 +7,6 @@ import ctypes
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from agent import logs
 from agent.errors import AlmenaError, SettingsError
+from agent.signals import at_stop
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ def begin(name: str, description: str | None) -> tuple[Path, threading.Event]:
     os.umask(0o007)  # state is for the owner and the group
     logs.setup(name)
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    at_stop(stopping.set)
     return config, stopping
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from agent.signals import at_stop
+
 log = logging.getLogger(__name__)
 
 STABLE_S = 30.0
@@ -146,8 +148,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Until SIGINT or SIGTERM."""
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, lambda *_: self._stopping.set())
+        at_stop(self._stopping.set)
         try:
             while not self._stopping.is_set():
                 for child in self.children:

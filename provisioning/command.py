@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import typer
 from agent import logs
 from agent.errors import UsageError
 from agent.identity.protocol import Token
+from agent.signals import at_stop
 from provisioning import command_ca
 from provisioning.errors import FleetError, writing
 from provisioning.options import DIR, AsJson, Dir, PassphraseFile
@@ -307,8 +307,7 @@ def _decide(folder: Path, request: str, as_json: bool, *, yes: bool) -> None:
 def _stopping() -> threading.Event:
     """Set by SIGTERM and SIGINT."""
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    at_stop(stopping.set)
     return stopping
 
 

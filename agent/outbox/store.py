@@ -105,7 +105,7 @@ class Store:
             return self._mirror.version()
 
     def tidy(self, *, ages: bool = True) -> bool:
-        """What must be done from time to time: limits of `ages`, failed appends into the books, loss records into rows. Whether it wrote."""
+        """What must be done from time to time: limits of `ages`, failed appends into the books, losses into rows. Whether it wrote."""
         due = ages and time.monotonic() - self._maintained >= MAINTAIN_S
         if not (due or self._unbooked() or self.read(losses.gathered)):
             return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from agent import logs
 from agent.errors import AlmenaError, SettingsError
 from agent.process import refused
+from agent.signals import at_stop
 from fleet.ingest.ingest import Ingest
 from fleet.settings import SQLITE, BrokerSettings
 from fleet.store import Store
@@ -62,8 +62,7 @@ def _serve(options: argparse.Namespace) -> None:
         store = Store(url, ErasedList(options.erasures) if options.erasures else None)
         try:
             ingest = Ingest(store, broker, Care(store.engine).round)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: ingest.stop())
+            at_stop(ingest.stop)
             ingest.run()
         finally:
             store.close()
