@@ -66,10 +66,11 @@ class Sender:
         return {"state": "up" if since is None else "down", "since": since, "detail": self.trouble}
 
     def look(self) -> float:
-        """One round: what has a result is built, what is built is sent. Returns how long listing the folders took, in seconds."""
+        """One round: what has a result, and an event that is committed, is built, what is built is sent. Returns how long listing the
+        folders took, in seconds."""
         folders, started = self._folders, time.monotonic()
         waiting = folders.inbox.items()
-        ready = [item for item in waiting if folders.results.holds(item)]
+        ready = [item for item in waiting if folders.results.holds(item) and folders.shown.holds(item)]
         now = time.monotonic()
         if self._settings is None:
             self._finish(ready)
