@@ -118,6 +118,7 @@ def purge(connection: Connection, kept: RetentionSettings, now: float) -> int:
             (rollups, (rollups.c.step == step) & (rollups.c.bucket < now - kept_s))
             for step, kept_s in zip(STEPS, (kept.minutes_s, kept.hours_s), strict=True)
         ),
+        (tables.erased_visits, tables.erased_visits.c.at < old),
         (tables.pictures, tables.pictures.c.received_at < now - min(kept.pictures_s, kept.events_s)),
         (commands, commands.c.state.in_(OVER) & (commands.c.expires_at < past)),
         (alerts, (alerts.c.state == "resolved") & (alerts.c.since < past) & (alerts.c.until < past)),

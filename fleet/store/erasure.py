@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
@@ -24,13 +25,14 @@ def remember(connection: Connection, rows: Sequence[Row]) -> list[tuple[str, str
 
 
 def blank(connection: Connection, rows: Sequence[Row]) -> None:
-    """Take whoever is erased out of rows that come in."""
+    """Take whoever is erased out of rows that come in, and out of the pictures of the same visits."""
     erased = tables.erased
     keys = sorted({(row.device, who) for row in rows if (who := row.identity)})
     columns = (erased.c.device, erased.c.identity)
     gone = {(device, identity) for device, identity in sql.where(connection, select(*columns), columns, keys)}
     for row in rows if gone else ():
         if row.identity and (row.device, row.identity) in gone:
+            pictures.forget_visits(connection, row.device, _tracks(row.payload), time.time())
             row.payload = wire.blanked(row.payload, row.identity) or row.payload
             row.subject = _subject(row.payload)
             row.names = SEVERAL if row.names == SEVERAL else None
@@ -51,7 +53,7 @@ def scrub(connection: Connection, device: str, identity: str) -> None:
                 own = (table.c.device == device, table.c.spool == found.spool, table.c.seq == found.seq)
                 connection.execute(update(table).where(*own).values(values))
                 tracks |= _tracks(found.payload) if table is events else set()
-    pictures.forget_visits(connection, device, sorted(tracks))
+    pictures.forget_visits(connection, device, tracks, time.time())
     connection.execute(update(events).where(events.c.device == device, events.c.identity == identity).values(identity=None))
     letters = tables.dead_letters
     in_letters = sql.contains(connection, letters.c.payload, needle)
@@ -59,8 +61,7 @@ def scrub(connection: Connection, device: str, identity: str) -> None:
 
 
 def _tracks(payload: bytes) -> set[str]:
-    track = json.loads(payload)["data"].get("track")
-    return {track} if isinstance(track, str) and track else set()
+    return {pictures.track_of(json.loads(payload)["data"])}
 
 
 def _subject(payload: bytes) -> str:

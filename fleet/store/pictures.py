@@ -4,7 +4,7 @@ events, so that one transaction forgets both."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, select
 from agent.errors import AlmenaError, UnknownError
 from fleet.intervals import Intervals
 from fleet.store import sql
-from fleet.store.tables import events, pictures, spools
+from fleet.store.tables import erased_visits, events, pictures, spools
 
 MOST_OF_EVENTS, MOST_SNAPSHOTS = 5000, 20
 """Of each device; beyond them the oldest goes."""
@@ -38,10 +38,10 @@ def keep(connection: Connection, device: str, spool: str, seq: int, jpeg: bytes,
             raise TooLateError("the event is not kept here any more")
         raise TooEarlyError("the event is not here yet")
     data = json.loads(found.payload)["data"]
-    if data.get("decision") == "known" and data.get("identity") is None:
-        raise TooLateError("the event tells of somebody who is erased")
-    track = data.get("track")
-    _keep(connection, device, spool, seq, found.stream, track if isinstance(track, str) else "", found.at, jpeg, now)
+    track = track_of(data)
+    if (data.get("decision") == "known" and data.get("identity") is None) or _is_erased(connection, device, track):
+        raise TooLateError("the event is of a visit of somebody who is erased")
+    _keep(connection, device, spool, seq, found.stream, track, found.at, jpeg, now)
     _forget_oldest(connection, device, pictures.c.seq > SNAPSHOT, MOST_OF_EVENTS)
 
 
@@ -82,10 +82,23 @@ def snapshots(connection: Connection, device: str) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in connection.execute(wanted)]
 
 
-def forget_visits(connection: Connection, device: str, tracks: Sequence[str]) -> None:
-    """All pictures of somebody's visits, also those from before it was known who it is."""
-    if tracks:
-        connection.execute(delete(pictures).where(pictures.c.device == device, pictures.c.track.in_(tracks)))
+def track_of(data: dict[str, Any]) -> str:
+    """The visit that an event tells of, "" for none."""
+    track = data.get("track")
+    return track if isinstance(track, str) else ""
+
+
+def forget_visits(connection: Connection, device: str, tracks: Collection[str], now: float) -> None:
+    """All pictures of somebody's visits, also those from before it was known who it is, and those that are still to come."""
+    rows = [{"device": device, "track": track, "at": now} for track in sorted(tracks) if track]
+    sql.run(connection, sql.insert(connection, erased_visits).on_conflict_do_nothing(), rows)
+    own = (pictures.c.device == device, pictures.c.track != "")
+    connection.execute(delete(pictures).where(*own, pictures.c.track.in_(tracks)))
+
+
+def _is_erased(connection: Connection, device: str, track: str) -> bool:
+    found = select(erased_visits.c.at).where(erased_visits.c.device == device, erased_visits.c.track == track)
+    return connection.execute(found).first() is not None
 
 
 def _keep(connection: Connection, device: str, spool: str, seq: int, stream: str, track: str, at: float, jpeg: bytes, now: float) -> None:

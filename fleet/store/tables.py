@@ -182,6 +182,14 @@ erased = Table(
     Column("identity", Text, primary_key=True),
 )
 
+erased_visits = Table(
+    "erased_visits",
+    metadata,
+    Column("device", Name, primary_key=True),
+    Column("track", Text, primary_key=True),
+    Column("at", Time, nullable=False, index=True),  # of the erasure
+)
+
 samples = Table(
     "samples",
     metadata,

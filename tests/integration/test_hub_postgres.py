@@ -44,6 +44,7 @@ from tests.unit.test_hub_store import (  # noqa: F401 - the same tests, with the
     test_events_are_kept_as_long_as_the_settings_say_since_they_came,
     test_impossible_numbers_are_dead_letters,
     test_losses_count_once_and_not_what_comes_all_the_same,
+    test_pictures_of_a_visit_go_with_the_person_however_late_they_and_their_events_come,
     test_rows_are_found_by_whole_keys,
     test_telemetry_becomes_minutes_and_hours,
     test_texts_that_a_database_cannot_index_are_cut,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, select, update
 
 from agent.errors import UnknownError
 from fleet.settings import RetentionSettings
@@ -16,7 +17,7 @@ from fleet.store.care import purge
 from fleet.store.database import connect, migrate, writing
 from fleet.store.erasure import scrub
 from fleet.store.pictures import TooEarlyError, TooLateError
-from fleet.store.tables import events, spools
+from fleet.store.tables import erased_visits, events, spools
 from tests.fakes.face_events import face_data
 
 pytestmark = pytest.mark.unit
@@ -74,10 +75,16 @@ def test_with_a_person_all_pictures_of_their_visits_go_and_none_comes_afterwards
     event(store, 4, "t-3", "Ada")
     for seq in (1, 2, 3):
         keep(store, seq)
+    event(store, 5, "t-1")
     scrub(store, "cam", "p-Ada")
     assert shown(store) == [3]
-    with pytest.raises(TooLateError, match="erased"):
-        keep(store, 4)
+    for late in (4, 5):
+        with pytest.raises(TooLateError, match="erased"):
+            keep(store, late)
+    event(store, 6, "t-1", device="other")
+    keep(store, 6, device="other")
+    purge(store, RetentionSettings(), time.time() + 10 * 366 * 86400.0)
+    assert store.execute(select(erased_visits)).all() == []
 
 
 def test_pictures_end_before_their_events_and_are_bounded_for_each_device(store: Connection, monkeypatch: pytest.MonkeyPatch) -> None:

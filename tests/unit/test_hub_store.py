@@ -18,8 +18,9 @@ from agent import wire
 from fleet.ingest.ingest import POISON
 from fleet.intervals import Intervals
 from fleet.settings import RetentionSettings
-from fleet.store import Batch, Message, care, queries, rows, sql, tables
+from fleet.store import Batch, Message, care, pictures, queries, rows, sql, tables
 from fleet.store.database import LOCK_WAIT_S, writing
+from fleet.store.pictures import TooLateError
 from tests.fakes.hub_store import EVENTS, LOSSES, NOW, SPOOL, StoredHub, loss, message, other
 
 pytestmark = pytest.mark.unit
@@ -68,6 +69,19 @@ def test_who_is_erased_on_a_device_is_erased_here_too(hub: StoredHub) -> None:
     hub.take(EVENTS, seen(6, "p-1"))  # was under way
     hub.take(EVENTS, seen(1, "p-1"))  # comes again
     assert names(hub) == {1: nobody, 2: ("Zacharias", "p-2"), 6: nobody, 7: nobody, 8: nobody}
+
+
+def test_pictures_of_a_visit_go_with_the_person_however_late_they_and_their_events_come(hub: StoredHub) -> None:
+    hub.take(EVENTS, message(1, data={"track": "t-1"}))
+    with writing(hub.store.engine) as connection:
+        pictures.keep(connection, "dev-9", SPOOL, 1, b"jpeg", NOW)
+    hub.take(AUDIT, erased(2, "p-1"))
+    assert hub.sql("SELECT seq FROM pictures") == [(1,)], "nobody knows yet whose visit it is"
+    known = {"track": "t-1", "identity": "p-1", "name": "Zacharias", "decision": "known"}
+    hub.take(EVENTS, message(3, data=known))  # was under way
+    assert hub.sql("SELECT seq FROM pictures") == []
+    with writing(hub.store.engine) as connection, pytest.raises(TooLateError, match="erased"):
+        pictures.keep(connection, "dev-9", SPOOL, 1, b"jpeg", NOW)
 
 
 def test_nothing_of_who_is_erased_is_left_in_the_files(hub: StoredHub, tmp_path: Path) -> None:
