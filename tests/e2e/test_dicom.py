@@ -15,7 +15,7 @@ from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from tests.fakes.agent_process import AgentProcess, events
 from tests.fakes.orthanc import Orthanc
 from tests.fakes.ports import free_port
-from tests.fakes.radiographs import instance
+from tests.fakes.radiographs import ROOT_UID, instance
 from tests.fakes.study_stream import chest_card
 from tests.waiting import wait_until
 
@@ -45,7 +45,7 @@ def test_a_radiograph_is_answered_at_the_pacs_and_told_without_its_patient(tmp_p
         assert set(held) == {ComprehensiveSRStorage, SecondaryCaptureImageStorage}
         assert held[ComprehensiveSRStorage].VerificationFlag == "UNVERIFIED"
         (study,) = wait_until(lambda: events(config, "--kind", "study"), 30, "the event")
-        assert not any(secret in str(study) for secret in ("1337", "secret-", "nna"))
+        assert not any(secret in str(study) for secret in (ROOT_UID, "secret-", "nna"))
         assert study["data"]["scores"].keys() == {"covid", "normal", "pneumonia"}
         assert agent.stop() == 0
     finally:

@@ -25,7 +25,7 @@ from agent.studies import StudyFolders, StudyInstance
 from engines.fetch import ensure_asset
 from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port
-from tests.fakes.radiographs import PATIENT, file_of, instance, phantom, radiograph, receiving
+from tests.fakes.radiographs import PATIENT, ROOT_UID, file_of, instance, phantom, radiograph, receiving
 from tests.fakes.small_disk import on_small_disk
 from tests.waiting import wait_until
 
@@ -231,11 +231,11 @@ def test_nothing_of_the_patient_is_in_logs_or_names(tmp_path: Path, caplog: pyte
     family = PATIENT.partition("^")[0].encode()
     for path in (tmp_path / "state").rglob("*"):
         assert family.decode() not in path.name
-        assert "1337" not in path.name
-        assert not path.is_file() or (family not in path.read_bytes() and b"1337" not in path.read_bytes())
+        assert ROOT_UID not in path.name
+        assert not path.is_file() or (family not in path.read_bytes() and ROOT_UID.encode() not in path.read_bytes())
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("agent")]
     assert ours
-    assert not any("Unmistakable" in line or "1337" in line or "secret-" in line for line in ours)
+    assert not any("Unmistakable" in line or ROOT_UID in line or "secret-" in line for line in ours)
 
 
 def listens(port: int) -> bool:
