@@ -101,7 +101,7 @@ class Workshop:
         if not folders.inbox.holds(item):
             return
         if job == "decode":
-            if any(folder.holds(item) for folder in (folders.pictures, folders.shown, folders.results)):
+            if folders.pictures.holds(item) or folders.shown.holds(item):
                 return
             self.pixels.pop(item, None)  # of an instance that failed, and comes again with others
         with self._counters.times.stage(job):

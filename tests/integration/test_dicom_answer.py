@@ -291,6 +291,18 @@ def test_answers_go_by_stow_too(tmp_path: Path) -> None:
         server.server_close()
 
 
+def test_a_picture_that_a_loss_of_power_took_before_its_event_was_committed_is_made_again(tmp_path: Path) -> None:
+    folders = StudyFolders(tmp_path / "state")
+    one = StudyInstance(folders.item("1"), instance(1), time.time(), time.monotonic_ns())
+    folders.write_instance(one)
+    folders.write_result(result(one.item))
+    with receiving(tmp_path) as running:
+        wait_until(lambda: running.folders.pictures.holds(one.item), 30, "the picture")
+        assert running.folders.inbox.items() == [one.item]
+        running.folders.picture_done(one.item)
+        wait_until(lambda: running.folders.answered.items() == [one.item], 30, "the receipt")
+
+
 def test_without_a_destination_a_result_is_the_end(tmp_path: Path) -> None:
     with receiving(tmp_path, keep_h=0.001) as running:
         item = accept(running, 1)
