@@ -59,7 +59,7 @@ check: setup-test
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m unit tests/unit tests/arch
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "unit and not soak" tests/unit tests/arch
 
 # Files of tests run two at a time; those that watch a clock, memory or whole agents run one by one.
 ALONE := tests/e2e $(wildcard $(addprefix tests/integration/test_,\
