@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -38,10 +39,10 @@ def to_be_changed(given: Path | None) -> Path:
     return PLACES[0]
 
 
-def write_sections(path: Path, sections: Mapping[str, Any]) -> None:
+def write_sections(path: Path, sections: Mapping[str, Any], *, rehearse: bool = False) -> None:
     """Replace or add whole sections. The file is replaced at once, by one that is valid; a new one is for the group of its folder, too.
 
-    Raises SettingsError, OSError; then the file is as it was.
+    `rehearse`: everything but the last step, so that nothing changes. Raises SettingsError, OSError; then the file is as it was.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     for name, content in sections.items():
@@ -57,7 +58,10 @@ def write_sections(path: Path, sections: Mapping[str, Any]) -> None:
         with contextlib.suppress(PermissionError):  # who is neither the owner nor root keeps the file as his own
             there = path.stat() if path.exists() else path.resolve().parent.stat()
             os.chown(part, there.st_uid if path.exists() else -1, there.st_gid)
-        part.replace(path)
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is write-protected")
+        if not rehearse:
+            part.replace(path)
 
 
 def _with_section(path: Path, text: str, name: str, content: Any) -> str:

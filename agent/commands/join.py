@@ -48,7 +48,9 @@ def join(
         print(f"{config} is written: device, identity, mqtt")
     check = broker(joined.settings.mqtt, joined.name)
     if check.state != "ok":
-        raise IdentityError(f"the identity is there, and the broker does not take it yet: {check.text}; {check.advice}")
+        told = f"the identity is there, and the broker does not take it yet: {check.text}; {check.advice}"
+        raise IdentityError(f"{told.rstrip('.')}. Then run the same again: it gets the same certificate")
+    joining.settled()
     if as_json:
         print(json.dumps({"name": joined.name, "ends": until, "config": str(config), "broker": check.text}))
         return

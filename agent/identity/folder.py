@@ -92,16 +92,23 @@ class IdentityFolder:
             file.write(content)
 
     def promote(self) -> None:
-        """What waited is in force from now on."""
+        """What waited is in force from now on, and no join goes on behind it."""
         with self._told(self.device):
+            self.join_key.unlink(missing_ok=True)
             os.replace(self.next, self.device)
             self.renewal_key.unlink(missing_ok=True)
 
     def joined(self, pair: Pair, ca: bytes) -> None:
-        """A new identity takes the place of whatever was there. What was renewed of the old one goes first: it must not follow the new."""
+        """A new identity takes the place of whatever was there. What was renewed of the old one goes first: it must not follow the new.
+
+        The key of the request stays until `settled`: whatever goes wrong from here on, the same request gets the same certificate.
+        """
         self._drop(self.next, self.renewal_key)
         self.write(self.ca, ca)
         self.write(self.device, pair.pem)
+
+    def settled(self) -> None:
+        """The request is not made again. Raises IdentityError."""
         self._drop(self.join_key)
 
     def hand_over(self) -> None:

@@ -25,6 +25,8 @@ from agent.settings import Settings
 from agent.settings_file import raw_section, write_sections
 
 Tell = Callable[[str], None]
+UNKNOWN = Broker(host="broker.invalid", port=8883, delivery="broker")
+"""What the settings are tried with before the fleet has named its broker."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +69,39 @@ class Joining:
         self._folder = IdentityFolder(self._settings.identity_dir)
 
     def by_token(self, text: str) -> Joined:
-        """With an invitation. Whatever goes wrong, the same command may be given again: a token is used up by one key only.
+        """With an invitation. Whatever goes wrong until `settled`, the same may be done again: a token is used up by one key only.
 
         Raises IdentityError, SettingsError.
         """
         token = Token.parse(text)
-        key = self._folder.key(self._folder.join_key, str(token))
+        key = self._prepared(token.name, str(token))
         ca = self._server.trusted_ca(token.pin)
         body = Join(name=token.name, secret=token.secret_text, request=request_for(token.name, key))
         return self._finished(token.name, key, ca, "join", body, 0.0)
 
     def by_claim(self, path: Path, name: str, patience_s: float) -> Joined:
-        """With a claim of the factory: waits until the operator has said yes, at most so many seconds. Raises IdentityError."""
+        """With a claim of the factory: waits until the operator has said yes, at most so many seconds.
+
+        Raises IdentityError, SettingsError.
+        """
         if not re.fullmatch(NAME, name):
             raise MistakenError(f"{name!r} cannot be a device's name: lower-case letters, digits and dashes, at most 63 (--name)")
         claim = Claim.read(path)
-        key = self._folder.key(self._folder.join_key, f"{name} {claim.pair.certificate.serial_number}")
+        key = self._prepared(name, f"{name} {claim.pair.certificate.serial_number}")
         ca = self._server.trusted_ca(fingerprint(x509.load_pem_x509_certificate(claim.ca)))
         request = request_for(name, key)
         certificate = claim.pair.certificate.public_bytes(Encoding.PEM).decode()
         body = Renew(certificate=certificate, request=request, proof=prove("claim", request, claim.pair.key))
         return self._finished(name, key, ca, "claim", body, patience_s)
+
+    def settled(self) -> None:
+        """All is well, and the request is not made again. Raises IdentityError."""
+        self._folder.settled()
+
+    def _prepared(self, name: str, purpose: str) -> Key:
+        """The key of the request. What the answer is to be written to is tried first: a token is not spent for nothing."""
+        self._write_settings(name, UNKNOWN, rehearse=True)
+        return self._folder.key(self._folder.join_key, purpose)
 
     def _finished(self, name: str, key: Key, ca: bytes, what: str, body: Message, patience_s: float) -> Joined:
         answer = self._answer(what, body, ca, patience_s)
@@ -119,8 +133,8 @@ class Joining:
                     self._tell(f"request {told} is with the operator (`almena fleet approve {told}`): {answer.reason}")
             time.sleep(again_s)
 
-    def _write_settings(self, name: str, broker: Broker) -> None:
-        """Sections device, identity and mqtt; what the file says of mqtt besides the broker stays."""
+    def _write_settings(self, name: str, broker: Broker, *, rehearse: bool = False) -> None:
+        """Sections device, identity and mqtt; what the file says of mqtt besides the broker stays. Raises SettingsError."""
         kept = raw_section(self._config, "mqtt")
         for key in ("tls", "username", "password", "password_file", "embedded_broker"):
             kept.pop(key, None)
@@ -131,11 +145,11 @@ class Joining:
             "mqtt": mqtt,
         }
         try:
-            write_sections(self._config, sections)
+            write_sections(self._config, sections, rehearse=rehearse)
         except OSError as error:
             raise SettingsError(
-                f"{self._config} cannot be written ({error.strerror}): make room, or mount the disk for writing, and run the same again;"
-                " the identity is kept"
+                f"{self._config} cannot be written ({error.strerror}): make room on the disk, mount it for writing, or let this user write"
+                " the file and its folder; then run the same again"
             ) from error
 
 

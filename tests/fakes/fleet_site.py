@@ -49,7 +49,10 @@ class FleetSite:
     def join(self, config: Path, name: str = "cam-1") -> Joined:
         """A device joins."""
         config.parent.mkdir(parents=True, exist_ok=True)
-        return Joining(self.url, config, _silent).by_token(self.token(name))
+        joining = self.joining(config)
+        joined = joining.by_token(self.token(name))
+        joining.settled()
+        return joined
 
     def joining(self, config: Path, tell: Callable[[str], None] | None = None) -> Joining:
         """A device that is about to."""

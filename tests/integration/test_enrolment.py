@@ -8,10 +8,12 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,16 +23,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from agent import settings
+from agent.commands.join import join
 from agent.errors import SettingsError
-from agent.identity import client
+from agent.identity import client, joining
 from agent.identity.errors import IdentityError, NotAnsweredError
 from agent.identity.folder import IdentityFolder
 from agent.identity.joining import Joining
 from agent.identity.keys import Pair, new_key, request_for
 from agent.identity.protocol import Token
 from agent.identity.renewal import renew
+from agent.settings_file import write_sections
 from provisioning import watch
 from provisioning.ca import Authority, write_private
+from provisioning.enrolment import AGAIN
 from provisioning.limits import RateLimit
 from tests.fakes.agent_process import ALMENA
 from tests.fakes.fleet_site import PASSPHRASE, FleetSite
@@ -274,12 +279,12 @@ def test_a_full_or_read_only_disk_uses_no_token_up(small_disk: Path, site: Fleet
     config.write_text("state_dir: state\n")
     token = site.token("cam-1")
     filler = fill(small_disk)
-    with pytest.raises(IdentityError, match="make room on the disk"):
+    with pytest.raises(SettingsError, match="make room on the disk"):
         site.joining(config).by_token(token)
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     try:
-        with pytest.raises(IdentityError, match="mount the disk for writing"):
+        with pytest.raises(SettingsError, match="mount it for writing"):
             site.joining(config).by_token(token)
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
@@ -308,13 +313,81 @@ def test_a_power_cut_between_certificate_and_settings_is_mended_by_the_same_comm
     site: FleetSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, config = site.token("cam-1"), tmp_path / "almena.yaml"
+
+    def cut(path: Path, sections: Mapping[str, Any], *, rehearse: bool) -> None:
+        if not rehearse:
+            raise KeyboardInterrupt
+        write_sections(path, sections, rehearse=rehearse)
+
     with monkeypatch.context() as patch:
-        patch.setattr(IdentityFolder, "joined", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(joining, "write_sections", cut)
         with pytest.raises(KeyboardInterrupt):
             site.joining(config).by_token(token)
     assert not config.exists()
-    assert site.joining(config).by_token(token).name == "cam-1"
-    assert len(site.register.devices()) == 1
+    folder = IdentityFolder(tmp_path / "almena-state" / "identity")
+    given = folder.pair().certificate
+    assert site.joining(config).by_token(token).settings.device.name == "cam-1"
+    assert folder.pair().certificate == given
+    assert [why for *_, why, _ in site.register.decisions(10)] == ["a new identity", AGAIN]
+
+
+def test_a_broker_that_is_down_leaves_the_same_command_to_be_given_again(
+    site: FleetSite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token, config = site.token("cam-1"), tmp_path / "almena.yaml"
+
+    def command() -> None:
+        join(site.url, token, given=config)
+
+    with pytest.raises(
+        IdentityError, match=r"the broker does not take it yet: nothing listens at .* run the same again: it gets the same certificate"
+    ):
+        command()
+    folder = IdentityFolder(settings.load(config).identity_dir)
+    given, written = folder.pair().certificate, config.read_text()
+    with pytest.raises(IdentityError, match="admits nobody"):
+        site.joining(tmp_path / "thief" / "almena.yaml").by_token(token)
+    site.trial.start()
+
+    def taken() -> bool:
+        with suppress(IdentityError):  # the check of the broker has its own, short, patience
+            command()
+            return True
+        return False
+
+    wait_until(taken, 60, "the broker to take it")
+    assert f"127.0.0.1:{site.trial.broker.port} accepts this device" in capsys.readouterr().out
+    assert (folder.pair().certificate, config.read_text()) == (given, written)
+    assert {path.name for path in folder.path.iterdir()} == {"ca.pem", "device.pem"}
+    with pytest.raises(IdentityError, match="admits nobody"):
+        command()
+
+
+@on_small_disk(4)
+def test_settings_that_cannot_be_written_are_told_before_anything_is_asked(small_disk: Path, site: FleetSite, tmp_path: Path) -> None:
+    config, token = small_disk / "almena.yaml", site.token("cam-1")
+
+    def refused(why: str) -> None:
+        with pytest.raises(SettingsError, match=why):
+            site.joining(config).by_token(token)
+
+    config.write_text(f"{{state_dir: {tmp_path}/state}}\n")
+    refused("almena.yaml:1: .* write one section a line")
+    config.write_text(f"state_dir: {tmp_path}/state\n")
+    filler = fill(small_disk)
+    refused("No space left.* make room on the disk")
+    filler.unlink()
+    for mounted in (config, small_disk):
+        subprocess.run(["mount", "--bind", str(mounted), str(mounted)], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(mounted)], check=True)
+            refused("cannot be written .*mount it for writing, or let this user write the file")
+        finally:
+            subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+    assert config.read_text() == f"state_dir: {tmp_path}/state\n"
+    assert not (tmp_path / "state").exists()
+    assert site.register.decisions(10) == []
+    assert site.joining(config).by_token(token).settings.device.name == "cam-1"
 
 
 def test_a_claim_of_the_factory(site: FleetSite, tmp_path: Path) -> None:
