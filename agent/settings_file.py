@@ -1,4 +1,4 @@
-"""Sections of a settings file written by the agent itself; what stands in the other sections stays as it is, comments included."""
+"""Sections and keys of a settings file written by the program itself; what else stands there stays as it is, comments included."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,19 @@ def write_sections(path: Path, sections: Mapping[str, Any], *, rehearse: bool = 
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     for name, content in sections.items():
-        text = _with_section(path, text, name, content)
+        text = _with_key(path, text, (name,), content)
+    _replace(path, text, settings.load, rehearse=rehearse)
+
+
+def write_key(path: Path, section: str, name: str, content: Any, check: Callable[[Path], object]) -> None:
+    """Replace or add one key of a section, and leave the section's comments. `check` raises for a file that is not valid.
+
+    Raises what `check` does, SettingsError, OSError; then the file is as it was.
+    """
+    _replace(path, _with_key(path, path.read_text(encoding="utf-8"), (section, name), content), check)
+
+
+def _replace(path: Path, text: str, check: Callable[[Path], object], *, rehearse: bool = False) -> None:
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o640
     with scratch(path) as part:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
@@ -54,7 +66,7 @@ def write_sections(path: Path, sections: Mapping[str, Any], *, rehearse: bool = 
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        settings.load(part)
+        check(part)
         with contextlib.suppress(PermissionError):  # who is neither the owner nor root keeps the file as his own
             there = path.stat() if path.exists() else path.resolve().parent.stat()
             os.chown(part, there.st_uid if path.exists() else -1, there.st_gid)
@@ -64,11 +76,17 @@ def write_sections(path: Path, sections: Mapping[str, Any], *, rehearse: bool = 
             part.replace(path)
 
 
-def _with_section(path: Path, text: str, name: str, content: Any) -> str:
-    """`text` with the section `name` replaced, or added at the end."""
-    written = yaml.safe_dump({name: content}, sort_keys=False, allow_unicode=True).splitlines()
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    lines = text.splitlines()
+def _with_key(path: Path, text: str, place: tuple[str, ...], content: Any) -> str:
+    """`text` with what stands at `place` replaced, or added: a section at the end, a key of a section as its first one."""
+    *outer, name = place
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    for part in outer:
+        root = next(value for key, value in root.value if key.value == part)
+        if root.flow_style:
+            return _with_key(path, text, (part,), yaml.safe_load(text)[part] | {name: content})
+    column = root.start_mark.column if outer else 0
+    dumped = yaml.safe_dump({name: content}, sort_keys=False, allow_unicode=True).splitlines()
+    written, lines = [" " * column + line for line in dumped], text.splitlines()
     if root is None:
         return "\n".join([*lines, *written, ""])
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
@@ -79,7 +97,8 @@ def _with_section(path: Path, text: str, name: str, content: Any) -> str:
             while last > first + 1 and not lines[last - 1].startswith((" ", "-")):  # comments that belong to what follows
                 last -= 1
             return "\n".join([*lines[:first], *written, *lines[last:], ""])
-    return "\n".join([*lines, *written, ""])
+    there = root.start_mark.line if outer else len(lines)
+    return "\n".join([*lines[:there], *written, *lines[there:], ""])
 
 
 def raw_section(path: Path, name: str) -> dict[str, Any]:

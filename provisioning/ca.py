@@ -140,24 +140,28 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256())
 
 
+def sealed(key: Key, passphrase: str) -> bytes:
+    """The CA's key, encrypted with a passphrase: PKCS #12 with PBES2, AES-256 and PBKDF2 (SHA-256); `openssl pkcs12` reads it, too.
+
+    Raises FleetError for a passphrase that is too short.
+    """
+    if len(passphrase) < PASSPHRASE_LETTERS:
+        raise FleetError(f"the passphrase of the CA's key needs at least {PASSPHRASE_LETTERS} letters")
+    encryption = (
+        PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(KDF_ROUNDS)
+        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
+        .hmac_hash(hashes.SHA256())
+        .build(passphrase.encode())
+    )
+    return pkcs12.serialize_key_and_certificates(b"almena fleet", key, None, None, encryption)
+
+
 class KeyFile:
-    """The CA's key, encrypted with a passphrase: PKCS #12 with PBES2, AES-256 and PBKDF2 (SHA-256); `openssl pkcs12` reads it, too."""
+    """What `sealed` has made, in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-
-    def write(self, key: Key, passphrase: str) -> None:
-        """Raises FleetError for a passphrase that is too short."""
-        if len(passphrase) < PASSPHRASE_LETTERS:
-            raise FleetError(f"the passphrase of the CA's key needs at least {PASSPHRASE_LETTERS} letters")
-        encryption = (
-            PrivateFormat.PKCS12.encryption_builder()
-            .kdf_rounds(KDF_ROUNDS)
-            .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
-            .hmac_hash(hashes.SHA256())
-            .build(passphrase.encode())
-        )
-        write_private(self._path, pkcs12.serialize_key_and_certificates(b"almena fleet", key, None, None, encryption))
 
     def read(self, passphrase: str) -> Key:
         """Raises FleetError."""

@@ -16,8 +16,9 @@ from pydantic import AfterValidator, Field, ValidationError
 from agent.config import Config, HostName, Line
 from agent.errors import SettingsError
 from agent.identity.address import Address
+from agent.settings_file import write_key
 from agent.yaml_file import YamlFile
-from provisioning.ca import COMMON_NAME_LETTERS, Authority, KeyFile, ca_request, signed_by_others, write_private
+from provisioning.ca import COMMON_NAME_LETTERS, Authority, KeyFile, ca_request, sealed, signed_by_others, write_private
 from provisioning.errors import FleetError, writing
 
 DAY = 86400.0
@@ -90,25 +91,37 @@ class Fleet:
 
     @classmethod
     def make(cls, folder: Path, settings: FleetSettings, passphrase: str, *, external: bool) -> Fleet:
-        """A new folder. Where another CA is to sign, ca.pem is missing until `signed` brings it. Raises FleetError."""
-        if (folder / "ca.p12").exists():
-            raise FleetError(f"{folder} holds a CA already: every device of that fleet would be lost; name another folder (--dir)")
+        """A new folder, which is one when it has its ca.p12. Where another CA is to sign, ca.pem is missing until `signed` brings it.
+
+        Raises FleetError.
+        """
+        if any((folder / name).exists() for name in ("ca.p12", "register.sqlite")):
+            raise FleetError(
+                f"{folder} holds a fleet already: every device of it would be lost; name another folder (--dir), or put back what is"
+                " missing from your copy"
+            )
         authority = Authority.new(settings.name)
+        key = sealed(authority.key, passphrase)
+        text = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            KeyFile(folder / "ca.p12").write(authority.key, passphrase)
-            _save(folder, settings)
+            for left in ("ca.csr", "ca.pem"):  # of an attempt that broke off
+                (folder / left).unlink(missing_ok=True)
+            write_private(folder / "fleet.yaml", text.encode())
             if external:
                 write_private(folder / "ca.csr", ca_request(settings.name, authority.key), 0o644)
             else:
                 write_private(folder / "ca.pem", authority.chain, 0o644)
+            write_private(folder / "ca.p12", key)
         return cls(folder)
 
     def signed(self, pem: bytes, passphrase: str) -> None:
         """Take the CA's certificate as another CA has signed it. Raises FleetError."""
         if self._certificate.exists():
             raise FleetError(f"{self._certificate} is there already: the devices know that CA; start another fleet for another CA")
-        write_private(self._certificate, signed_by_others(pem, self._key.read(passphrase)).chain, 0o644)
+        chain = signed_by_others(pem, self._key.read(passphrase)).chain
+        with writing(self._certificate):
+            write_private(self._certificate, chain, 0o644)
 
     def certificate(self) -> x509.Certificate:
         """The CA's. Raises FleetError."""
@@ -125,10 +138,11 @@ class Fleet:
         return Address.of(self.settings.url)
 
     def remember_broker(self, folder: Path) -> None:
-        """Note where its files are. Raises OSError."""
-        broker = self.settings.broker.model_copy(update={"folder": folder.resolve()})
-        self.settings = self.settings.model_copy(update={"broker": broker})
-        _save(self.folder, self.settings)
+        """Note where its files are. Raises FleetError, SettingsError."""
+        if self.settings.broker.folder != folder.resolve():
+            with writing(self.path):
+                write_key(self.path, "broker", "folder", str(folder.resolve()), _load)
+            self.settings = _load(self.path)
 
     def _chain(self) -> list[x509.Certificate]:
         try:
@@ -161,11 +175,6 @@ def passphrase(file: Path | None, *, new: bool = False) -> str:
     if new and getpass.getpass("The same again: ") != typed:
         raise FleetError("the two differ")
     return typed
-
-
-def _save(folder: Path, settings: FleetSettings) -> None:
-    text = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
-    write_private(folder / "fleet.yaml", text.encode())
 
 
 def _load(path: Path) -> FleetSettings:

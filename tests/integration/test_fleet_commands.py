@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from agent import cli, logs
-from provisioning import ca
+from provisioning import ca, settings
 from tests.fakes.fleet_site import PASSPHRASE
 
 Almena = Callable[..., str]
@@ -54,11 +54,17 @@ def made(almena: Almena) -> str:
 def test_a_fleet_from_its_first_day(almena: Almena, made: str, tmp_path: Path) -> None:
     fingerprint = made.partition("fingerprint ")[2][:64]
     assert fingerprint in almena("fleet", "ca", "show")
-    assert "holds a CA already" in almena("fleet", "init", "--url", "https://f", "--broker", "b", code=1)
+    assert "holds a fleet already" in almena("fleet", "init", "--url", "https://f", "--broker", "b", code=1)
     assert "--claim lost.pem" in almena("fleet", "claim", "batch-0", "lost.pem")
     told = almena("fleet", "revoke", "claim.batch-0")
     assert "claim.batch-0 is revoked: 1 certificate(s); the broker will hear it from the files of `almena fleet broker-config DIR`" in told
+    written = tmp_path / "fleet" / "fleet.yaml"
+    written.write_text(f"# ours\n{written.read_text()}  # two from May on\n  hubs: 1\n# the end\n")
+    before = written.read_text()
     assert str(tmp_path / "etc" / "mosquitto.conf") in almena("fleet", "broker-config", "etc")
+    added = f"broker:\n  folder: {tmp_path}/etc\n"
+    assert written.read_text() == before.replace("broker:\n", added)
+    assert written.stat().st_mode & 0o777 == 0o600
     assert "listener 1883\n" in (tmp_path / "etc" / "mosquitto.conf").read_text()
     assert len(x509.load_pem_x509_crl((tmp_path / "etc" / "crl.pem").read_bytes())) == 1
     text = almena("fleet", "invite", "cam-1", "--qr")
@@ -76,6 +82,27 @@ def test_a_fleet_from_its_first_day(almena: Almena, made: str, tmp_path: Path) -
     assert token.split(".")[1] not in told
     files = [*(tmp_path / "etc").iterdir(), *(tmp_path / "fleet").iterdir(), tmp_path / "claim.pem"]
     assert [path.name for path in files if path.stat().st_mode & 0o077] == ["ca.pem"], "of the fleet's folder, for everybody"
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_an_init_that_broke_off_is_done_again(almena: Almena, tmp_path: Path, external: bool) -> None:
+    command = ["fleet", "init", "--url", "https://f:8643", "--broker", "b", "--user", "root", *(["--external"] if external else [])]
+    write = settings.write_private
+    for cut in ("fleet.yaml", "ca.pem" if external else "ca.csr", "ca.p12"):
+
+        def interrupted(path: Path, content: bytes, mode: int = 0o600, cut: str = cut) -> None:
+            if path.name == cut:
+                raise KeyboardInterrupt
+            write(path, content, mode)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(settings, "write_private", interrupted)
+            almena(*command[:-1] if external else [*command, "--external"], code=130)  # the other kind of CA, which leaves no trace
+    almena(*command)
+    assert {path.name for path in (tmp_path / "fleet").iterdir()} == {"fleet.yaml", "ca.p12", "ca.csr" if external else "ca.pem"}
+    (tmp_path / "fleet" / "register.sqlite").touch()
+    (tmp_path / "fleet" / "ca.p12").unlink()
+    assert "put back what is missing from your copy" in almena(*command, code=1)
 
 
 def test_addresses_and_names_that_cannot_be(almena: Almena, made: str, tmp_path: Path) -> None:

@@ -21,13 +21,15 @@ from agent.identity.keys import Key, Pair, new_key, public_bytes, request_for
 from agent.identity.protocol import Issued, Renew, Waiting
 from provisioning import ca
 from provisioning.acl_matrix import all_topics, meant
-from provisioning.ca import Authority, KeyFile, ca_request, signed_by_others
+from provisioning.ca import Authority, KeyFile, ca_request, sealed, signed_by_others
 from provisioning.clones import Clones
 from provisioning.errors import FleetError, RefusedError
 from provisioning.limits import RateLimit
 from provisioning.register import Register
 from provisioning.requests import requested_key
+from provisioning.settings import BrokerSettings, Fleet, FleetSettings
 from tests.fakes.enrolment_desk import CA, HERE, Desk, certificate_of, renewal_body
+from tests.fakes.small_disk import fill, on_small_disk
 
 pytestmark = pytest.mark.unit
 
@@ -277,11 +279,10 @@ def test_the_key_of_the_ca_is_encrypted(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(ca, "KDF_ROUNDS", 1000)
     file, key = KeyFile(tmp_path / "ca.p12"), new_key()
     with pytest.raises(FleetError, match="at least 12"):
-        file.write(key, "too short")
+        sealed(key, "too short")
     with pytest.raises(FleetError, match="almena fleet init"):
         file.read("correct horse battery")
-    file.write(key, "correct horse battery")
-    assert (tmp_path / "ca.p12").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "ca.p12").write_bytes(sealed(key, "correct horse battery"))
     assert public_bytes(file.read("correct horse battery")) == public_bytes(key)
     with pytest.raises(FleetError, match="cannot be opened"):
         file.read("correct horse batterz")
@@ -322,6 +323,25 @@ def test_another_ca_may_sign_this_one() -> None:
     ):
         with pytest.raises(FleetError, match=why):
             signed_by_others(content, who)
+
+
+@on_small_disk(1)
+def test_a_full_disk_is_told_and_the_same_works_later(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ca, "KDF_ROUNDS", 1000)
+    settings = FleetSettings(url="https://f:8643", broker=BrokerSettings(host="b"))
+    fleet = Fleet.make(small_disk / "fleet", settings, "correct horse battery", external=True)
+    own, root = _root(KeyFile(small_disk / "fleet" / "ca.p12").read("correct horse battery"))
+    signed = b"".join(one.public_bytes(Encoding.PEM) for one in (own, root))
+    filler = fill(small_disk)
+    with pytest.raises(FleetError, match=r"ca\.pem cannot be written \(No space left on device\): make room"):
+        fleet.signed(signed, "correct horse battery")
+    with pytest.raises(FleetError, match=r"fleet\.yaml cannot be written \(No space left on device\): make room"):
+        fleet.remember_broker(small_disk / "broker")
+    filler.unlink()
+    fleet.signed(signed, "correct horse battery")
+    fleet.remember_broker(small_disk / "broker")
+    again = Fleet(small_disk / "fleet")
+    assert (again.certificate(), again.settings.broker.folder) == (own, small_disk / "broker")
 
 
 def test_the_documentation_tells_the_rules_that_are_proven() -> None:

@@ -22,7 +22,7 @@ from agent.identity.folder import IdentityFolder
 from agent.identity.keys import Pair, key_pem, new_key, prove, proven, public_bytes, request_for
 from agent.identity.protocol import Token
 from agent.identity.renewal import due_at
-from agent.settings_file import located, to_be_changed, write_sections
+from agent.settings_file import located, to_be_changed, write_key, write_sections
 from agent.tls_settings import TlsSettings
 from agent.uplink.credentials import Credentials
 from provisioning.ca import Authority
@@ -346,6 +346,21 @@ def test_sections_of_a_new_file_and_of_one_in_another_form(tmp_path: Path) -> No
     (tmp_path / "flow.yaml").write_text("{device: {name: x}}\n")
     with pytest.raises(SettingsError, match="one section a line"):
         write_sections(tmp_path / "flow.yaml", {"device": {"name": "cam-1"}})
+
+
+def test_a_key_is_replaced_and_the_section_keeps_its_comments(tmp_path: Path) -> None:
+    path = tmp_path / "almena.yaml"
+    path.write_text("# mine\nmqtt: {host: b}\n# the end\n")
+    write_key(path, "mqtt", "port", 1884, settings.load)
+    assert path.read_text() == "# mine\nmqtt:\n  host: b\n  port: 1884\n# the end\n"
+    path.write_text("mqtt:\n    # of the house\n    host: b  # old\n    # to be kept\n    port: 1884\n")
+    write_key(path, "mqtt", "host", "c", settings.load)
+    write_key(path, "mqtt", "keepalive_s", 7, settings.load)
+    expected = "mqtt:\n    # of the house\n    keepalive_s: 7\n    host: c\n    # to be kept\n    port: 1884\n"
+    assert path.read_text() == expected
+    with pytest.raises(SettingsError, match="unknown key"):
+        write_key(path, "mqtt", "hots", "c", settings.load)
+    assert path.read_text() == expected
 
 
 def test_the_identity_brings_the_files_of_tls(tmp_path: Path) -> None:
