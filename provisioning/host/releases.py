@@ -68,7 +68,7 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(wheel) as archive:
             yield archive
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise HostError(f"{wheel} is no wheel, or a damaged one ({error}): copy or build it again") from error
 
 
@@ -91,8 +91,8 @@ def point(link: Path, release: str) -> None:
 
 
 def made(places: Places, name: str) -> bool:
-    """Whether the release is complete."""
-    return _record(places, name) is not None
+    """Whether the release is complete, and its texts can be read."""
+    return bool(texts_of(places, name))
 
 
 def _record(places: Places, name: str | None) -> dict[str, Any] | None:
@@ -110,7 +110,11 @@ def texts_of(places: Places, name: str | None) -> dict[str, str]:
     if record is None:
         return {}
     files = (places.releases / str(name)).glob(f"lib/python3*/site-packages/{TEXTS}*")
-    return of_role({path.name: path.read_text() for path in files}, "hub" in record.get("extras", ()))
+    try:
+        texts = {path.name: path.read_text(encoding="utf-8") for path in files}
+    except UnicodeDecodeError:
+        return {}
+    return of_role(texts, "hub" in record.get("extras", ()))
 
 
 def make(places: Places, recipe: Recipe) -> None:

@@ -52,7 +52,7 @@ def switch(places: Places, release: str, leaving: str | None, plan: Plan) -> Non
     """To the environment of a release, with its units, accounts and folders. Raises HostError, OSError."""
     texts = releases.texts_of(places, release)
     if not texts:
-        raise HostError(f"{places.releases / release} has no units: it is damaged; install that version again")
+        raise HostError(f"{places.releases / release} has no units that can be read: it is damaged; install that version again")
     releases.point(places.current, release)
     settle(places, texts, plan, releases.texts_of(places, leaving))
     service.enable(places, units(texts))
@@ -60,9 +60,8 @@ def switch(places: Places, release: str, leaving: str | None, plan: Plan) -> Non
 
 def judge(places: Places, plan: Plan, starts_within_s: float = service.STARTS_WITHIN_S, stable_s: float = service.STABLE_S) -> None:
     """End the trial: the new release stays, or the one before comes back. Raises HostError when it had to."""
-    noted = json.loads(places.trial.read_text())
-    before, new, starts = noted["before"], noted["release"], noted["starts"] + 1
-    why = _noted(places, before, new, starts) or _tried(places, new, before, plan, starts_within_s, stable_s)
+    before, new, starts = _read(places, plan)
+    why = _noted(places, before, new, starts + 1) or _tried(places, new, before, plan, starts_within_s, stable_s)
     said = f"release {new} runs"
     if why:
         again = _back(places, before, new, plan, starts_within_s, stable_s)
@@ -78,6 +77,25 @@ def judge(places: Places, plan: Plan, starts_within_s: float = service.STARTS_WI
     if why:
         raise HostError(said)
     plan.say(said)
+
+
+def _read(places: Places, plan: Plan) -> tuple[str, str, int]:
+    """The release before, the new one, and how often the trial has begun. Where the note is damaged, the links tell the two.
+
+    Raises HostError where nothing was switched yet: then there is no trial any more.
+    """
+    try:
+        noted = json.loads(places.trial.read_text())
+        return str(noted["before"]), str(noted["release"]), int(noted["starts"])
+    except (ValueError, KeyError, TypeError):
+        before, new = releases.target(places.previous), releases.target(places.current)
+    if before is None or new is None or before == new:
+        written.remove(places.trial)
+        raise HostError(
+            f"{places.trial} was damaged and is removed; {new} runs on, and nothing else was tried: install the new release again"
+        )
+    plan.say(f"{places.trial} is damaged: by the links beside it, release {new} is on trial, and {before} was there before")
+    return before, new, 0
 
 
 def _back(places: Places, before: str, new: str, plan: Plan, starts_within_s: float, stable_s: float) -> str:

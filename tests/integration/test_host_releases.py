@@ -126,14 +126,22 @@ def test_an_extra_that_no_wheel_has_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_what_is_damaged_is_told(upgraded: Places, tmp_path: Path) -> None:
     new = str(releases.target(upgraded.current))
+    unit = next((upgraded.releases / new).glob(f"lib/python3*/site-packages/{releases.TEXTS}almena-extra.service"))
+    unit.write_bytes(b"[Service]\n# \xff\n")
+    assert (releases.made(upgraded, new), releases.texts_of(upgraded, new)) == (False, {}), "it is made anew"
+    with pytest.raises(HostError, match=f"{new} has no units that can be read: it is damaged; install that version again"):
+        trial.switch(upgraded, new, None, Plan(say=quietly))
     for record in ("{", "[]"):
         (upgraded.releases / new / releases.RECORD).write_text(record)
         assert (releases.made(upgraded, new), releases.texts_of(upgraded, new)) == (False, {})
         host.uninstall(upgraded, Plan(dry=True, say=quietly))
-    wheel = tmp_path / "almena-1.3-py3-none-any.whl"
-    wheel.write_bytes(b"no zip")
-    with pytest.raises(HostError, match="is no wheel, or a damaged one"):
-        host.install(upgraded, Recipe(wheel, ("cpu",)), Plan(dry=True, say=quietly))
+    wheel = a_recipe(tmp_path, "1.3").wheel
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr(f"{releases.TEXTS}almena.target", b"\xff")
+    for why in ("utf-8", "not a zip file"):
+        with pytest.raises(HostError, match=f"is no wheel, or a damaged one .*{why}"):
+            host.install(upgraded, Recipe(wheel, ("cpu",)), Plan(dry=True, say=quietly))
+        wheel.write_bytes(b"no zip")
 
 
 @pytest.mark.parametrize("dicom", [SKIPPED, SKIPPED_BEFORE_251])
@@ -261,6 +269,26 @@ def test_a_release_that_crashes_the_machine_is_not_tried_for_ever(
     with pytest.raises(HostError, match="was started again in its trial 2 times"):
         trial.judge(upgraded, Plan(say=quietly))
     assert (releases.target(upgraded.current), units_of(upgraded)[0], upgraded.trial.exists()) == (old, old, False)
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"before": "1.0"}', b"\xff\0"])
+def test_a_damaged_note_of_a_trial_is_in_nobodys_way(
+    upgraded: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: bytes
+) -> None:
+    recipe, old = third_release(upgraded, tmp_path), str(releases.target(upgraded.current))
+    said: list[str] = []
+    judged = partial(trial.judge, upgraded, Plan(say=said.append), 5.0, 0.1)
+    stand_in_systemd(monkeypatch, tried=judged)
+    releases.point(upgraded.previous, old)
+    upgraded.trial.write_bytes(note)
+    with pytest.raises(HostError, match=f"was damaged and is removed; {old} runs on, and nothing else was tried"):
+        judged()
+    assert (upgraded.trial.exists(), units_of(upgraded)[0], said) == (False, old, [])
+    trial.switch(upgraded, recipe.name, old, Plan(say=quietly))
+    upgraded.trial.write_bytes(note)
+    judged()
+    assert f"release {recipe.name} is on trial, and {old} was there before" in said[0]
+    assert (upgraded.trial.exists(), units_of(upgraded)[0], said[-1]) == (False, recipe.name, f"release {recipe.name} runs")
 
 
 def test_a_connection_that_drops_ends_no_work(tmp_path: Path) -> None:
