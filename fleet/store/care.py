@@ -106,10 +106,8 @@ def purge(connection: Connection, kept: RetentionSettings, now: float) -> int:
     events, records, samples, rollups = tables.events, tables.records, tables.samples, tables.rollups
     spools, known, commands, alerts = tables.spools, tables.clocks, tables.commands, tables.alerts
     old, past = now - kept.events_s, now - kept.history_s
-    known_times = select(events.c.id, events.c.received_at).where(events.c.received_at >= clocks.FLOOR)
-    first = known_times.order_by(events.c.id).limit(GONE_AT_ONCE).subquery()  # they came in this order
-    gone = [connection.execute(delete(events).where(events.c.id.in_(select(first.c.id).where(first.c.received_at < old)))).rowcount]
     conditions: list[tuple[Table, Any]] = [
+        (events, events.c.received_at.between(clocks.FLOOR, old)),
         (records, records.c.received_at.between(clocks.FLOOR, old)),
         (spools, spools.c.touched_at.between(clocks.FLOOR, old - SLACK_S)),
         (known, known.c.received_at.between(clocks.FLOOR, old - SLACK_S)),
@@ -125,8 +123,7 @@ def purge(connection: Connection, kept: RetentionSettings, now: float) -> int:
         (tables.audit, tables.audit.c.at < past),
         (tables.maintenance, tables.maintenance.c.ends < past),
     ]
-    gone += [_delete(connection, table, condition) for table, condition in conditions]
-    return max(gone)
+    return max(_delete(connection, table, condition) for table, condition in conditions)
 
 
 def weigh(connection: Connection, kept: RetentionSettings, now: float) -> int:

@@ -142,8 +142,8 @@ def event_list(
 
 
 def _matching(wanted: Mapping[str, str], first: str) -> list[ColumnElement[bool]]:
-    """Conditions such that the index goes by `first`, and by the kind where it has that, too; the others are looked at row by row, or
-    else SQLite may take the wrong index."""
+    """Conditions such that the index goes by `first`, and by the kind where it has that, too; the others are looked at entry by entry of
+    that index, or else SQLite may take the wrong one."""
     through = {first, "kind"} if first in ("device", "stream") else {first}
     return [(events.c[name] if name in through else _plain(events.c[name])) == value for name, value in wanted.items()]
 

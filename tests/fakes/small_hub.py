@@ -75,16 +75,18 @@ class SmallHub:
 
 
 @contextmanager
-def small_hub(folder: Path) -> Iterator[SmallHub]:
-    """It runs; `ada` is its admin, with PASSWORD."""
-    store = f"sqlite:///{folder}/hub.sqlite"
+def small_hub(folder: Path, store: str | None = None) -> Iterator[SmallHub]:
+    """It runs; `ada` is its admin, with PASSWORD. `store`: one that is there already."""
+    store = store or f"sqlite:///{folder}/hub.sqlite"
     with Mosquitto(folder / "broker") as broker, peer(broker.port, "almena/1/+/down/#", name="devices") as devices:
         settings = HubSettings.model_validate(
             {"store": store, "broker": {"port": broker.port}, "web": {"port": 0}, "alerts": {"period_s": 0.2}}
         )
         hub = Hub(settings)
         engine = connect(store)
-        Accounts(engine).add_user("test", "ada", PASSWORD, "admin")
+        accounts = Accounts(engine)
+        if not accounts.users():
+            accounts.add_user("test", "ada", PASSWORD, "admin")
         engine.dispose()
         hub.start()
         try:

@@ -120,6 +120,14 @@ def test_what_is_old_is_forgotten_quickly(hub: StoredHub, monkeypatch: pytest.Mo
     assert hub.sql("SELECT state FROM alerts") == [("firing",)]
 
 
+def test_what_came_while_the_clock_was_ahead_keeps_nothing_from_being_forgotten(hub: StoredHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(care, "GONE_AT_ONCE", 10)
+    hub.write(*((EVENTS, message(number)) for number in range(1, 31)), now=NOW + 400 * DAY)
+    hub.write(*((EVENTS, message(number)) for number in range(31, 41)), now=NOW)
+    care.Care(hub.store.engine, RetentionSettings(events_s=DAY)).round(NOW + 4 * DAY)
+    assert hub.sql("SELECT min(seq), max(seq) FROM events") == [(1, 30)]
+
+
 def test_a_clock_record_and_an_erasure_look_at_few_rows(hub: StoredHub) -> None:
     """They go by their index, and not through all that is stored of the device."""
     plans = []
