@@ -1,7 +1,8 @@
 """One stream, from frame to committed event.
 
 RunningSource ──► newest or next frame ──► infer (workers, parallel) ──► update (in frame order) ──► outbox ──► source.done
-                                                                               └──► preview (only while somebody looks)
+                                                                                 └──► preview (only while somebody looks)
+Events of a live frame are committed at once; items whose predictions are there already share a commit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,15 @@ class _StoppedError(AlmenaError):
     """The stream was stopped while an item waited; it comes again at the next start."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What the tasks made of a frame that is not committed yet."""
+
+    frame: Frame
+    events: list[Event]
+    annotations: tuple[Annotation, ...]
+
+
 class Pipeline:
     """Runs one stream. `start` and `stop` are called once each.
 
@@ -78,6 +88,7 @@ class Pipeline:
         self._taking = threading.Lock()
         self._in_flight = threading.Semaphore(2 * workers + 2 if source.finite else workers + 1)
         self._ordered: queue.SimpleQueue[tuple[Frame, Future[list[Any]]] | None] = queue.SimpleQueue()
+        self._made: list[_Made] = []
         self._stopping = threading.Event()
         self._lost = threading.Event()
         self._failing = self._impaired = ""
@@ -174,20 +185,35 @@ class Pipeline:
         while (entry := self._next()) is not None:
             frame, future = entry
             try:
-                self._finish(frame, self._predictions(frame, future))
+                self._update(frame, self._predictions(frame, future))
             except _StoppedError:
-                continue
+                self._over(frame)
             except BaseException as error:  # noqa: BLE001 - the supervisor of the stream: a failed frame is counted and told, it goes on
+                self._commit()
                 self._frame_failed(frame, error)
-            finally:
-                self._in_flight.release()
-                self._source.processed(frame)
-                self._finished, self._last_at = self._finished + 1, time.perf_counter()
-                self._on_progress()
+                self._over(frame)
         self._flush("stopped" if self._stopping.is_set() else "stream lost" if self._lost.is_set() else "left")
 
+    def _over(self, frame: Frame) -> None:
+        """The frame has come to its end here, whatever that was."""
+        self._in_flight.release()
+        self._source.processed(frame)
+        self._finished, self._last_at = self._finished + 1, time.perf_counter()
+        self._on_progress()
+
     def _next(self) -> tuple[Frame, Future[list[Any]]] | None:
-        """The next frame in order. While there is none, open tracks end as soon as the stream is lost."""
+        """The next frame in order. What was made is committed first unless that frame can join it without a wait."""
+        try:
+            entry = self._ordered.get_nowait()
+        except queue.Empty:
+            self._commit()
+            return self._awaited()
+        if entry is None or entry[0].item is None or not entry[1].done() or entry[1].exception():
+            self._commit()
+        return entry
+
+    def _awaited(self) -> tuple[Frame, Future[list[Any]]] | None:
+        """The next frame, when it comes. While there is none, open tracks end as soon as the stream is lost."""
         while True:
             try:
                 return self._ordered.get(timeout=0.5)
@@ -227,16 +253,47 @@ class Pipeline:
             return False
         return True
 
-    def _finish(self, frame: Frame, predictions: list[Any]) -> None:
+    def _update(self, frame: Frame, predictions: list[Any]) -> None:
         with self.times.stage("update"):
             events = [event for task, made in zip(self.tasks, predictions, strict=True) for event in self._updated(task, frame, made)]
-        with self.times.stage("publish"):
-            self._commit(frame, events)
-        annotations = tuple(annotation for task in self.tasks for annotation in task.annotations)
+        self._made.append(_Made(frame, events, tuple(annotation for task in self.tasks for annotation in task.annotations)))
+        if frame.item is None or self._failing:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Store what was made in one transaction; then all else that becomes of those frames, in order."""
+        together, self._made = self._made, []
+        if not together:
+            return
+        failed: BaseException | None = None
+        try:
+            with self.times.stage("publish"):
+                numbers = self._stored([event for one in together for event in one.events], together[0].frame)
+        except BaseException as error:  # noqa: BLE001 - the supervisor of the stream: told below for each of the frames
+            failed = error
+        first = 0
+        for one in together:
+            try:
+                if failed:
+                    raise failed
+                first, before = first + len(one.events), first
+                self._finish(one, None if numbers is None else numbers[before:first])
+            except BaseException as error:  # noqa: BLE001 - the supervisor of the stream: a failed frame is counted and told, it goes on
+                self._frame_failed(one.frame, error)
+            finally:
+                self._over(one.frame)
+
+    def _finish(self, made: _Made, numbers: list[int] | None) -> None:
+        """`numbers` are those that the outbox gave to the events; None: it has not taken them."""
+        frame = made.frame
+        if numbers:
+            self._on_stored(frame, made.events, numbers)
+        if numbers is not None and frame.item is not None:
+            self._source.done(frame.item)
         if frame.about is None:
-            self._viewer.offer(frame, annotations)
+            self._viewer.offer(frame, made.annotations)
         if frame.item is None:
-            self._note(frame.captured_at, annotations, events)
+            self._note(frame.captured_at, made.annotations, made.events)
         self.times.add("total", (time.monotonic_ns() - frame.mono_ns) / 1e9)
         if self._failing:
             self._failing = ""
@@ -256,24 +313,22 @@ class Pipeline:
             try:
                 return task.update(frame, prediction)
             except NotNowError as error:
+                self._commit()
                 self._tell_failure(error, f"{frame.item} waits until it can be finished")
             self._on_progress()
             if self._stopping.wait(RETRY_S):
                 raise _StoppedError("stopped")
 
-    def _commit(self, frame: Frame, events: list[Event]) -> None:
-        """Append; an item of a finite source is done only once that has worked, so it is tried until it does."""
-        while events:
+    def _stored(self, events: list[Event], first: Frame) -> list[int] | None:
+        """Their numbers; None where the outbox does not take them. Items are done only once it has, so it is tried until then."""
+        while True:
             try:
-                self._on_stored(frame, events, self._outbox.append("event", events, kept=frame.item is not None))
-                break
+                return self._outbox.append("event", events, kept=first.item is not None)
             except OutboxError as error:
                 log.error("%s: events could not be stored: %s", self.stream, error)
                 self._on_progress()
-                if frame.item is None or self._stopping.wait(RETRY_S):
-                    return
-        if frame.item is not None:
-            self._source.done(frame.item)
+                if first.item is None or self._stopping.wait(RETRY_S):
+                    return None
 
     def _frame_failed(self, frame: Frame, error: BaseException) -> None:
         self._failed += 1

@@ -238,7 +238,42 @@ def test_an_item_is_done_only_after_its_events_are_committed(
 
     monkeypatch.setattr(outbox, "append", noted)
     until_ended(run(Noted(5), Counting(2)))
-    assert order == [text for index in range(5) for text in (f"stored {index}", f"done {index}")]
+    for what in ("stored", "done"):
+        assert [text for text in order if text.startswith(what)] == [f"{what} {index}" for index in range(5)]
+    assert all(order.index(f"stored {index}") < order.index(f"done {index}") for index in range(5))
+
+
+def test_items_that_are_ready_share_a_commit_and_one_that_fails_does_not_hold_it_up(
+    run: Callable[..., Pipeline], outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[list[int]] = []
+    append, begun = outbox.append, threading.Event()
+
+    class Slow(Counting):
+        def infer(self, frame: Frame) -> int:
+            if frame.index == 3:
+                begun.set()  # its only worker is past the items before
+            return super().infer(frame)
+
+        def update(self, frame: Frame, prediction: int) -> list[Event]:
+            if frame.index == 0:
+                assert begun.wait(60)
+            if frame.index == 2:
+                raise AlmenaError("by hand")
+            return super().update(frame, prediction)
+
+    def noted(lane: str, batch: Any, **options: Any) -> list[int]:
+        commits.append([one.data["n"] for one in batch if one.kind == "count"])
+        return append(lane, batch, **options)
+
+    monkeypatch.setattr(outbox, "append", noted)
+    source = Items(5)
+    until_ended(run(source, Slow(1)))
+    assert [0, 1] in commits
+    assert numbers(outbox) == [0, 1, 3, 4]
+    told_in_order = [one["data"].get("n", one["data"].get("code")) for one in events(outbox) if one["kind"] in ("count", "stream")]
+    assert told_in_order.index(1) < told_in_order.index("TASK_FAILED") < told_in_order.index(3)
+    assert source.marks == {"0": "done", "1": "done", "2": "by hand", "3": "done", "4": "done"}
 
 
 def test_items_wait_for_a_full_disk_and_nothing_is_declared_lost(
