@@ -23,6 +23,7 @@ from agent import logs
 from agent.errors import UsageError
 from agent.identity.protocol import Token
 from agent.signals import at_stop
+from agent.wire.topics import HUB
 from provisioning import command_ca
 from provisioning.errors import FleetError, writing
 from provisioning.options import DIR, AsJson, Dir, PassphraseFile
@@ -131,8 +132,8 @@ def revoke(name: Name, folder: Dir = DIR, file: PassphraseFile = None, as_json: 
             return
         if broker.folder is None:
             count = take_back(name, register)
-            told = f"{name} is revoked: {count} certificate(s); the broker will hear it from the files of `almena fleet broker-config DIR`"
-            print(json.dumps({"certificates": count}) if as_json else told)
+            told = f"{name} is revoked: {count} certificate(s); the broker will hear it from the files of `almena fleet broker-config DIR`."
+            print(json.dumps({"certificates": count}) if as_json else f"{told} {_way_back(name, fleet)}")
             return
         done = carry_out(name, authority, register, broker.folder, endpoint, reload_by(broker.reload, fleet.path, broker.folder))
     if as_json:
@@ -140,7 +141,7 @@ def revoke(name: Name, folder: Dir = DIR, file: PassphraseFile = None, as_json: 
         return
     print(
         f"{name} is revoked: {done.certificates} certificate(s); refused after {done.in_force_s:.2f} s, the session ended after"
-        f" {done.disconnected_s:.2f} s. It may come back with a new invitation."
+        f" {done.disconnected_s:.2f} s. {_way_back(name, fleet)}"
     )
 
 
@@ -302,6 +303,17 @@ def _decide(folder: Path, request: str, as_json: bool, *, yes: bool) -> None:
         return
     then = "; the device gets its certificate when it asks next" if yes else ""
     print(f"{found.kind} of {found.name}{before}: {decision}{then}")
+
+
+def _way_back(name: str, fleet: Fleet) -> str:
+    """How who was revoked goes on."""
+    role, _, batch = name.partition(".")
+    if role == HUB:
+        command = f"`almena fleet broker-config {fleet.settings.broker.folder or 'DIR'}`"
+        return f"To go on: {command} writes new certificates; give each hub its new file, and start it again."
+    if role == "claim":
+        return f"Devices that have joined with it stay; `almena fleet claim {batch} FILE` makes another one."
+    return "It may come back with a new invitation."
 
 
 def _stopping() -> threading.Event:

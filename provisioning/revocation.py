@@ -70,14 +70,17 @@ def revoke(name: str, authority: Authority, register: Register, folder: Path, en
         with session(endpoint, authority.client(name, MINUTES)):
             return Revocation(count, in_force, time.monotonic() - began)
     except NotAcceptedError as error:
-        raise FleetError(
-            f"the broker does not take the fleet's own certificate ({error}): was its configuration made by this fleet?"
-        ) from error
+        why = f"the broker does not take the fleet's own certificate ({error}): was its configuration made by this fleet?"
+        raise _half_done(name, why) from error
     except OSError as error:
-        raise FleetError(
-            f"{name} is revoked, and the broker at {endpoint.host}:{endpoint.port} was not told ({error.strerror or error}): when it runs"
-            " again it reads the list by itself; give the command again to be sure"
-        ) from error
+        why = f"the broker at {endpoint.host}:{endpoint.port} does not answer ({error.strerror or error}): when it starts it reads the list"
+        raise _half_done(name, f"{why} by itself; give the command again to be sure") from error
+    except FleetError as error:
+        raise _half_done(name, str(error)) from error
+
+
+def _half_done(name: str, why: str) -> FleetError:
+    return FleetError(f"{name} is revoked in the register, and stays so; its session, if it has one, was not ended: {why}")
 
 
 def reload_by(command: tuple[str, ...], settings: Path, folder: Path) -> Callable[[], None]:
@@ -103,9 +106,11 @@ def reload_by(command: tuple[str, ...], settings: Path, folder: Path) -> Callabl
                 raise ValueError(f"process {broker.pid} is {broker.name()}")
             broker.send_signal(signal.SIGHUP)
         except (OSError, ValueError, psutil.Error) as error:
+            gone = isinstance(error, (FileNotFoundError, psutil.NoSuchProcess))
+            why = "none runs here" if gone else getattr(error, "strerror", None) or error
             raise FleetError(
-                f"it is revoked, and the broker cannot be told ({file}: {error}): start it, or run as root, or set broker.reload"
-                " in fleet.yaml where it runs on another machine and repeat this. A broker that starts reads the list by itself"
+                f"the broker cannot be told ({file}: {why}): start it, which reads the list; or run as root; or set broker.reload in"
+                " fleet.yaml where it runs on another machine; then give the command again"
             ) from error
 
     return run if command else hang_up

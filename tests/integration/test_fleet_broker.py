@@ -33,12 +33,13 @@ from provisioning.acl_matrix import ROLES, all_topics
 from provisioning.broker import write_configuration
 from provisioning.ca import Authority, ca_request, signed_by_others
 from provisioning.client import Heard, NotAcceptedError, Session, session
+from provisioning.command import revoke
 from provisioning.errors import FleetError
 from provisioning.trial import Trial
 from provisioning.trying import prove
 from provisioning.watch import watch
 from tests.fakes.fleet import Hub, Producer, load
-from tests.fakes.fleet_site import HASTY, FleetSite
+from tests.fakes.fleet_site import HASTY, PASSPHRASE, FleetSite
 from tests.waiting import wait_until
 
 DAY = timedelta(days=1)
@@ -271,7 +272,9 @@ def test_a_revoked_device_cannot_resume_its_tls_session(tmp_path: Path) -> None:
 def test_revoked_while_the_broker_is_down(tmp_path: Path) -> None:
     trial = Trial(tmp_path)
     pair = trial.device("cam-1")
-    with pytest.raises(FleetError, match=r"it is revoked, and the broker cannot be told.*A broker that starts reads the list by itself"):
+    with pytest.raises(
+        FleetError, match=r"^cam-1 is revoked in the register, and stays so; its session, .* not ended: .*\.pid: none runs here\)"
+    ):
         trial.revoke("cam-1")
     (trial.folder / "crl.pem").rename(tmp_path / "crl.pem")
     with pytest.raises(FleetError, match=r"crl\.pem cannot be written .* still takes what is revoked: .*give the command again"):
@@ -286,6 +289,22 @@ def test_revoked_while_the_broker_is_down(tmp_path: Path) -> None:
         with session(trial.endpoint, trial.hub) as hub:
             assert trial.revoke("hub").certificates == 1
             assert hub.ended.wait(30)
+
+
+def test_a_hub_that_was_revoked_comes_back_with_new_files(site: FleetSite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site.fleet.remember_broker(site.trial.folder)
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    with session(site.trial.endpoint, site.trial.hub) as hub:
+        revoke("hub", site.fleet.folder, tmp_path / "passphrase")
+        assert hub.ended.wait(30)
+    assert (
+        f"`almena fleet broker-config {site.trial.folder}` writes new certificates; give each hub its new file" in capsys.readouterr().out
+    )
+    with pytest.raises(NotAcceptedError), session(site.trial.endpoint, site.trial.hub):
+        pass
+    write_configuration(site.trial.folder, site.trial.broker, site.authority, site.register)
+    with session(site.trial.endpoint, site.trial.hub):
+        pass
 
 
 def test_two_agents_with_one_identity_are_reported(site: FleetSite, config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

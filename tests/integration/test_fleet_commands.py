@@ -58,6 +58,7 @@ def test_a_fleet_from_its_first_day(almena: Almena, made: str, tmp_path: Path) -
     assert "--claim lost.pem" in almena("fleet", "claim", "batch-0", "lost.pem")
     told = almena("fleet", "revoke", "claim.batch-0")
     assert "claim.batch-0 is revoked: 1 certificate(s); the broker will hear it from the files of `almena fleet broker-config DIR`" in told
+    assert "`almena fleet claim batch-0 FILE` makes another one" in told
     written = tmp_path / "fleet" / "fleet.yaml"
     written.write_text(f"# ours\n{written.read_text()}  # two from May on\n  hubs: 1\n# the end\n")
     before = written.read_text()
@@ -67,6 +68,9 @@ def test_a_fleet_from_its_first_day(almena: Almena, made: str, tmp_path: Path) -
     assert written.stat().st_mode & 0o777 == 0o600
     assert "listener 1883\n" in (tmp_path / "etc" / "mosquitto.conf").read_text()
     assert len(x509.load_pem_x509_crl((tmp_path / "etc" / "crl.pem").read_bytes())) == 1
+    told = almena("fleet", "revoke", "hub", code=1)
+    assert "hub is revoked in the register, and stays so; its session, if it has one, was not ended: the broker cannot be told" in told
+    assert "Errno" not in told
     text = almena("fleet", "invite", "cam-1", "--qr")
     assert "almena join https://f:8643 cam-1." in text
     assert "▄" in text
