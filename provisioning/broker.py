@@ -91,8 +91,8 @@ def write_configuration(folder: Path, broker: BrokerSettings, authority: Authori
     """All that `mosquitto -c FOLDER/mosquitto.conf` needs, and the certificates of the hubs. Returns the files. Raises FleetError."""
     folder = folder.resolve()
     state = folder / "state"
-    if any(letter.isspace() for letter in str(folder)):
-        raise FleetError(f"mosquitto cannot read paths with blanks: {folder}")
+    if any(letter.isspace() or letter == "%" for letter in str(folder)):
+        raise FleetError(f"{folder}: mosquitto and units cannot read paths with blanks or %; name another folder")
     owner = _owner(broker.user)
     bind = f" {broker.bind}" if broker.bind else ""
     # what waits for the hubs; what is retained; and what messages take beside their bytes

@@ -36,10 +36,14 @@ def _of_a_certificate(name: str) -> str:
         name.encode("idna")
     except UnicodeError as error:
         raise ValueError(f"{name!r} is no host name: a part of it is empty, or longer than 63 letters") from error
+    if "%" in name:
+        raise ValueError(f"{name!r} has a zone (%), which means something on one machine only: give a name or address that all reach")
     return name
 
 
 def _common_name(name: str) -> str:
+    if not name.strip():
+        raise ValueError("it is blank: give the CA a name")
     if len(name.encode()) > COMMON_NAME_LETTERS:
         raise ValueError(f"{name!r} is longer than the {COMMON_NAME_LETTERS} bytes that a certificate has for a name")
     return name

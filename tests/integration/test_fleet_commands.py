@@ -17,7 +17,25 @@ from tests.fakes.fleet_site import PASSPHRASE
 
 Almena = Callable[..., str]
 URLS = ("f:8643", "http://f", "https://f:99999", "https://::1", "https://[::1", "https://f\n", "https://f:x", "")
-BROKERS = ("", ":", "b:99999", "b:x", "::1", "[::1", "[b]", "mqtts://b", "b:1883/x", "b\nuser root", "b c", "b:", "a..b", 64 * "b")
+BROKERS = (
+    "",
+    ":",
+    "b:99999",
+    "b:x",
+    "::1",
+    "[::1",
+    "[b]",
+    "mqtts://b",
+    "b:1883/x",
+    "b\nuser root",
+    "b c",
+    "b:",
+    "a..b",
+    "b%",
+    "%h",
+    "[fe80::1%eth0]",
+    64 * "b",
+)
 
 
 @pytest.fixture
@@ -120,6 +138,11 @@ def test_addresses_and_names_that_cannot_be(almena: Almena, made: str, tmp_path:
         assert "--broker: " in almena("fleet", "init", "--dir", "none", "--url", "https://f", "--broker", broker, code=2)
     assert "--user: " in almena("fleet", "init", "--dir", "none", "--url", "https://f", "--broker", "b", "--user", "x\nport 1", code=2)
     assert "cannot be a device's name" in almena("join", "https://f", "--claim", "claim.pem", "--name", "Cam 1", code=2)
+    for folder in ("with blanks", "100%"):
+        assert "name another folder" in almena("fleet", "broker-config", folder, code=1)
+        assert not (tmp_path / folder).exists()
+    for name in (" ", "\t"):
+        assert "--name: " in almena("fleet", "init", "--dir", "none", "--url", "https://f", "--broker", "b", "--name", name, code=2)
     too_long = almena("fleet", "init", "--url", "https://f", "--broker", "b", "--name", 33 * "ü", code=2)
     assert "bytes that a certificate has for a name" in too_long
     assert "is too long: at most 58" in almena("fleet", "claim", 59 * "b", "claim.pem", code=2)

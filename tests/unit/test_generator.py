@@ -14,8 +14,8 @@ from provisioning.host.places import own_texts
 pytestmark = pytest.mark.unit
 
 
-def _generated(tmp_path: Path, version: int, settings: str) -> dict[str, str]:
-    """Drop-ins by unit, with a `systemctl` that says this version, and /etc in a folder."""
+def _generated(tmp_path: Path, version: int, settings: str, refused: tuple[str, ...] = ()) -> dict[str, str]:
+    """Drop-ins by unit, with a `systemctl` that says this version, and /etc in a folder; `refused` are files that it must name."""
     etc, out, programs = tmp_path / "etc", tmp_path / "out", tmp_path / "bin"
     system = etc / "systemd/system"
     for folder in (system, programs, *(etc / "almena" / name for name in ("keys", "uplink", "vision", "dicom"))):
@@ -25,13 +25,16 @@ def _generated(tmp_path: Path, version: int, settings: str) -> dict[str, str]:
     (etc / "almena/almena.yaml").write_text(settings)
     (etc / "almena/uplink/broker.password").write_text("x")
     (etc / "almena/uplink/old").mkdir(exist_ok=True)
+    for name in refused:
+        (etc / "almena/uplink" / name).write_text("x")
     (programs / "systemctl").write_text(f"#!/bin/sh\necho 'systemd {version} ({version}.11-0ubuntu3)'\necho +PAM\n")
     (programs / "systemctl").chmod(0o755)
     script = tmp_path / "generator"
     script.write_text(own_texts()["almena.generator"].replace("/etc/", f"{etc}/"))
     path = f"{programs}:{os.environ['PATH']}"
     done = subprocess.run(["sh", str(script), str(out)], env={"PATH": path}, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stderr == ""
+    told = "almena: {} is not handed over: rename it, letters, digits and . _ @ + - only\n"
+    assert done.stderr == "".join(told.format(etc / "almena/uplink" / name) for name in refused)
     return {file.parent.name: file.read_text().replace(str(etc), "/etc") for file in out.glob("*/*.conf")}
 
 
@@ -47,6 +50,13 @@ def test_each_file_is_a_credential_of_its_own(tmp_path: Path) -> None:
     keys = re.findall(r"^LoadCredential=(\S+):", made["almena-vision.service.d"], re.MULTILINE)
     assert keys == ["gallery.key", "studies.key"], "an empty folder hands over nothing"
     assert "ConditionPathExists" not in made["almena-dicom.service.d"]
+
+
+def test_a_name_that_a_unit_would_read_as_something_else_is_refused(tmp_path: Path) -> None:
+    """Blanks, specifiers (systemd.unit(5)), and lines of their own."""
+    made = _generated(tmp_path, 249, "device: {}\n", (" ", "%h", "a\nExecStart=b", "a b", "a:b"))
+    keys = [line for line in made["almena-uplink.service.d"].splitlines() if line not in ("[Service]", "ExecCondition=")]
+    assert keys == ["LoadCredential=", "LoadCredential=uplink_broker.password:/etc/almena/uplink/broker.password"]
 
 
 def test_a_process_that_the_settings_do_not_want(tmp_path: Path) -> None:
