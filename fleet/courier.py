@@ -49,12 +49,17 @@ class Courier(Duty):
         with self._engine.connect() as connection:
             waiting = connection.execute(queued).all()
         for row in waiting:
-            reply_to = wire.TOPICS["reply"].of(row.device, id=row.id)
-            payload = wire.encode(wire.Command(id=row.id, name=row.name, args=row.args or {}, reply_to=reply_to, expires_at=row.expires_at))
-            if not self._link.publish(wire.TOPICS["command"].of(row.device, name=row.name), payload):
-                return
+            became: dict[str, Any] = {"state": "sent"}
+            try:
+                payload = _message(row._mapping)
+            except wire.WireError as error:  # an earlier version took it
+                log.error("command %s of %s: %s", row.id, row.device, error)
+                became = {"state": "failed", "args": None, "reply": {"ok": False, "code": "not-sent", "detail": str(error)}}
+            else:
+                if not self._link.publish(wire.TOPICS["command"].of(row.device, name=row.name), payload):
+                    return
             with writing(self._engine) as connection:  # its reply may be quicker
-                connection.execute(update(commands).where(commands.c.id == row.id, commands.c.state == "queued").values(state="sent"))
+                connection.execute(update(commands).where(commands.c.id == row.id, commands.c.state == "queued").values(became))
 
     def _desired(self) -> None:
         unsent = devices.c.desired_revision.is_distinct_from(devices.c.desired_sent)
@@ -78,9 +83,17 @@ def order(connection: Connection, by: str, device: str, name: str, args: Mapping
     command = f"c-{secrets.token_hex(8)}"
     wire.TOPICS["command"].of(device, name=name)
     row = {"id": command, "device": device, "name": name, "args": dict(args), "by": by, "at": now, "expires_at": now + holds_s}
+    _message(row)
     connection.execute(insert(commands).values({**row, "state": "queued"}))
     journal.note(connection, by, f"command {name}", device, {"id": command, "args": sorted(args)}, now)
     return command
+
+
+def _message(row: Mapping[Any, Any]) -> bytes:
+    """What is published. Raises WireError."""
+    reply_to = wire.TOPICS["reply"].of(row["device"], id=row["id"])
+    said = {name: row[name] for name in ("id", "name", "expires_at")}
+    return wire.encode(wire.Command(**said, args=row["args"] or {}, reply_to=reply_to))
 
 
 def known(connection: Connection, device: str) -> None:

@@ -49,8 +49,11 @@ def encode_event(event: Event, *, device: str, spool: str, seq: int, boot_id: st
 
 
 def encode(payload: Versioned) -> bytes:
-    """Any other payload as JSON."""
-    return payload.model_dump_json().encode()
+    """Any other payload as JSON. Raises WireError for what JSON cannot carry: half a surrogate pair, a deep nesting."""
+    try:
+        return payload.model_dump_json().encode()
+    except ValueError as error:
+        raise WireError(f"{_name(type(payload))} cannot be written as JSON: {error}") from None
 
 
 def decode(model: type[P], payload: bytes) -> P:

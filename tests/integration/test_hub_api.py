@@ -22,7 +22,7 @@ from fleet.api.access import OPEN, ROLE
 from fleet.checkup import running
 from fleet.settings import HubWebSettings
 from fleet.store.database import writing
-from fleet.store.tables import devices, identities, identity_copies
+from fleet.store.tables import commands, devices, identities, identity_copies
 from tests.fakes.hub_api import PASSWORD, HubApi
 from tests.fakes.ports import free_port
 from tests.waiting import wait_until
@@ -151,6 +151,19 @@ def test_users_and_keys(hub: HubApi, admin: httpx.Client) -> None:
     assert {"user add", "key add", "key remove"} <= {one["action"] for one in json.loads(journal)["audit"]}
     assert made["key"] not in journal
     assert new["password"] not in journal
+
+
+@pytest.mark.parametrize("value", [b'"\\ud800"', b"[" * 300 + b"]" * 300], ids=["half a surrogate pair", "too deep"])
+def test_a_command_that_no_message_can_carry_is_refused_and_one_of_old_fails(hub: HubApi, admin: httpx.Client, value: bytes) -> None:
+    body, kind = b'{"name":"reload","args":{"x":%s}}' % value, {"Content-Type": "application/json"}
+    refused = admin.post(f"{API}/devices/cam-1/commands", content=body, headers=kind)
+    assert refused.status_code == 422 and "cannot be written as JSON" in refused.text
+    old = {"id": f"old-{len(value)}", "device": "cam-1", "name": "reload", "by": "ada", "at": time.time(), "expires_at": time.time() + 600}
+    with writing(hub.engine) as connection:
+        connection.execute(insert(commands).values(**old, args={"x": json.loads(value)}, state="queued"))
+    hub.courier.wake()
+    wait_until(lambda: admin.get(f"{API}/commands/{old['id']}").json()["state"] == "failed", 30, "the command to fail")
+    assert hub.courier.alive
 
 
 def test_commands_go_out_and_run_out(hub: HubApi, admin: httpx.Client) -> None:
