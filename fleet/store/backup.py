@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,8 @@ KIND = "almena hub"
 PAGE = 1000
 LEFT_OUT = (sessions, duties, pictures)
 """The first two belong to processes that run now; pictures are many, and kept for weeks only."""
+NOT_ITS_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What comes of JSON that is something else than a back-up."""
 
 
 def backup(engine: Engine, file: Path) -> int:
@@ -53,7 +56,7 @@ def restore(engine: Engine, file: Path) -> int:
     try:
         with gzip.open(file, "rt", encoding="utf-8") as lines, writing(engine) as connection:
             return _fill(connection, file, lines)
-    except (EOFError, gzip.BadGzipFile, ValueError, KeyError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, *NOT_ITS_FORM) as error:
         raise AlmenaError(f"{file} is no back-up of a hub, or not the whole of it: {error}") from error
 
 

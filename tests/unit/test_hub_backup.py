@@ -62,16 +62,26 @@ def test_a_backup_brings_everything_back(hub: StoredHub, tmp_path: Path) -> None
     new.store.close()
 
 
-@pytest.mark.parametrize("damage", ["cut", "another", "text", "shorter"])
+DAMAGED = ("cut", "another", "text", "shorter", "turned", "list", "no rows", "no row", "foreign values", "nested")
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
 def test_what_is_no_backup_changes_nothing(hub: StoredHub, tmp_path: Path, damage: str) -> None:
     file = tmp_path / "b.gz"
     backup(hub.store.engine, file)
     lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+    whole, row = file.read_bytes(), lines[1].split(b",")[0]
     file.write_bytes({
         "cut": file.read_bytes()[:-200],
         "another": gzip.compress(b'{"kind": "else"}\n'),
         "text": b"hello",
         "shorter": gzip.compress(b"".join([*lines[:3], *lines[4:]])),
+        "turned": whole[:100] + bytes(255 - byte for byte in whole[100:200]) + whole[200:],
+        "list": gzip.compress(b"[1]\n"),
+        "no rows": gzip.compress(lines[0] + b"[]\n"),
+        "no row": gzip.compress(lines[0] + row + b",5]\n" + lines[-1]),
+        "foreign values": gzip.compress(lines[0] + b'["users",[{},[],{},{},{}]]\n{"rows":1}\n'),
+        "nested": gzip.compress(lines[0] + b"[" * 100_000 + b"\n"),
     }[damage])  # fmt: skip
     new = StoredHub(f"sqlite:///{tmp_path / 'new.sqlite'}")
     with pytest.raises(AlmenaError, match="no back-up"):
