@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.files import text_of
 from provisioning.host.places import own_texts
 
 pytestmark = pytest.mark.unit
@@ -30,11 +31,13 @@ def _generated(tmp_path: Path, version: int, settings: str, refused: tuple[str, 
     (programs / "systemctl").write_text(f"#!/bin/sh\necho 'systemd {version} ({version}.11-0ubuntu3)'\necho +PAM\n")
     (programs / "systemctl").chmod(0o755)
     script = tmp_path / "generator"
-    script.write_text(own_texts()["almena.generator"].replace("/etc/", f"{etc}/"))
+    log = tmp_path / "kmsg"
+    script.write_text(own_texts()["almena.generator"].replace("/etc/", f"{etc}/").replace("/dev/kmsg", str(log)))
     path = f"{programs}:{os.environ['PATH']}"
     done = subprocess.run(["sh", str(script), str(out)], env={"PATH": path}, capture_output=True, text=True, check=True, timeout=60)
-    told = "almena: {} is not handed over: rename it, letters, digits and . _ @ + - only\n"
-    assert done.stderr == "".join(told.format(etc / "almena/uplink" / name) for name in refused)
+    assert done.stderr == ""
+    told = "<4>almena: {} is not handed over: rename it, with letters, digits and . _ @ + - only\n"
+    assert text_of(log) == "".join(told.format(etc / "almena/uplink" / name) for name in refused).strip()
     return {file.parent.name: file.read_text().replace(str(etc), "/etc") for file in out.glob("*/*.conf")}
 
 
