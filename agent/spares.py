@@ -9,8 +9,9 @@ from pathlib import Path
 
 from agent.outbox.guard import sync_folder
 
-MOST = 8
 LARGEST = 16 * 1024 * 1024
+MOST = 128 * 1024 * 1024
+"""Bytes of one spare, and of all in a folder."""
 
 
 class Spares:
@@ -22,32 +23,35 @@ class Spares:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._renamed: list[str] = []
-        self._ready: list[str] = []
+        self._renamed: dict[str, int] = {}
+        self._ready: dict[str, int] = {}
 
     def give(self, path: str) -> None:
-        """Take a file from its place, and keep it for `take` if it is not too large and there are few. Nothing if it is not there."""
+        """Take a file from its place, and keep it for `take` unless that is too much. Nothing if it is not there."""
         with suppress(FileNotFoundError):
-            if os.stat(path).st_size > LARGEST or len(self._renamed) + len(self._ready) >= MOST:
+            size = os.stat(path).st_size
+            with self._lock:
+                held = sum(self._renamed.values()) + sum(self._ready.values())
+            if size > LARGEST or held + size > MOST:
                 os.unlink(path)
                 return
             spare = self._new()
             os.replace(path, spare)
             with self._lock:
-                self._renamed.append(spare)
+                self._renamed[spare] = size
 
     def take(self) -> str:
         """A file to write over, or the name of a new one."""
         with self._lock:
-            return self._ready.pop() if self._ready else self._new()
+            return self._ready.popitem()[0] if self._ready else self._new()
 
     def sync(self) -> None:
         """Make the names in the folder durable. Raises OSError."""
         with self._lock:
-            renamed, self._renamed = self._renamed, []
+            renamed, self._renamed = self._renamed, {}
         sync_folder(self._folder)
         with self._lock:
-            self._ready += renamed
+            self._ready |= renamed
 
     def _new(self) -> str:
         return f"{self._folder}/.{os.urandom(8).hex()}.part"

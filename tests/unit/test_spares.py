@@ -41,13 +41,17 @@ def test_a_file_is_written_over_only_once_its_old_name_is_durably_gone(tmp_path:
 
 def test_few_and_small_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spares, "LARGEST", 10)
+    monkeypatch.setattr(spares, "MOST", 45)
     kept = Spares(tmp_path)
     kept.give(made(tmp_path, "large", 11))
     kept.give(str(tmp_path / "gone"))
     assert os.listdir(tmp_path) == []
-    for number in range(spares.MOST + 1):
+    for number in range(3):
         kept.give(made(tmp_path, str(number), 10))
-    assert len(os.listdir(tmp_path)) == spares.MOST
+    kept.sync()
+    for number in range(3):
+        kept.give(made(tmp_path, str(number), 10))
+    assert len(os.listdir(tmp_path)) == 4
 
 
 def test_what_is_written_over_a_longer_piece_comes_back_as_it_was(tmp_path: Path) -> None:
