@@ -85,6 +85,8 @@ def show_device(device: Device, hub: HubFile = None, as_json: AsJson = False) ->
     )
     print()
     show.table(("figure", "value"), sorted((found["figures"] or {}).items()), "no telemetry yet")
+    for lane, number in lost["begins"].items():
+        print(f"{lane}: known from number {number} on; earlier ones went to another hub, never came, or are forgotten here")
     if lost["missing"]:
         gaps = [(one["lane"], one["spool"], one["count"], show.moment(one["since"]), _ranges(one["ranges"])) for one in lost["missing"]]
         show.table(("lane", "spool", "missing", "since", "numbers"), gaps, "")

@@ -255,6 +255,9 @@ class Losses(BaseModel):
     total: int
     missing: list[MissingRow]
     missing_total: int
+    begins: dict[str, int] = Field(
+        description="By lane, the lowest number that this hub knows, where earlier ones never came or are forgotten."
+    )
 
 
 class Event(BaseModel):

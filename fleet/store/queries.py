@@ -216,7 +216,18 @@ def losses(connection: Connection, name: str) -> dict[str, Any]:
         "total": total,
         "missing": missing,
         "missing_total": missing_of(connection, name).get(name, 0),
+        "begins": _begins(connection, name),
     }
+
+
+def _begins(connection: Connection, device: str) -> dict[str, int]:
+    """By lane the lowest number that is known, where it is not the first: a device counts from 1, from one spool to the next."""
+    known = connection.execute(select(spools.c.lane, spools.c.ranges).where(spools.c.device == device, spools.c.lane != ""))
+    lowest: dict[str, int] = {}
+    for lane, ranges in known:
+        for low, _ in json.loads(ranges)[:1]:
+            lowest[lane] = min(low, lowest.get(lane, low))
+    return {lane: low for lane, low in sorted(lowest.items()) if low > 1}
 
 
 def loss_of(payload: bytes) -> wire.Loss | None:

@@ -58,9 +58,21 @@ def gaps(hub: StoredHub) -> tuple[int, list[Any]]:
     return found["missing_total"], [(one["lane"], one["count"], one["since"], one["ranges"]) for one in found["missing"]]
 
 
+def begins(hub: StoredHub) -> Any:
+    """From which number on the hub knows the device's lanes."""
+    with hub.store.engine.connect() as connection:
+        return queries.losses(connection, "dev-9")["begins"]
+
+
+def test_a_later_spool_goes_on_counting(hub: StoredHub) -> None:
+    hub.write((EVENTS, message(1)), (EVENTS, message(2, id=f"dev-9/{OTHER}/2")))
+    assert begins(hub) == {} and hub.sql("SELECT count(*) FROM spools") == [(2,)]
+
+
 def test_what_is_neither_stored_nor_declared_is_missing(hub: StoredHub) -> None:
     hub.take(EVENTS, message(11), now=NOW)
     assert gaps(hub) == (0, []), "a spool may begin anywhere"
+    assert begins(hub) == {"event": 11}, "and that is told"
     hub.take(EVENTS, message(15), now=NOW + 1)
     hub.take(EVENTS, message(20), now=NOW + 5)
     assert gaps(hub) == (7, [("event", 7, NOW + 1, [(12, 14), (16, 19)])])

@@ -18,7 +18,7 @@ export function losses(body, { address }) {
   return {};
 }
 
-function draw({ losses: list, total, missing, missing_total: many }) {
+function draw({ losses: list, total, missing, missing_total: many, begins }) {
   const rows = list.map((loss) => [
     why(loss.reason), number(loss.count, 0), h("span.ranges", ranges(loss.ranges)), [clock(loss.since), loss.until > loss.since && ` – ${clock(loss.until)}`], loss.lane, h("code", loss.spool),
   ]);
@@ -29,6 +29,7 @@ function draw({ losses: list, total, missing, missing_total: many }) {
       h("p.hint", t("Higher numbers are here, these are not, and nothing says that they are lost. Those that still wait in the outbox will come; an alert tells if others stay away.")),
       table([t("Rows"), t("Numbers"), t("Since"), t("Lane"), t("Spool")], gaps, { label: t("Missing, not declared") }),
     ] : []),
+    ...Object.entries(begins).map(([lane, first]) => h("p.hint", t("{lane}: this hub knows numbers from {n} on. Earlier ones went to another hub, never came, or are forgotten here.", { lane, n: number(first, 0) }))),
     total > 0 && h("p.figure.bad.apart", counted(total, "{n} event is lost for good.", "{n} events are lost for good.")),
     table([t("Reason"), t("Events"), t("Numbers"), t("When"), t("Lane"), t("Spool")], rows, { label: t("Losses"), empty: t("This device has lost nothing.") }),
   ];

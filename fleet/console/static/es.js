@@ -66,6 +66,7 @@ export const ES = {
   "Whatever an outbox had to drop is declared here. What is neither stored nor here is still on the device, and will come.":
     "Aquí se declara todo lo que una bandeja tuvo que descartar. Lo que no está guardado ni aparece aquí sigue en el dispositivo, y llegará.",
   "{n} event is lost for good.": "{n} evento se ha perdido para siempre.", "{n} events are lost for good.": "{n} eventos se han perdido para siempre.", Reason: "Motivo", Numbers: "Números", When: "Cuándo", Spool: "Serie",
+  "{lane}: this hub knows numbers from {n} on. Earlier ones went to another hub, never came, or are forgotten here.": "{lane}: esta central conoce los números desde el {n}. Los anteriores fueron a otra central, nunca llegaron o aquí se han olvidado.",
   "This device has lost nothing.": "Este dispositivo no ha perdido nada.", "never numbered": "sin numerar", "Missing, not declared": "Faltan, sin declarar", Rows: "Filas",
   "Higher numbers are here, these are not, and nothing says that they are lost. Those that still wait in the outbox will come; an alert tells if others stay away.":
     "Han llegado números mayores, estos no, y nada dice que se hayan perdido. Los que aún esperan en la bandeja llegarán; una alerta avisa si faltan otros.", "and {n} more": "y {n} más",
