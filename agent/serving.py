@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -28,6 +30,15 @@ GRACE_S = 1.5
 ENDS_WITHIN_S = 10.0
 MAX_CONNECTIONS = 100
 """Beyond these a caller gets 503 at once, if all are being answered."""
+OPEN_OF_ONE = 200
+OPEN = 600
+"""Connections that may be open from one network, and in all, whatever they have said: what comes beyond is closed at once."""
+HANDSHAKE_S = 10.0
+"""A caller has this long for TLS."""
+BACKLOG = 128
+TELL_EVERY_S = 60.0
+OUT_OF_FILES_S = 0.05
+"""The pause after a connection for which there was no file descriptor: without it the loop would turn as fast as it can."""
 WITHIN_S: dict[Any, float] = {h11.IDLE: 10.0, h11.SEND_BODY: 120.0}
 """A caller has this long for the head of a request, and for its body (16 MiB over a slow line)."""
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
@@ -74,7 +85,7 @@ async def on_own_error(_request: Request, error: Exception) -> Response:
 
 async def on_crash(_request: Request, _error: Exception) -> Response:
     """Exception handler: a bug. The server logs the trace; the caller learns only that it happened."""
-    return problem_response(500, "Internal error", "The agent's log has the details.")
+    return problem_response(500, "Internal error", "The log has the details.")
 
 
 HANDLERS: dict[Any, Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
@@ -157,10 +168,47 @@ async def body_of(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
+class BoundedListener(socket.socket):
+    """Takes OPEN_OF_ONE connections of a network at most, and OPEN in all, so that callers who say nothing, not even of TLS, shut nobody
+    else out; what it closes it tells once in TELL_EVERY_S."""
+
+    _closed = 0
+    _told = float("-inf")
+
+    def __init__(self, family: int, kind: int, protocol: int) -> None:
+        super().__init__(family, kind, protocol)
+        self._open: list[tuple[socket.socket, str]] = []
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection. Raises BlockingIOError where there is none that may stay."""
+        try:
+            connection, address = super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._tell("no file descriptor is free for further connections (LimitNOFILE=)")
+            time.sleep(OUT_OF_FILES_S)
+            raise BlockingIOError from None
+        self._open = [one for one in self._open if one[0].fileno() >= 0]
+        network = network_of(address[0])
+        if len(self._open) >= OPEN or sum(known == network for _, known in self._open) >= OPEN_OF_ONE:
+            connection.close()
+            self._closed += 1
+            self._tell(f"connections closed at once, because too many are open: {self._closed} so far, the last from {network}")
+            raise BlockingIOError
+        self._open.append((connection, network))
+        return connection, address
+
+    def _tell(self, what: str) -> None:
+        if time.monotonic() - self._told > TELL_EVERY_S:
+            self._told = time.monotonic()
+            log.warning("port %s: %s", self.getsockname()[1], what)
+
+
 def bound(host: str, port: int) -> socket.socket:
     """A TCP socket at that address, which does not listen yet. Raises OSError; socket.gaierror for what is no address."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
+    listener = BoundedListener(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -227,11 +275,23 @@ class _Certificate:
 
 
 class _Server(uvicorn.Server):
-    """Looks at its certificate each second, and cuts off at a stop what takes longer than GRACE_S."""
+    """Gives callers HANDSHAKE_S for TLS, looks at its certificate each second, and cuts off at a stop what takes longer than GRACE_S."""
 
     def __init__(self, config: uvicorn.Config, certificate: _Certificate | None) -> None:
         super().__init__(config)
         self._certificate = certificate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen at `sockets`."""
+        await super().startup([])
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        within_s = HANDSHAKE_S if tls else None
+        for each in sockets or []:
+            server = await loop.create_server(self._protocol, sock=each, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=within_s)
+            self.servers.append(server)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return PunctualProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; true ends the server."""
@@ -283,7 +343,7 @@ class ThreadedServer:
 
     def start(self) -> None:
         """Start the thread. Connections made from now on are answered."""
-        self._listener.listen(128)
+        self._listener.listen(BACKLOG)
         self._thread.start()
 
     def stop(self) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
@@ -15,6 +20,7 @@ from starlette.routing import Route
 
 from agent import serving
 from agent.serving import HANDLERS, ThreadedServer, bound
+from tests.fakes.certificates import Authority
 from tests.waiting import wait_until
 
 UPLOAD = b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(5000)
@@ -81,3 +87,62 @@ def test_a_caller_that_goes_away_leaves_no_trace(site: Site, caplog: pytest.LogC
         call(site, UPLOAD).close()
         wait_until(lambda: "site: a caller went away" in caplog.text, 10, "the server to notice")
     assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def answered(caller: socket.socket, address: tuple[str, int]) -> bool:
+    """Whether the server says anything to a request over TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(OSError), caller:
+        caller.settimeout(60)
+        caller.connect(address)
+        with context.wrap_socket(caller) as secure:
+            secure.sendall(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
+            return secure.recv(9) == b"HTTP/1.1 "
+    return False
+
+
+def from_(host: str) -> socket.socket:
+    caller = socket.socket()
+    caller.bind((host, 0))
+    return caller
+
+
+def test_callers_who_say_nothing_shut_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(serving, "OPEN_OF_ONE", 5)
+    monkeypatch.setattr(serving, "HANDSHAKE_S", 3.0)
+    pair = Authority(tmp_path / "ca").server()
+    listener = bound("127.0.0.1", 0)
+    address = listener.getsockname()
+    files = {"ssl_certfile": str(pair.cert), "ssl_keyfile": str(pair.key)}
+    server = ThreadedServer(Starlette(exception_handlers=HANDLERS), listener, "site", **files)
+    server.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(address, 60))
+        wait_until(lambda: "too many are open" in caplog.text, 30, "the word on too many connections")
+        assert answered(from_("127.0.0.2"), address), "others are served"
+        wait_until(lambda: answered(from_("127.0.0.1"), address), 30, "the silent ones to be gone")
+    assert len([record for record in caplog.records if "too many" in record.getMessage()]) == 1
+
+
+def test_a_server_without_file_descriptors_says_so_and_goes_on(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    with socket.socket() as caller:
+        caller.settimeout(60)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1 + max(map(int, os.listdir("/proc/self/fd"))), limits[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(caller.fileno()))
+            caller.connect(site.address)
+            wait_until(lambda: "no file descriptor" in caplog.text, 30, "the word on file descriptors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for descriptor in taken:
+                os.close(descriptor)
+        caller.sendall(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert caller.recv(13) == b"HTTP/1.1 404 "
+    assert "Traceback" not in caplog.text
