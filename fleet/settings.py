@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import httpx
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from agent.config import LOOPBACK, Config, ExistingFile, HostName, Line
@@ -23,6 +24,16 @@ def _beside_settings(url: str, info: ValidationInfo) -> str:
         return url
     base: Path = (info.context or {}).get("base", Path.cwd())
     return f"{SQLITE}{base / Path(url.removeprefix(SQLITE)).expanduser()}"
+
+
+def _address(url: str) -> str:
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as error:
+        raise ValueError(f"this is no address: {error}") from None
+    if not host:
+        raise ValueError("this address names no host")
+    return url
 
 
 def _beside_file(path: Path, info: ValidationInfo) -> Path:
@@ -114,7 +125,7 @@ class WebhookSettings(Config):
     """An address to which alerts are posted."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    url: str = Field(pattern=r"^https?://[^\s@]+$")
+    url: Annotated[str, AfterValidator(_address)] = Field(pattern=r"^https?://[^\s@]+$")
     secret_file: ExistingFile | None = Field(None, description="Signs what is posted: HMAC-SHA256.")
 
 

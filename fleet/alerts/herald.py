@@ -77,7 +77,7 @@ class Herald(Duty):
             return "the settings of this hub do not name it any more"
         try:
             self._ways[way](told)
-        except (OSError, smtplib.SMTPException, httpx.HTTPError, UnreadableError, ValueError) as error:
+        except (OSError, smtplib.SMTPException, httpx.HTTPError, httpx.InvalidURL, UnreadableError, ValueError) as error:
             trouble = " ".join(str(error).split())[:200] or type(error).__name__
             log.error("alerts cannot be told by %s: %s; this is tried again", way, trouble)
             return trouble

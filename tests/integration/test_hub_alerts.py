@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from pydantic import ValidationError
 from sqlalchemy import Engine, select, update
 
 from fleet.alerts.herald import GIVEN_UP_AFTER_S, Herald
@@ -288,6 +289,12 @@ def test_people_are_told_again_until_it_works(tmp_path: Path) -> None:
     assert [json.loads(body)["alerts"][0]["what"] for _, body in hooks] == ["firing", "resolved"]
     for signature, body in hooks:
         assert signature == "sha256=" + hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize("url", ["https://hooks.example.org:80a/x", "http://[::1", "http://:80/", f"https://{'a' * 70}.é/"])
+def test_a_mistyped_webhook_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"this (is no address|address names no host)"):
+        WebhookSettings(name="ops", url=url)
 
 
 def test_a_way_that_stays_shut_is_given_up_after_a_day_and_said(tmp_path: Path) -> None:
