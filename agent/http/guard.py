@@ -89,6 +89,8 @@ class Guard(ABC):
 
         headers = Headers(scope=scope)
         try:
+            if b"%00" in scope.get("raw_path", b"") + scope["query_string"]:
+                raise Problem(400, "The address holds the character NUL")
             self._check_host(headers)
             self._check_origin(scope, headers)
             limit = self._check_body(scope, headers)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 from fleet.accounts import Role
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64)]
 
 
-def _json(value: dict[str, Any]) -> dict[str, Any]:
-    json.dumps(value, allow_nan=False)  # a ValueError: what is written on must be JSON
-    return value
-
-
-Object = Annotated[dict[str, Any], AfterValidator(_json)]
+Object = dict[str, Any]
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""As JSON writes it."""
 
 
 class Request(BaseModel):
-    """A body in which an unknown key is an error."""
+    """A body in which an unknown key is an error, and so is what cannot be written on: NaN, NUL, half a surrogate pair, a deep nesting."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_written_on(cls, said: Any) -> Any:
+        try:
+            text = json.dumps(said, ensure_ascii=False, allow_nan=False, default=str)
+        except RecursionError:
+            raise ValueError("this is nested too deeply") from None
+        text.encode()  # a ValueError
+        if NUL.search(text):
+            raise ValueError("a text holds the character NUL")
+        return said
 
 
 class Credentials(Request):

@@ -66,7 +66,8 @@ def begins(hub: StoredHub) -> Any:
 
 def test_a_later_spool_goes_on_counting(hub: StoredHub) -> None:
     hub.write((EVENTS, message(1)), (EVENTS, message(2, id=f"dev-9/{OTHER}/2")))
-    assert begins(hub) == {} and hub.sql("SELECT count(*) FROM spools") == [(2,)]
+    assert begins(hub) == {}
+    assert hub.sql("SELECT count(*) FROM spools") == [(2,)]
 
 
 def test_what_is_neither_stored_nor_declared_is_missing(hub: StoredHub) -> None:
