@@ -38,7 +38,9 @@ class HubClient:
         host = urlsplit(access.url)
         if host.scheme != "https" and host.hostname not in LOOPBACK:
             raise UsageError(f"{access.url}: a key goes over https only, but to this machine itself")
-        headers = {"Authorization": f"Bearer {access.key.get_secret_value()}"}
+        if not (key := access.key.get_secret_value()).isascii():
+            raise UsageError(f"the key in ${KEY} or {default_file()} has letters that no key has: copy it again")
+        headers = {"Authorization": f"Bearer {key}"}
         verify = str(access.ca_file) if access.ca_file else True
         self._url = access.url
         self._http = httpx.Client(base_url=access.url.rstrip("/") + "/api/v1/", headers=headers, verify=verify, timeout=TIMEOUT_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from fleet.store.batch import clean
 
 Limits = Mapping[str, float]
 DAY = 86400.0
+HIGHEST = 1e15
 PROCESSES = ("vision", "dicom")
 """Of a device, as its telemetry names them; the one that sends it cannot be down."""
 
@@ -99,7 +99,8 @@ def facts(
 
 
 def checked(name: str, threshold: Mapping[str, Any]) -> dict[str, float]:
-    """The limits of a rule, complete. Raises UsageError for one that it has not, and for what is no number."""
+    """The limits of a rule, complete. Raises UsageError for one that it has not, for what is no number, and for an end before the
+    beginning."""
     known = RULES[name].limits
     wrong = [key for key in threshold if key not in known]
     if wrong:
@@ -107,8 +108,13 @@ def checked(name: str, threshold: Mapping[str, Any]) -> dict[str, float]:
         raise UsageError(f"the rule {name} has no limit {', '.join(map(str, wrong))}; it has: {has}")
     found = {**known, **threshold}
     for key, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -HIGHEST <= value <= HIGHEST:
             raise UsageError(f"the limit {key} of the rule {name} must be a number")
+    clear = found.get("clear")
+    if clear is not None and not found.get("below", clear) <= clear <= found.get("above", clear):
+        raise UsageError(
+            f"the rule {name} would begin again as it ends: clear must not be above the limit above, nor below the limit below"
+        )
     return found
 
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Integer, LargeBinary, Table, func, select, text
+from sqlalchemy.exc import DataError, IntegrityError
 
 from agent.errors import AlmenaError
 from engines.files import replacing
@@ -27,7 +28,7 @@ KIND = "almena hub"
 PAGE = 1000
 LEFT_OUT = (sessions, duties, pictures)
 """The first two belong to processes that run now; pictures are many, and kept for weeks only."""
-NOT_ITS_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+NOT_ITS_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError, IntegrityError, DataError)
 """What comes of JSON that is something else than a back-up."""
 
 
@@ -83,6 +84,8 @@ def _fill(connection: Connection, file: Path, lines: IO[str]) -> int:
         rows += len(found)
     if rows != total:
         raise ValueError(f"{rows} rows instead of {total}")
+    if next(lines, None) is not None:  # gzip looks at its checksum there
+        raise ValueError("it goes on behind its end")
     _count_on(connection)
     return rows
 

@@ -186,6 +186,8 @@ def test_what_no_database_takes_is_refused(hub: HubApi, admin: httpx.Client, val
     assert sent("POST", "users", {"name": value, "password": "long enough it is", "role": "admin"}) == 422
     assert sent("PATCH", "devices/cam-1", {"note": value}) == 422
     assert sent("PUT", "rules/hot", {"threshold": {"above": value}}) == 422
+    assert sent("PUT", "rules/hot", {"threshold": {"above": 10**400}}) == 422
+    assert sent("PUT", "rules/hot", {"threshold": {"above": 60, "clear": 70}}) == 422
     assert sent("POST", "devices/cam-1/commands", {"name": "reload", "args": {"a": [value]}}) == 422
     assert sent("PUT", "devices/cam-1/desired", {"state": {"telemetry": {"a": value}}}) == 422
     assert sent("PATCH", "devices/cam-1", {"note": "a \\u0000 that is only written so"}) == 204
