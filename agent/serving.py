@@ -31,7 +31,7 @@ ENDS_WITHIN_S = 10.0
 MAX_CONNECTIONS = 100
 """Beyond these a caller gets 503 at once, if all are being answered."""
 OPEN_OF_ONE = 200
-OPEN = 600
+OPEN = 400
 """Connections that may be open from one network, and in all, whatever they have said: what comes beyond is closed at once."""
 HANDSHAKE_S = 10.0
 """A caller has this long for TLS."""

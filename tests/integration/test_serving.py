@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import resource
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -108,41 +108,69 @@ def from_(host: str) -> socket.socket:
     return caller
 
 
-def test_callers_who_say_nothing_shut_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(serving, "OPEN_OF_ONE", 5)
-    monkeypatch.setattr(serving, "HANDSHAKE_S", 3.0)
-    pair = Authority(tmp_path / "ca").server()
+@contextlib.contextmanager
+def secure_site(folder: Path) -> Iterator[tuple[str, int]]:
+    pair = Authority(folder / "ca").server()
     listener = bound("127.0.0.1", 0)
-    address = listener.getsockname()
     files = {"ssl_certfile": str(pair.cert), "ssl_keyfile": str(pair.key)}
     server = ThreadedServer(Starlette(exception_handlers=HANDLERS), listener, "site", **files)
     server.start()
-    with contextlib.ExitStack() as stack:
-        stack.callback(server.stop)
-        for _ in range(40):
-            stack.enter_context(socket.create_connection(address, 60))
-        wait_until(lambda: "too many are open" in caplog.text, 30, "the word on too many connections")
-        assert answered(from_("127.0.0.2"), address), "others are served"
+    yield listener.getsockname()
+    server.stop()
+
+
+def test_callers_who_say_nothing_shut_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(serving, "OPEN_OF_ONE", 5)
+    with secure_site(tmp_path) as address:
+        with contextlib.ExitStack() as silent:
+            for _ in range(40):
+                silent.enter_context(socket.create_connection(address, 60))
+            wait_until(lambda: "too many are open" in caplog.text, 30, "the word on too many connections")
+            assert answered(from_("127.0.0.2"), address), "others are served"
         wait_until(lambda: answered(from_("127.0.0.1"), address), 30, "the silent ones to be gone")
     assert len([record for record in caplog.records if "too many" in record.getMessage()]) == 1
 
 
-def test_a_server_without_file_descriptors_says_so_and_goes_on(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
-    with socket.socket() as caller:
-        caller.settimeout(60)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1 + max(map(int, os.listdir("/proc/self/fd"))), limits[1]))
-        try:
-            with contextlib.suppress(OSError):
-                while True:
-                    taken.append(os.dup(caller.fileno()))
-            caller.connect(site.address)
-            wait_until(lambda: "no file descriptor" in caplog.text, 30, "the word on file descriptors")
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            for descriptor in taken:
-                os.close(descriptor)
-        caller.sendall(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert caller.recv(13) == b"HTTP/1.1 404 "
-    assert "Traceback" not in caplog.text
+def test_tls_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HANDSHAKE_S", 0.3)
+    with secure_site(tmp_path) as address, socket.create_connection(address, 60) as silent:
+        assert silent.recv(1) == b""
+
+
+OUT_OF_FILES = """
+import contextlib, logging, os, resource, socket, sys
+from starlette.applications import Starlette
+from agent.serving import HANDLERS, ThreadedServer, bound
+logging.basicConfig(stream=sys.stdout)
+listener = bound("127.0.0.1", 0)
+server = ThreadedServer(Starlette(exception_handlers=HANDLERS), listener, "site")
+server.start()
+callers = [socket.socket() for _ in range(2)]
+for caller in callers:
+    caller.settimeout(60)
+ask = b"GET /none HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n"
+callers[0].connect(listener.getsockname())
+callers[0].sendall(ask)
+print(callers[0].recv(13), flush=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+with contextlib.suppress(OSError):
+    while True:
+        os.dup(0)
+callers[1].connect(listener.getsockname())
+callers[1].sendall(ask)
+sys.stdin.readline()
+os.close(63)
+print(callers[1].recv(13), flush=True)
+server.stop()
+"""
+
+
+def test_a_server_without_file_descriptors_says_so_and_goes_on() -> None:
+    command = [sys.executable, "-c", OUT_OF_FILES]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        said = [child.stdout.readline(), child.stdout.readline()]
+        assert "no file descriptor is free" in said[1], said
+        rest, _ = child.communicate("\n", timeout=60)
+    assert [said[0], *rest.splitlines(keepends=True)] == [f"{b'HTTP/1.1 404 '!r}\n"] * 2
