@@ -157,6 +157,7 @@ class BoundedHandler(RequestHandler):
         self.request.settimeout(HANDSHAKE_S)
         if isinstance(self.request, ssl.SSLSocket):
             self.request.do_handshake()
+            self.server.greeted.discard(self.request)
         self.request.settimeout(self.server.limits.idle_s)
 
     def _create_association(self) -> Any:
@@ -178,6 +179,8 @@ class BoundedServer(ThreadedAssociationServer):
 
     def __init__(self, limits: Limits, *arguments: Any, **options: Any) -> None:
         self.limits = limits
+        self.greeted: set[Any] = set()
+        """Connections in the middle of the handshake of TLS."""
         super().__init__(*arguments, **options)
         self.RequestHandlerClass = BoundedHandler
 
@@ -193,13 +196,16 @@ class BoundedServer(ThreadedAssociationServer):
         if not allows(self.limits.networks, client_address[0]):
             self.limits.counters.refused("address")
             return False
-        if sum(not _over(association) for association in self.active_associations) >= 2 * self.limits.connections:
+        if sum(not _over(association) for association in self.active_associations) + len(self.greeted) >= 2 * self.limits.connections:
             self.limits.counters.refused("flood")
             return False
+        if isinstance(request, ssl.SSLSocket):
+            self.greeted.add(request)
         return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that could not be brought up."""
+        self.greeted.discard(request)
         self.limits.counters.refused("connection")
         log.warning("a connection could not be brought up: %s", sys.exc_info()[1])
         with contextlib.suppress(OSError):

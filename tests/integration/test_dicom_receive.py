@@ -19,6 +19,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation, Verification  # type: ignore[attr-defined]
 
+from agent.dicom import sockets
 from agent.dicom.decode import picture_of
 from agent.dicom.service import Dicom
 from agent.studies import StudyFolders, StudyInstance
@@ -169,13 +170,19 @@ def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
         assert sent.returncode == 0, sent.stderr
 
 
-def test_a_flood_of_callers_shuts_nobody_out_for_long(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_flood_of_callers_shuts_nobody_out_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
+    monkeypatch.setattr(sockets, "HANDSHAKE_S", 2.0)
     path = written(tmp_path, "one.dcm", instance(1))
-    with receiving(tmp_path, receiver={"associations": 2, "idle_s": 2.0}) as running:
+    authority = Authority(tmp_path / "ca")
+    server = authority.server()
+    options = ("+tla", "+cf", authority.cert) if tls else ()
+    secure = {"tls": {"cert_file": server.cert, "key_file": server.key}} if tls else {}
+    with receiving(tmp_path, receiver={"associations": 2, "idle_s": 2.0, **secure}) as running:
         assert running.receiver
         silent = [socket.create_connection(("127.0.0.1", running.receiver.port)) for _ in range(30)]
         wait_until(lambda: running.counters.figures()["refused"].get("flood", 0) > 5, 30, "refused connections")
-        wait_until(lambda: send(running, path).returncode == 0, 60, "an instance to be taken while others are silent")
+        wait_until(lambda: send(running, path, options=options).returncode == 0, 60, "an instance to be taken while others are silent")
         for connection in silent:
             connection.close()
 
