@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -11,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -95,6 +97,25 @@ HANDLERS: dict[Any, Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
 }
 
 
+class _Seldom(logging.Filter):
+    """Lets the same warning pass once in TELL_EVERY_S: what a stranger sends must not fill the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is told."""
+        if record.levelno != logging.WARNING:
+            return True
+        now = time.monotonic()
+        self._told = {text: at for text, at in self._told.items() if now - at < TELL_EVERY_S}
+        return self._told.setdefault(record.getMessage(), now) == now
+
+
+logging.getLogger("uvicorn.error").addFilter(_Seldom())
+
+
 class PunctualProtocol(H11Protocol):
     """Closes connections whose request does not come, for which uvicorn has no time-out: each in its time, and where all places are taken
     the one that has waited longest, so that silent callers shut nobody out."""
@@ -169,8 +190,8 @@ async def body_of(request: Request, limit: int) -> bytes:
 
 
 class BoundedListener(socket.socket):
-    """Takes OPEN_OF_ONE connections of a network at most, and OPEN in all, so that callers who say nothing, not even of TLS, shut nobody
-    else out; what it closes it tells once in TELL_EVERY_S."""
+    """Takes OPEN_OF_ONE connections of a network at most, and OPEN in all, where the oldest of the network that has most gives way, so that
+    callers who say nothing, not even of TLS, shut nobody else out; what it closes it tells once in TELL_EVERY_S."""
 
     _closed = 0
     _told = float("-inf")
@@ -191,13 +212,23 @@ class BoundedListener(socket.socket):
             raise BlockingIOError from None
         self._open = [one for one in self._open if one[0].fileno() >= 0]
         network = network_of(address[0])
-        if len(self._open) >= OPEN or sum(known == network for _, known in self._open) >= OPEN_OF_ONE:
+        if sum(known == network for _, known in self._open) >= OPEN_OF_ONE:
             connection.close()
-            self._closed += 1
-            self._tell(f"connections closed at once, because too many are open: {self._closed} so far, the last from {network}")
+            self._tell_closed(network)
             raise BlockingIOError
+        if len(self._open) >= OPEN:
+            ((fullest, _),) = Counter(known for _, known in self._open).most_common(1)
+            oldest = next(one for one in self._open if one[1] == fullest)
+            self._open.remove(oldest)
+            with contextlib.suppress(OSError):
+                oldest[0].shutdown(socket.SHUT_RDWR)  # the loop, which has it, closes it then
+            self._tell_closed(fullest)
         self._open.append((connection, network))
         return connection, address
+
+    def _tell_closed(self, network: str) -> None:
+        self._closed += 1
+        self._tell(f"connections closed, because too many are open: {self._closed} so far, this one from {network}")
 
     def _tell(self, what: str) -> None:
         if time.monotonic() - self._told > TELL_EVERY_S:

@@ -108,13 +108,17 @@ class EnrolServer:
         self._authority: Authority = enrolment.authority
         self._file = fleet.folder / "server.pem"
         self._renew_at = 0.0
-        with writing(self._file):
-            self._write_certificate()
         try:
             listener = bound(host, port)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or "no address"
             raise FleetError(f"cannot listen at {host}:{port} ({why}): stop what uses it (ss -ltnp), or give --host, --port") from error
+        try:
+            with writing(self._file):
+                self._write_certificate()
+        except FleetError:
+            listener.close()
+            raise
         self.port: int = listener.getsockname()[1]
         self._server = ThreadedServer(app(enrolment), listener, "enrolment", ssl_certfile=str(self._file), ssl_keyfile=str(self._file))
 

@@ -131,6 +131,25 @@ def test_callers_who_say_nothing_shut_nobody_out(tmp_path: Path, monkeypatch: py
     assert len([record for record in caplog.records if "too many" in record.getMessage()]) == 1
 
 
+def test_many_networks_shut_nobody_out_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "OPEN_OF_ONE", 5)
+    monkeypatch.setattr(serving, "OPEN", 10)
+    with secure_site(tmp_path) as address, contextlib.ExitStack() as silent:
+        for host in ("127.0.0.1", "127.0.0.3") * 10:
+            caller = silent.enter_context(from_(host))
+            caller.connect(address)
+        for _ in range(3):
+            assert answered(from_("127.0.0.2"), address)
+
+
+def test_what_is_no_http_does_not_fill_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        with socket.create_connection(site.address, 60) as caller:
+            caller.sendall(b"\x00garbage\r\n\r\n")
+            assert caller.recv(12) == b"HTTP/1.1 400"
+    assert len([record for record in caplog.records if "Invalid HTTP" in record.getMessage()]) <= 1
+
+
 def test_tls_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "HANDSHAKE_S", 0.3)
     with secure_site(tmp_path) as address, socket.create_connection(address, 60) as silent:
