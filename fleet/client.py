@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError
 from agent.config import LOOPBACK, Config, ExistingFile
 from agent.errors import AlmenaError, SettingsError, UnknownError, UsageError
 from agent.yaml_file import YamlFile
+from fleet.web_address import WebAddress
 
 URL, KEY, FILE = "ALMENA_HUB_URL", "ALMENA_HUB_KEY", "ALMENA_HUB_FILE"
 TIMEOUT_S = 30.0
@@ -24,7 +26,7 @@ TIMEOUT_S = 30.0
 class HubAccess(Config):
     """Which hub, and the key for it."""
 
-    url: str = Field("http://127.0.0.1:8640/", pattern=r"^https?://[^\s@]+$")
+    url: WebAddress = "http://127.0.0.1:8640/"
     key: SecretStr | None = None
     ca_file: ExistingFile | None = Field(None, description="CA certificates in PEM; default: the system's.")
 
@@ -38,8 +40,8 @@ class HubClient:
         host = urlsplit(access.url)
         if host.scheme != "https" and host.hostname not in LOOPBACK:
             raise UsageError(f"{access.url}: a key goes over https only, but to this machine itself")
-        if not (key := access.key.get_secret_value()).isascii():
-            raise UsageError(f"the key in ${KEY} or {default_file()} has letters that no key has: copy it again")
+        if not re.fullmatch(r"[!-~]+", key := access.key.get_secret_value()):
+            raise UsageError(f"the key in ${KEY} or {default_file()} has characters that no key has: copy it again")
         headers = {"Authorization": f"Bearer {key}"}
         verify = str(access.ca_file) if access.ca_file else True
         self._url = access.url
@@ -110,7 +112,10 @@ def access(file: Path | None = None) -> HubAccess:
     try:
         return HubAccess.model_validate(given, context={"base": path.resolve().parent})
     except ValidationError as error:
-        lines = "\n".join(f"{path}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
+        lines = "\n".join(
+            f"{path}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors(include_input=False)
+        )
         raise SettingsError(lines) from None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import httpx
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from agent.config import LOOPBACK, Config, ExistingFile, HostName, Line
@@ -14,6 +13,7 @@ from agent.handed import secret_in
 from agent.settings import DAY
 from agent.tls_settings import TlsSettings, WebTlsSettings
 from agent.yaml_file import YamlFile
+from fleet.web_address import WebAddress
 
 SQLITE = "sqlite:///"
 
@@ -24,16 +24,6 @@ def _beside_settings(url: str, info: ValidationInfo) -> str:
         return url
     base: Path = (info.context or {}).get("base", Path.cwd())
     return f"{SQLITE}{base / Path(url.removeprefix(SQLITE)).expanduser()}"
-
-
-def _address(url: str) -> str:
-    try:
-        host = httpx.URL(url).host
-    except httpx.InvalidURL as error:
-        raise ValueError(f"this is no address: {error}") from None
-    if not host:
-        raise ValueError("this address names no host")
-    return url
 
 
 def _beside_file(path: Path, info: ValidationInfo) -> Path:
@@ -125,7 +115,7 @@ class WebhookSettings(Config):
     """An address to which alerts are posted."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    url: Annotated[str, AfterValidator(_address)] = Field(pattern=r"^https?://[^\s@]+$")
+    url: WebAddress
     secret_file: ExistingFile | None = Field(None, description="Signs what is posted: HMAC-SHA256.")
 
 

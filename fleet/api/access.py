@@ -38,7 +38,8 @@ class Guard(guard.Guard):
         if scheme:
             caller = await run_in_threadpool(self._accounts.by_key, secret.strip()) if scheme.lower() == "bearer" else None
             if caller is None:
-                raise Problem(401, "This API key is not valid", "it has ended or was taken back", {"WWW-Authenticate": "Bearer"})
+                detail = "the hub does not know this key: it has ended, was taken back, or is not whole; keys are made under Accounts"
+                raise Problem(401, "This API key is not valid", detail, {"WWW-Authenticate": "Bearer"})
             return self._known(scope, caller, lambda: self._accounts.by_key(secret.strip()) is not None)
         token = session_token(headers, self._site.cookie)
         caller = await run_in_threadpool(self._accounts.by_session, token) if token else None

@@ -44,7 +44,7 @@ def connect(url: str, *, readers: int = 5) -> Engine:
             event.listen(engine, "begin", _begin_sqlite)
             return engine
         return create_engine(parsed, pool_size=readers, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError, OSError) as error:
         raise SettingsError(f"store: the URL of the database cannot be used: {error}") from error
 
 

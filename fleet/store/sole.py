@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from agent.errors import AlmenaError
+from agent.errors import AlmenaError, SettingsError
 from engines.files import HeldError, locked
 from fleet.store.database import is_sqlite
 
@@ -20,12 +20,14 @@ def sole_hub(url: str) -> Iterator[None]:
         yield
         return
     file = Path(make_url(url).database or "")
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock = locked(Path(f"{file}.lock"))
     except HeldError as holder:
         raise AlmenaError(
             f"a hub runs on {file} already (process {holder}): stop it first, or name another file; several hubs need PostgreSQL"
         ) from None
+    except OSError as error:
+        raise SettingsError(f"store: the file of the database cannot be written: {error}") from error
     with lock:
         yield

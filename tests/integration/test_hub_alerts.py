@@ -291,7 +291,9 @@ def test_people_are_told_again_until_it_works(tmp_path: Path) -> None:
         assert signature == "sha256=" + hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()
 
 
-@pytest.mark.parametrize("url", ["https://hooks.example.org:80a/x", "http://[::1", "http://:80/", f"https://{'a' * 70}.é/"])
+@pytest.mark.parametrize(
+    "url", ["https://hooks.example.org:80a/x", "http://[::1", "http://:80/", "http://x:99999/", f"https://{'a' * 70}.é/"]
+)
 def test_a_mistyped_webhook_is_refused_at_the_start(url: str) -> None:
     with pytest.raises(ValidationError, match=r"this (is no address|address names no host)"):
         WebhookSettings(name="ops", url=url)
