@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Engine, delete, insert, or_, update
+from sqlalchemy import Connection, Engine, delete, insert, or_, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from fleet.store.database import writing
@@ -34,7 +34,8 @@ class Duty:
         self._period_s = period_s
         self._work = work
         self._holder = secrets.token_hex(8)
-        self._held_until = 0.0
+        self._held_until = float("-inf")
+        """Monotonic."""
         self._wake = threading.Event()
         self._stopping = False
         self._trouble = ""
@@ -74,9 +75,9 @@ class Duty:
         while not self._stopping:
             began = time.thread_time()
             try:
-                if self._mine(now := time.time()):
+                if self._mine():
                     self._working = True
-                    self._work(now)
+                    self._work(time.time())
                 self._trouble = ""
             except SQLAlchemyError as error:
                 if not self._trouble:
@@ -92,21 +93,31 @@ class Duty:
         while not self._ended.wait(LEASE_S / 3):
             if self._working:
                 try:
-                    self._mine(time.time())
+                    self._mine()
                 except SQLAlchemyError as error:
                     log.warning("%s: the duty cannot be kept, and another hub may take it: %s", self._name, error)
 
-    def _mine(self, now: float) -> bool:
-        if now < self._held_until - LEASE_S / 2:
+    def _mine(self) -> bool:
+        asked = time.monotonic()
+        if asked < self._held_until - LEASE_S / 2:
             return True
-        mine = {"holder": self._holder, "until": now + LEASE_S}
-        free = or_(duties.c.holder == self._holder, duties.c.until < now)
         try:
             with writing(self._engine) as connection:
+                now = _clock(connection)
+                mine = {"holder": self._holder, "until": now + LEASE_S}
+                ended = or_(duties.c.until < now, duties.c.until > now + 2 * LEASE_S)  # of a clock that was ahead
+                free = or_(duties.c.holder == self._holder, ended)
                 if connection.execute(update(duties).where(duties.c.name == self._name, free).values(mine)).rowcount == 0:
                     connection.execute(insert(duties).values(name=self._name, **mine))
         except IntegrityError:  # another instance holds it
-            self._held_until = 0.0
+            self._held_until = float("-inf")
             return False
-        self._held_until = now + LEASE_S
+        self._held_until = asked + LEASE_S
         return True
+
+
+def _clock(connection: Connection) -> float:
+    """What all hubs on one database go by, whatever their own machines say: Unix seconds."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    return time.time()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
+from fleet import duty
 from fleet.alerts.herald import Herald
 from fleet.alerts.watch import Watch
 from fleet.settings import AlertSettings
@@ -117,6 +121,28 @@ def test_one_alert_that_cannot_be_stored_does_not_silence_the_others(hub: Stored
     look(200)
     look(330)
     assert hub.sql("SELECT stream, detail FROM alerts ORDER BY id") == [("door", "STREAM_DOWN"), ("c\ufffd", "X\ufffdY")]
+
+
+def test_a_hub_whose_clock_is_ahead_takes_no_duty_from_another(hub: StoredHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, worked = hub.store.engine, threading.Event()
+    looked: list[float] = []
+
+    def monotonic() -> float:
+        looked.append(time.monotonic())
+        return looked[-1]
+
+    with writing(engine) as connection:
+        connection.execute(text("INSERT INTO duties VALUES ('tell', 'another', extract(epoch FROM now()) + 50)"))
+    ahead = SimpleNamespace(time=lambda: time.time() + 86400, monotonic=monotonic, thread_time=time.thread_time)
+    monkeypatch.setattr(duty, "time", ahead)
+    one = duty.Duty(engine, "tell", 0.05, lambda _now: worked.set())
+    one.start()
+    wait_until(lambda: len(looked) > 4, 30, "it to have looked")
+    assert not worked.is_set(), "two of one duty"
+    with writing(engine) as connection:
+        connection.execute(text("DELETE FROM duties"))
+    assert worked.wait(60)
+    one.stop()
 
 
 def test_a_backup_goes_from_one_kind_of_database_to_the_other(hub: StoredHub, postgres: Postgres, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from agent.errors import AlmenaError, SettingsError
 from fleet import duty
@@ -18,7 +18,7 @@ from fleet.ingest.inbox import Inbox
 from fleet.ingest.link import Link, subscriptions
 from fleet.settings import BrokerSettings, load
 from fleet.store import Message
-from fleet.store.database import connect, migrate
+from fleet.store.database import connect, migrate, writing
 from fleet.store.sole import sole_hub
 from fleet.store.tables import duties
 from tests.waiting import wait_until
@@ -101,7 +101,7 @@ def test_a_subscription_that_the_broker_refuses_is_told(caplog: pytest.LogCaptur
 def test_a_duty_is_kept_while_the_work_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(duty, "LEASE_S", 0.3)
-    monkeypatch.setattr(duty, "time", SimpleNamespace(time=lambda: clock[0], thread_time=time.thread_time))
+    monkeypatch.setattr(duty, "time", SimpleNamespace(time=lambda: clock[0], monotonic=lambda: clock[0], thread_time=time.thread_time))
     engine = connect(f"sqlite:///{tmp_path / 'hub.sqlite'}")
     migrate(engine)
     go, done, worked = threading.Event(), threading.Event(), threading.Event()
@@ -127,6 +127,19 @@ def test_a_duty_is_kept_while_the_work_takes_long(tmp_path: Path, monkeypatch: p
     one.stop()
     assert worked.wait(60)
     other.stop()
+    engine.dispose()
+
+
+def test_a_duty_that_was_taken_while_the_clock_was_ahead_is_free(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    migrate(engine)
+    with writing(engine) as connection:
+        connection.execute(insert(duties).values(name="tell", holder="killed", until=time.time() + 365 * 86400))
+    worked = threading.Event()
+    one = duty.Duty(engine, "tell", 0.1, lambda _now: worked.set())
+    one.start()
+    assert worked.wait(60)
+    one.stop()
     engine.dispose()
 
 
