@@ -32,7 +32,7 @@ BACK_S = 60.0
 """For so long; a transaction that has not ended by then was undone."""
 STORED_WITHIN_S = 5.0
 """A picture may be stored so long after it has come."""
-WAITING = 2000
+WAITING = 10_000
 """Messages for a listener that does not take them; beyond these it is cut off, and comes back."""
 
 Message = tuple[str, dict[str, Any]]
@@ -59,14 +59,14 @@ class News:
         with self._engine.connect() as connection:
             late = queries.events_numbered(connection, list(self._missing)) if self._missing else []
             found = queries.newer_events(connection, self._newest, PAGE)
-            turned = select(alerts).where(or_(alerts.c.id > self._alert, alerts.c.until >= since)).order_by(alerts.c.id).limit(PAGE)
+            turned = select(alerts).where(or_(alerts.c.id > self._alert, alerts.c.until >= since)).order_by(alerts.c.id)
             alerting = [dict(row._mapping) for row in connection.execute(turned)]
             lease = func.coalesce(devices.c.lease_s, queries.LEASE_S)
             ended = [(devices.c.seen_at + leases * lease).between(since, now) for leases in (1.0, queries.OFFLINE_LEASES)]
             heard = or_(devices.c.seen_at >= since, devices.c.status_at >= since, *ended)
             columns = (devices.c.device, devices.c.seen_at, queries.presence(now).label("state"))
-            told = [dict(row._mapping) for row in connection.execute(select(*columns).where(heard).limit(PAGE))]
-            shown = pictures.newer(connection, now - STORED_WITHIN_S, PAGE)
+            told = [dict(row._mapping) for row in connection.execute(select(*columns).where(heard))]
+            shown = pictures.newer(connection, now - STORED_WITHIN_S)
         fresh = [one for one in shown if one["event"] not in self._pictured]
         self._pictured = {one["event"] for one in shown}
         self._note([event["number"] for event in late], [event["number"] for event in found])

@@ -68,10 +68,10 @@ def marked(connection: Connection, found: list[dict[str, Any]]) -> list[dict[str
     return [{**event, "picture": key in there} for key, event in keys.items()]
 
 
-def newer(connection: Connection, since: float, limit: int) -> list[dict[str, Any]]:
+def newer(connection: Connection, since: float) -> list[dict[str, Any]]:
     """Device and id of events whose pictures came since then."""
     columns = (pictures.c.device, pictures.c.spool, pictures.c.seq)
-    wanted = select(*columns).where(pictures.c.received_at >= since, pictures.c.seq > SNAPSHOT).limit(limit)
+    wanted = select(*columns).where(pictures.c.received_at >= since, pictures.c.seq > SNAPSHOT)
     return [{"device": device, "event": f"{device}/{spool}/{seq}"} for device, spool, seq in connection.execute(wanted)]
 
 

@@ -199,6 +199,21 @@ def test_an_event_is_there_within_a_second_and_found_again(page: Page, hub: Smal
     expect(page.locator("ol.events li").nth(5)).to_be_visible()
 
 
+def test_of_a_flood_of_events_none_is_left_out(page: Page, hub: SmallHub) -> None:
+    page.goto(f"{hub.url}#/events?device=flood")
+    shown = page.locator("ol.events li")
+    expect(page.get_by_text("Nothing like that has happened")).to_be_visible()
+    for number in range(320):
+        hub.event("flood", "face", face(f"Person {number}"))
+    expect(shown.first).to_contain_text("Person 319 arrived at door", timeout=30_000)
+    older = page.get_by_role("button", name="Show older ones")
+    while older.is_visible():
+        before = shown.count()
+        older.click()
+        expect(shown).not_to_have_count(before, timeout=30_000)
+    expect(shown).to_have_count(320)
+
+
 HIDE = "Object.defineProperty(document, 'hidden', { value: true, configurable: true })"
 TURNED = "document.dispatchEvent(new Event('visibilitychange'))"
 
@@ -217,6 +232,18 @@ def test_a_hidden_tab_holds_no_connection_and_catches_up(page: Page, hub: SmallH
     assert page.get_by_text("Dorothea arrived at door").count() == 0
     page.evaluate(f"delete document.hidden; {TURNED}")
     expect(page.get_by_text("Dorothea arrived at door")).to_be_visible()
+
+
+def test_visits_are_still_there_when_the_list_is_loaded_anew(page: Page, hub: SmallHub) -> None:
+    hub.event("cam-2", "face", face("Edmund"))
+    page.get_by_role("link", name="Faces", exact=True).click()
+    expect(page.get_by_text("Edmund").first).to_be_visible(timeout=30_000)
+    page.evaluate(f"{HIDE}; {TURNED}")
+    hub.event("cam-2", "face", face("Frederica", track="another"))
+    wait_until(lambda: "Frederica" in hub.client.get("events?device=cam-2").text, 30, "the event to be stored")
+    page.evaluate(f"delete document.hidden; {TURNED}")
+    expect(page.get_by_text("Frederica").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Edmund").first).to_be_visible(timeout=30_000)
 
 
 def test_a_store_that_takes_nothing_is_on_every_page(page: Page) -> None:

@@ -203,7 +203,7 @@ def test_a_broker_that_is_not_there_or_is_another_is_told(tmp_path: Path) -> Non
         (("--port", "99999"), 2, "--port: Input should be less"),
         (("--ca-file", "nofile"), 2, "--ca-file: there is no file"),
         (("--store", "foo://x"), 2, "foo is no database of the hub"),
-        (("--store", "/dev/null/x.sqlite"), 1, "cannot start"),
+        (("--store", "/dev/null/x.sqlite"), 2, "cannot be written"),
     ],
 )
 def test_options_that_cannot_be_are_told_in_a_line(tmp_path: Path, options: tuple[str, ...], code: int, said: str) -> None:

@@ -6,6 +6,7 @@ tests/integration/test_hub_postgres.py runs some of it on PostgreSQL.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,15 @@ def test_live_tells_what_another_hub_has_stored_later_under_a_lower_number(hub: 
         told.append([one["number"] for kind, one in news.look() if kind == "event"])
     assert told == [[1999], [4500], [2001], [3300], [1000]]
     assert news.look() == []
+
+
+def test_live_tells_of_every_device_of_a_large_fleet(hub: StoredHub) -> None:
+    news = News(hub.store.engine)
+    names = {f"dev-{number}" for number in range(700)}
+    heard = [{"device": name, "state": "online", "seen_at": time.time(), "lease_s": 90.0, "models": {}} for name in names]
+    with writing(hub.store.engine) as connection:
+        connection.execute(insert(tables.devices), heard)
+    assert {one["device"] for kind, one in news.look() if kind == "device"} == names
 
 
 def test_a_database_of_an_earlier_version_is_brought_here(tmp_path: Path) -> None:

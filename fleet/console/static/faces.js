@@ -29,7 +29,8 @@ export function open(main, here) {
 function visit(event, visits) {
   const data = event.data ?? {};
   const key = `${event.device}/${event.stream}/${data.track}`;
-  const known = visits.get(key);
+  const last = visits.get(key);
+  const known = last?.element.parentNode ? last : null; // the list may have begun anew
   if (known && known.at >= event.at) {
     thumbnail(event, "a.avatar", known.element.querySelector("span.avatar") ?? undefined);
     return null;

@@ -21,44 +21,68 @@ export class Feed {
     this.next = null;
     this.shown = new Set();
     this.waiting = [];
+    this.came = 0;
     this.more = button(t("Show older ones"), () => this.load(), "quiet.wide", { hidden: true });
     this.empty = h("p.empty", { hidden: true, role: "status" });
     this.waitingButton = button("", () => this.restart(), "primary.wide", { hidden: true });
     this.element = h("div", this.waitingButton, list, this.empty, this.more);
-    const draw = calmly(() => this.arrived(), DRAW_MS);
+    this.draw = calmly(() => this.arrived(), DRAW_MS);
     this.deaf = [
-      listen("event", (event) => { if (this.mine(event)) { this.waiting.push(event); draw(); } }),
+      listen("event", (event) => { if (this.mine(event)) this.wait(event); }),
       listen("picture", ({ event }) => this.pictured(event)),
       listen("again", () => this.restart()),
     ];
-    this.load();
+    this.restart();
   }
 
   restart() {
     this.waiting = [];
-    this.next = null;
+    this.came = 0;
     this.load(true);
   }
 
+  // `anew`: the newest in place of all that is shown; what comes meanwhile waits.
   async load(anew = false) {
+    if (this.renewing && !anew) return;
+    this.renewing = anew;
     const asked = (this.asked = (this.asked ?? 0) + 1);
     try {
       const page = await get(`events?${search({ ...this.query, limit: PAGE, before: anew ? null : this.next })}`);
       if (asked !== this.asked) return;
-      if (anew) { this.list.replaceChildren(); this.shown.clear(); }
+      if (anew) { this.list.replaceChildren(); this.shown.clear(); this.stale = false; }
       page.events.forEach((event) => this.add(event, false));
       this.next = page.next;
-      this.settle();
+      this.renewing = false;
+      this.arrived();
     } catch (error) {
+      if (asked !== this.asked) return;
+      this.stale ||= anew;
+      this.renewing = false;
       this.empty.textContent = `${reason(error)}.`;
       this.empty.hidden = false;
     }
   }
 
-  // A reader who has gone down the list, or has opened an entry, is not disturbed.
+  // Of what is more than the list holds only the number counts.
+  wait(event) {
+    this.came += 1;
+    if (this.came <= SHOWN) this.waiting.push(event);
+    this.draw();
+  }
+
+  // A reader who has gone down the list, or has opened an entry, is not disturbed. A list that grows too long begins anew: nothing between
+  // what it shows and the older ones is left out.
   arrived() {
+    if (this.renewing) return;
     const reading = this.list.getBoundingClientRect().top < 0 || this.list.querySelector("details[open]");
-    if (!reading) this.waiting.splice(0).slice(-PAGE).forEach((event) => this.add(event, true));
+    if (!reading && (this.stale || (this.came > 0 && this.list.children.length + this.came > SHOWN))) {
+      this.restart();
+      return;
+    }
+    if (!reading) {
+      this.waiting.splice(0).forEach((event) => this.add(event, true));
+      this.came = 0;
+    }
     this.settle();
   }
 
@@ -71,7 +95,6 @@ export class Feed {
     if (fresh) {
       element.classList.add("fresh");
       this.list.prepend(element);
-      if (this.list.children.length > SHOWN) this.list.lastElementChild.remove();
     } else this.list.append(element);
   }
 
@@ -87,8 +110,8 @@ export class Feed {
     this.empty.textContent = this.nothing;
     this.empty.hidden = this.list.children.length > 0;
     this.more.hidden = this.next === null;
-    this.waitingButton.hidden = this.waiting.length === 0;
-    this.waitingButton.textContent = counted(this.waiting.length, "Show {n} new event", "Show {n} new events");
+    this.waitingButton.hidden = this.came === 0;
+    this.waitingButton.textContent = counted(this.came, "Show {n} new event", "Show {n} new events");
   }
 
   leave() {
