@@ -82,12 +82,12 @@ class SharedLoop:
 
     def unmute(self, client: paho.Client) -> None:
         """Read and write again."""
-        connection: Any = client.socket()
-        if connection is not None:
-            with self._lock:
+        with self._lock:  # which the network thread takes before it closes a connection, see `_closed`
+            connection: Any = client.socket()
+            if connection is not None:
                 self._clients[connection.fileno()] = client
-            with suppress(FileExistsError):
-                self._epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLOUT)
+                with suppress(FileExistsError):
+                    self._epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def _run(self) -> None:
         duties = time.monotonic()
