@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from agent import settings
@@ -72,6 +73,8 @@ def _replace(path: Path, text: str, check: Callable[[Path], object], *, rehearse
             os.chown(part, there.st_uid if path.exists() else -1, there.st_gid)
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "it is write-protected")
+        if any(mount.mountpoint == str(path.resolve()) for mount in psutil.disk_partitions(all=True)):
+            raise OSError(errno.EBUSY, "it is mounted by itself, which cannot be replaced: mount its folder instead")
         if not rehearse:
             part.replace(path)
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.settings import MEBIBYTE
 from agent.wire.topics import HUB
 from provisioning.ca import Authority, write_private
-from provisioning.errors import FleetError, writing
+from provisioning.errors import FleetError, make_folder, writing
 from provisioning.register import Register
 from provisioning.settings import BrokerSettings
 
@@ -89,10 +89,8 @@ topic write almena/1/{HUB}/state
 
 def write_configuration(folder: Path, broker: BrokerSettings, authority: Authority, register: Register) -> list[Path]:
     """All that `mosquitto -c FOLDER/mosquitto.conf` needs, and the certificates of the hubs. Returns the files. Raises FleetError."""
-    folder = folder.resolve()
+    folder = made(folder)
     state = folder / "state"
-    if any(letter.isspace() or letter == "%" for letter in str(folder)):
-        raise FleetError(f"{folder}: mosquitto and units cannot read paths with blanks or %; name another folder")
     owner = _owner(broker.user)
     bind = f" {broker.bind}" if broker.bind else ""
     # what waits for the hubs; what is retained; and what messages take beside their bytes
@@ -112,7 +110,6 @@ def write_configuration(folder: Path, broker: BrokerSettings, authority: Authori
         register.add(hub.certificate, "fleet", hub.certificate.public_bytes(Encoding.PEM))
     register.add(pair.certificate, "fleet", pair.certificate.public_bytes(Encoding.PEM), name=BROKER)
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         state.mkdir(exist_ok=True, mode=0o700)
         for name, content in files.items():
             write_private(folder / name, content, owner=owner)
@@ -123,6 +120,15 @@ def write_configuration(folder: Path, broker: BrokerSettings, authority: Authori
             os.chown(folder, -1, owner[1])
             os.chown(state, *owner)
     return [folder / name for name in (*files, *hubs)]
+
+
+def made(folder: Path) -> Path:
+    """The folder of the broker's files, made where there is none. Raises FleetError."""
+    folder = folder.resolve()
+    if any(letter.isspace() or letter == "%" for letter in str(folder)):
+        raise FleetError(f"{folder}: mosquitto and units cannot read paths with blanks or %; name another folder")
+    make_folder(folder)
+    return folder
 
 
 def hub_names(count: int) -> list[str]:

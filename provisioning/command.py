@@ -25,7 +25,7 @@ from agent.identity.protocol import Token
 from agent.signals import at_stop
 from agent.wire.topics import HUB
 from provisioning import command_ca
-from provisioning.errors import FleetError, writing
+from provisioning.errors import FleetError, make_place, writing
 from provisioning.options import DIR, AsJson, Dir, PassphraseFile
 from provisioning.register import KEPT_DECISIONS, Register
 from provisioning.settings import Fleet, passphrase
@@ -101,9 +101,10 @@ def broker_config(
     as_json: AsJson = False,
 ) -> None:
     """Write mosquitto's configuration, access rules, certificates and revocation list. Once a year, again: it makes new certificates."""
-    from provisioning.broker import write_configuration
+    from provisioning.broker import made, write_configuration
 
     fleet = Fleet(folder)
+    made(target)
     with _register(fleet) as register:
         written = write_configuration(target, fleet.settings.broker, fleet.authority(passphrase(file)), register)
     fleet.remember_broker(target)
@@ -123,18 +124,18 @@ def revoke(name: Name, folder: Dir = DIR, file: PassphraseFile = None, as_json: 
 
     fleet = Fleet(folder)
     broker = fleet.settings.broker
-    authority = fleet.authority(passphrase(file))
-    endpoint = Endpoint(broker.host, broker.port, authority.pem)
     with _register(fleet) as register:
         if not register.knows(name) and register.withdraw(name):
             register.note("revoke", name, "withdrawn", "its invitation, or what it asked for")
             print(json.dumps({"certificates": 0}) if as_json else f"{name} has no certificate, and gets none: its invitation does not hold")
             return
-        if broker.folder is None:
+        if broker.folder is None or not register.knows(name):
             count = take_back(name, register)
             told = f"{name} is revoked: {count} certificate(s); the broker will hear it from the files of `almena fleet broker-config DIR`."
             print(json.dumps({"certificates": count}) if as_json else f"{told} {_way_back(name, fleet)}")
             return
+        authority = fleet.authority(passphrase(file))
+        endpoint = Endpoint(broker.host, broker.port, authority.pem)
         done = carry_out(name, authority, register, broker.folder, endpoint, reload_by(broker.reload, fleet.path, broker.folder))
     if as_json:
         print(json.dumps(asdict(done)))
@@ -206,6 +207,7 @@ def claim(
     name = f"claim.{batch}"
     if len(name) > COMMON_NAME_LETTERS:
         raise UsageError(f"{batch!r} is too long: at most {COMMON_NAME_LETTERS - len('claim.')} letters")
+    make_place(out)
     authority = fleet.authority(passphrase(file))
     key = new_key()
     certificate = authority.claim(name, key.public_key(), timedelta(days=days))

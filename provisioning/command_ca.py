@@ -15,7 +15,7 @@ from agent.errors import UsageError
 from agent.identity.keys import fingerprint
 from provisioning.broker import SERVER_LIFETIME
 from provisioning.ca import write_private
-from provisioning.errors import writing
+from provisioning.errors import make_place, writing
 from provisioning.options import DIR, AsJson, Dir, PassphraseFile
 from provisioning.settings import BrokerSettings, Fleet, FleetSettings, ServerName, passphrase
 
@@ -43,6 +43,7 @@ def init(
         named = ((str(one["loc"][-1]), one["msg"].removeprefix("Value error, ")) for one in error.errors())
         lines = (f"--{options.get(name, name)}: {message}" for name, message in named)
         raise UsageError("\n".join(lines)) from error
+    Fleet.checked_vacant(folder)
     fleet = Fleet.make(folder, settings, passphrase(file, new=True), external=external)
     if as_json:
         print(json.dumps({"folder": str(folder), "fingerprint": None if external else pin_of(fleet).hex()}))
@@ -65,7 +66,9 @@ def door_certificate(
         checked = [TypeAdapter(ServerName).validate_python(name) for name in names]
     except ValidationError as error:
         raise UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
-    authority = Fleet(folder).authority(passphrase(file))
+    fleet = Fleet(folder)
+    make_place(target)
+    authority = fleet.authority(passphrase(file))
     with writing(target):
         write_private(target, authority.server(checked, SERVER_LIFETIME).pem + authority.links)
     print(json.dumps({"file": str(target)}) if as_json else f"{target}: key and certificate of the hub's door; give both to the hub")
@@ -103,6 +106,7 @@ def take(
 ) -> None:
     """Take the CA's certificate as another CA has signed it."""
     fleet = Fleet(folder)
+    fleet.checked_unsigned()
     try:
         pem = signed.read_bytes()
     except OSError as error:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import AlmenaError
+
+ADVICE = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room on the disk",
+    errno.EROFS: "mount it for writing, or name another place",
+    errno.EACCES: "run as its owner, or name another place",
+    errno.EPERM: "run as its owner, or name another place",
+}
 
 
 class FleetError(AlmenaError):
@@ -19,8 +29,26 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = error.strerror or error
-        raise FleetError(f"{path} cannot be written ({why}): make room on the disk, name another place, or run as its owner") from error
+        advice = ADVICE.get(error.errno or 0, "name another place")
+        raise FleetError(f"{path} cannot be written ({error.strerror or error}): {advice}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Where there is none. Raises FleetError."""
+    with writing(path):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def make_place(path: Path) -> None:
+    """The folder of a file, before somebody types a passphrase for nothing. Raises FleetError where no file can be."""
+    make_folder(path.parent)
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 class RefusedError(AlmenaError):

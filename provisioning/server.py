@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sqlite3
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 LARGEST_BODY = 16384
 SERVER_LIFETIME = timedelta(days=90)
+LISTEN_ADVICE = {
+    errno.EADDRINUSE: "stop what uses it (ss -ltnp), or give another --port",
+    errno.EACCES: "ports below 1024 are root's: give another --port",
+}
 LOOK_EVERY_S, ENDS_WITHIN_S = 10.0, 10.0
 B = TypeVar("B", bound=Message)
 
@@ -111,8 +116,9 @@ class EnrolServer:
         try:
             listener = bound(host, port)
         except (OSError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or "no address"
-            raise FleetError(f"cannot listen at {host}:{port} ({why}): stop what uses it (ss -ltnp), or give --host, --port") from error
+            why, number = getattr(error, "strerror", None) or "no address", getattr(error, "errno", None)
+            advice = LISTEN_ADVICE.get(number or 0, "--host is an address of this machine, or a name of one")
+            raise FleetError(f"cannot listen at {host}:{port} ({why}): {advice}") from error
         try:
             with writing(self._file):
                 self._write_certificate()

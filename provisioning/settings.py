@@ -99,11 +99,7 @@ class Fleet:
 
         Raises FleetError.
         """
-        if any((folder / name).exists() for name in ("ca.p12", "register.sqlite")):
-            raise FleetError(
-                f"{folder} holds a fleet already: every device of it would be lost; name another folder (--dir), or put back what is"
-                " missing from your copy"
-            )
+        cls.checked_vacant(folder)
         authority = Authority.new(settings.name)
         key = sealed(authority.key, passphrase)
         text = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
@@ -119,10 +115,23 @@ class Fleet:
             write_private(folder / "ca.p12", key)
         return cls(folder)
 
-    def signed(self, pem: bytes, passphrase: str) -> None:
-        """Take the CA's certificate as another CA has signed it. Raises FleetError."""
+    @staticmethod
+    def checked_vacant(folder: Path) -> None:
+        """Raises FleetError where there is a fleet already."""
+        if any((folder / name).exists() for name in ("ca.p12", "register.sqlite")):
+            raise FleetError(
+                f"{folder} holds a fleet already: every device of it would be lost; name another folder (--dir), or put back what is"
+                " missing from your copy"
+            )
+
+    def checked_unsigned(self) -> None:
+        """Raises FleetError where the CA has a certificate already."""
         if self._certificate.exists():
             raise FleetError(f"{self._certificate} is there already: the devices know that CA; start another fleet for another CA")
+
+    def signed(self, pem: bytes, passphrase: str) -> None:
+        """Take the CA's certificate as another CA has signed it. Raises FleetError."""
+        self.checked_unsigned()
         chain = signed_by_others(pem, self._key.read(passphrase)).chain
         with writing(self._certificate):
             write_private(self._certificate, chain, 0o644)

@@ -28,6 +28,8 @@ SYNCED_MARK = "run/systemd/timesync/synchronized"
 HANDED_FOLDERS = ("vision", "uplink", "dicom", "hub")
 HANDED_FILES = ("keys", "enrol")
 """Folders of /etc/almena of which units name single files."""
+HANDED_NAME = re.compile(r"[A-Za-z0-9._@+-]+")
+"""As almena.generator has it."""
 WHOLE_FOLDERS = 251
 """The version of systemd from which on it hands over folders of credentials; before, almena.generator lists their files."""
 
@@ -132,6 +134,8 @@ def handed_over(root: Path) -> Check:
     if there != known:
         names = ", ".join(sorted(str(path) for path in there ^ known))
         advice = "sudo systemctl daemon-reload && sudo systemctl restart almena.target"
+        if any(not HANDED_NAME.fullmatch(path.name) for path in there - known):
+            advice += "; rename what has other characters than letters, digits and . _ @ + - first: systemd is not given it"
         return Check("credentials", "fail", f"systemd {version} has not seen that these came or went: {names}", advice)
     return Check("credentials", "ok", f"{len(known)} files, each by its name (systemd {version})")
 

@@ -183,6 +183,9 @@ def test_files_that_an_older_systemd_has_not_seen(tmp_path: Path, monkeypatch: p
     _tree(root, **{"etc/almena/vision/door.password": "x"})
     found = installed.handed_over(root)
     assert (found.state, found.text.endswith("/etc/almena/vision/door.password"), "daemon-reload" in found.advice) == ("fail", True, True)
+    assert "rename" not in found.advice
+    _tree(root, **{"etc/almena/vision/the door.password": "x"})
+    assert "rename what has other characters" in installed.handed_over(root).advice
     monkeypatch.setattr(installed, "_systemd_version", lambda: 255)
     assert installed.handed_over(root).state == "ok"
 
