@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,19 @@ class Samples:
         return len(self.ranges) + len(self.choices) + len(self.verdict)
 
 
+class Seen(NamedTuple):
+    """A picture as the model gets it, with the fingerprints of what was seen and of its mirror image."""
+
+    mark: int
+    mirrored: int
+    picture: Image
+
+    @classmethod
+    def of(cls, seen: Image, picture: Image) -> Seen:
+        """`seen`: the frame or the face that `picture` was made of."""
+        return cls(fingerprint(seen), fingerprint(seen[:, ::-1]), picture)
+
+
 def gather(
     card: ModelCard,
     frames: Iterable[Image],
@@ -76,34 +91,34 @@ def gather(
         )
     groups = [chosen]
     if faces is not None:
-        with_face = [faces(picture) for picture in chosen]
-        groups = [[picture for picture, has in zip(chosen, with_face, strict=True) if has == kind] for kind in (True, False)]
+        with_face = [faces(one.picture) for one in chosen]
+        groups = [[one for one, has in zip(chosen, with_face, strict=True) if has == kind] for kind in (True, False)]
         if len(groups[0]) < PARTS:
             raise SamplesError(
                 f"{card.name}: the FP32 model finds a face in {len(groups[0])} of {len(chosen)} pictures; at least {PARTS} must have"
                 f" one. {_advice(card)}"
             )
     ranges, choices, verdict = (
-        tuple(picture for group in groups for place, picture in enumerate(group) if place % PARTS in places)
-        for places in ((0, 2), (1,), (3,))
+        tuple(one.picture for group in groups for one, part in zip(group, _parts(group), strict=True) if part in parts)
+        for parts in ((0, 2), (1,), (3,))
     )
     digest = hashlib.sha256(b"".join(hashlib.sha256(picture.tobytes()).digest() for picture in (*ranges, *choices, *verdict))).hexdigest()
     return Samples(ranges, choices, verdict, seen, digest)
 
 
-def choose(pictures: Iterable[tuple[int, Image]], count: int, avoid: Collection[int] = ()) -> list[Image]:
-    """At most `count` of `pictures`, with a fingerprint each; near-duplicates and the like of `avoid` left out, the most different first.
+def choose(pictures: Iterable[Seen], count: int, avoid: Collection[int] = ()) -> list[Seen]:
+    """At most `count` of `pictures`; near-duplicates and the like of `avoid` left out, the most different first.
 
     Greedy k-centre (Gonzalez 1985) on thumbnails. At most twice as many are held in memory: when those are full, they are thinned out.
     """
     known = np.array(list(avoid), np.uint64)
-    pool: list[Image] = []
-    for number, picture in pictures:
-        mark = np.uint64(number)
+    pool: list[Seen] = []
+    for one in pictures:
+        mark = np.uint64(one.mark)
         if len(known) and _apart(known, mark).min() <= ALIKE:
             continue
         known = np.append(known, mark)
-        pool.append(picture)
+        pool.append(one)
         if len(pool) == 2 * count:
             pool = _centres(pool, count)
     return _centres(pool, count)
@@ -124,21 +139,23 @@ def normalised(picture: Image, feed: ModelInput) -> F32:
     return np.ascontiguousarray(values.transpose(2, 0, 1) if feed.layout == "NCHW" else values, np.float32)[None]
 
 
-def _shaped(card: ModelCard, frames: Iterable[Image], chips: Callable[[Image], Sequence[Image]] | None) -> Iterator[tuple[int, Image]]:
-    """What the model would get of each frame, with the fingerprint of the frame or of the face.
+def _shaped(card: ModelCard, frames: Iterable[Image], chips: Callable[[Image], Sequence[Image]] | None) -> Iterator[Seen]:
+    """What the model would get of each frame, or of the faces in it.
 
     Faces are not looked for in frames like one before.
     """
     width, height = card.input.sizes[0]
     known = np.zeros(0, np.uint64)
     for frame in frames:
-        mark = fingerprint(frame)
         if chips is None:
             is_detector = card.task == "face-detection"
-            yield mark, letterbox(frame, width, height, card.input.pad)[0] if is_detector else fed(frame, card.input, width, height)
-        elif not len(known) or _apart(known, np.uint64(mark)).min() > ALIKE:
-            known = np.append(known, np.uint64(mark))
-            yield from ((fingerprint(chip), chip) for chip in chips(frame))
+            fitted = letterbox(frame, width, height, card.input.pad)[0] if is_detector else fed(frame, card.input, width, height)
+            yield Seen.of(frame, fitted)
+            continue
+        mark = np.uint64(fingerprint(frame))
+        if not len(known) or _apart(known, mark).min() > ALIKE:
+            known = np.append(known, mark)
+            yield from (Seen.of(chip, chip) for chip in chips(frame))
 
 
 def _apart(marks: NDArray[np.uint64], mark: np.uint64) -> NDArray[np.int64]:
@@ -147,11 +164,11 @@ def _apart(marks: NDArray[np.uint64], mark: np.uint64) -> NDArray[np.int64]:
     return np.asarray(bits.sum(1), np.int64)
 
 
-def _centres(pictures: list[Image], count: int) -> list[Image]:
+def _centres(pictures: list[Seen], count: int) -> list[Seen]:
     if not pictures:
         return []
     cv2 = opencv()
-    thumbnails = [cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA).reshape(-1) for picture in pictures]
+    thumbnails = [cv2.resize(one.picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA).reshape(-1) for one in pictures]
     points = np.stack(thumbnails).astype(np.float32)
     first = int(np.linalg.norm(points - points.mean(0), axis=1).argmin())
     chosen, distance = [first], np.linalg.norm(points - points[first], axis=1)
@@ -160,6 +177,17 @@ def _centres(pictures: list[Image], count: int) -> list[Image]:
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return [pictures[index] for index in chosen]
+
+
+def _parts(pictures: Sequence[Seen]) -> list[int]:
+    """For which of PARTS each is, in turns. A picture and its mirror image go together: what the verdict is by is not known from elsewhere,
+    and does not hang on which of the two came first."""
+    parts: list[int] = []
+    turns = itertools.cycle(range(PARTS))
+    for one in pictures:
+        twin = next((part for other, part in zip(pictures, parts, strict=False) if (other.mirrored ^ one.mark).bit_count() <= ALIKE), None)
+        parts.append(next(turns) if twin is None else twin)
+    return parts
 
 
 def _advice(card: ModelCard) -> str:

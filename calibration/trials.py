@@ -142,7 +142,7 @@ def possible(card: ModelCard, policy: Policy, batch: int, backends: Iterable[str
             found += _of_backend(card, name, policy, batch)
         except EngineError as error:
             missing.append(Impossible(Choice(backend=name, unit="any", precision="any", policy=policy, batch=batch), str(error)))
-    return sorted(found, key=lambda choice: -PRECISIONS.index(choice.precision)), missing
+    return sorted(found, key=lambda choice: choice.precision == "fp32"), missing
 
 
 def _of_backend(card: ModelCard, name: str, policy: Policy, batch: int) -> list[Choice]:

@@ -31,9 +31,9 @@ from engines.tuning import Choice, Goal, Tuning, fingerprint, save
 
 log = logging.getLogger(__name__)
 
-FIRST_SHARE, WAYS_SHARE = 0.45, 0.75
-"""Of the budget, for the first comparison and for the further ways; what is left is for the final, which has it also where these took
-longer."""
+WAYS_SHARE = 0.75
+"""Of the budget, for the first comparison, and for further ways in what it leaves; the rest is for the final, which has it also where these
+took longer."""
 FINALISTS = 4
 SLOWED = 0.15
 BATCHES = (4, 16)
@@ -160,7 +160,7 @@ class Tuner:
             with ExitStack() as loaded:
                 reference = self._reference(first)
                 loaded.callback(reference.close)
-                self._compare(first, reference, FIRST_SHARE)
+                self._compare(first, reference, WAYS_SHARE)
                 leaders = self._best()[: max(2, len(self._best()) // 2)][:FINALISTS]
                 ways = [way for row in leaders for way in self._ways(row.choice)]
                 self._compare(ways, reference, WAYS_SHARE)

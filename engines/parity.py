@@ -292,7 +292,7 @@ def too_far(
     if allowance.probability is not None and probability > allowance.probability:
         return f"probabilities differ by {probability:.4f} on average, allowed are {allowance.probability}"
     if allowance.sqnr_db is not None and sqnr_db < allowance.sqnr_db:
-        return f"the outputs are {sqnr_db:.1f} dB over the noise, required are {allowance.sqnr_db}"
+        return f"the outputs are {sqnr_db:.1f} dB over the noise, required are {allowance.sqnr_db:.4g}"
     if allowance.agreement is not None and agreement < allowance.agreement:
         return f"answers agree on {agreement:.1%} of the pictures, required are {allowance.agreement:.1%}"
     return ""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from calibration.errors import SamplesError
-from calibration.samples import LEAST, choose, fingerprint, gather, normalised
+from calibration.samples import LEAST, Seen, choose, fingerprint, gather, normalised
 from engines.card import ModelInput, card
 from engines.preprocess import Image
 from tests.fakes.classifier import save_card, stripes
@@ -18,8 +18,8 @@ from tests.fakes.classifier import save_card, stripes
 pytestmark = pytest.mark.unit
 
 
-def marked(pictures: list[Image]) -> list[tuple[int, Image]]:
-    return [(fingerprint(picture), picture) for picture in pictures]
+def marked(pictures: list[Image]) -> list[Seen]:
+    return [Seen.of(picture, picture) for picture in pictures]
 
 
 def test_near_duplicates_are_taken_once() -> None:
@@ -32,7 +32,7 @@ def test_those_that_differ_most_come_first() -> None:
     dark, light = (np.clip(picture // 4 + add, 0, 255).astype(np.uint8) for picture, add in zip(stripes(2), (0, 190), strict=True))
     alike = [picture // 4 + 90 for picture in stripes(8, seed=3)]
     chosen = choose(marked([*alike, dark, light]), 3)
-    means = sorted(picture.mean() for picture in chosen)
+    means = sorted(one.picture.mean() for one in chosen)
     assert means[0] < 70
     assert means[-1] > 180
 
@@ -60,6 +60,22 @@ def test_samples_are_split_and_never_overlap(tmp_path: Path) -> None:
     assert samples.ranges[0].shape == (32, 32, 1)
     again, other = gather(save_card(tmp_path), stripes(30), 18), gather(save_card(tmp_path), stripes(30, seed=1), 18)
     assert samples.digest == again.digest != other.digest
+
+
+def test_a_picture_and_its_mirror_image_are_for_one_part_whichever_came_first(tmp_path: Path) -> None:
+    pictures = stripes(24)
+    mirrored = [np.ascontiguousarray(picture[:, ::-1]) for picture in pictures]
+    verdicts = set()
+    for order in ([*pictures, *mirrored], [*mirrored, *pictures], [*pictures, *mirrored][::-1]):
+        samples = gather(save_card(tmp_path), order, 48)
+        assert len(samples) == 48
+        parts = [{picture.tobytes() for picture in part} for part in (samples.ranges, samples.choices, samples.verdict)]
+        assert all(
+            {picture[:, ::-1].tobytes() for picture in part} == known
+            for part, known in zip((samples.ranges, samples.choices, samples.verdict), parts, strict=True)
+        )
+        verdicts.add(frozenset(parts[2]))
+    assert len(verdicts) == 1
 
 
 def test_labelled_pictures_are_left_out(tmp_path: Path) -> None:
