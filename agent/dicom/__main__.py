@@ -17,12 +17,12 @@ def main() -> int:
     config, stopping = begin("dicom", __doc__)
     keep_freed_memory()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for library in ("pydicom", "pynetdicom"):  # their messages quote the data set
-        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     try:
         with starting():
             from agent.dicom.service import Dicom
 
+            for library in ("pydicom", "pynetdicom"):  # their messages quote the data set; their import sets the level
+                logging.getLogger(library).setLevel(logging.CRITICAL + 1)
             dicom = Dicom(settings_module.load(config))
             dicom.start()
     except ModuleNotFoundError as error:

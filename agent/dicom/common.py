@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 
 from pydicom import config
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -88,7 +88,7 @@ def _leave_out(source: Dataset) -> None:
     """Remove, and name in the log, what cannot be read or is not written as its VR demands (PS3.5, 6.2), also within sequences."""
     for tag in list(source.keys()):
         try:
-            element = source[tag]
+            element = source[tag] = _with_own_vr(source[tag])
             if element.VR == "SQ":
                 for item in element.value:
                     _leave_out(item)
@@ -99,6 +99,17 @@ def _leave_out(source: Dataset) -> None:
                 "%s is left out of an answer: it is not written as it must be (%s)", keyword_for_tag(tag) or tag, type(error).__name__
             )
             del source[tag]
+
+
+def _with_own_vr(element: DataElement) -> DataElement:
+    """As the dictionary has it, where it came with the VR of another kind of text or number. Raises ValueError where that is none."""
+    own = dictionary_VR(element.tag) if dictionary_has_tag(element.tag) else element.VR
+    if own == element.VR or own not in CHECKED:
+        return element
+    if element.VR in ("SQ", "UN") or isinstance(element.value, bytes):
+        raise ValueError(f"{element.VR} is not its VR")
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    return DataElement(element.tag, own, "\\".join("" if value is None else str(value) for value in values))
 
 
 def _require_written(element: DataElement) -> None:

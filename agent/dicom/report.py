@@ -32,6 +32,8 @@ from agent.studies import StudyResult
 SCHEME = "99ALMENA"
 """Designator of this agent's own codes (PS3.16, clause 8)."""
 SERIES = 9801
+CHEST, ANY = ("399208008", "SCT", "Plain chest X-ray"), ("168537006", "SCT", "Plain radiography")
+"""What a picture is said to be: one that no model was asked about may be of anything."""
 
 
 def report(source: Dataset, result: StudyResult) -> Dataset:
@@ -46,7 +48,7 @@ def report(source: Dataset, result: StudyResult) -> Dataset:
                 ),
             )
         ),
-        procedure_reported=CodedConcept("399208008", "SCT", "Plain chest X-ray"),
+        procedure_reported=CodedConcept(*(CHEST if result.probabilities else ANY)),
         imaging_measurements=[_group(source, result)],
         title=codes.DCM.ImagingMeasurementReport,
     )

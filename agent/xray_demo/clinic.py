@@ -148,7 +148,7 @@ class Modality:
 def told(result: StudyResult) -> list[str]:
     """A result in lines."""
     scores = ", ".join(f"{label} {score:.3f}" for label, score in result.probabilities.items())
-    times = ", ".join(f"{step} {1e3 * seconds:.0f} ms" for step, seconds in result.timings.items() if step != "codec")
+    times = ", ".join(f"{step} {1e3 * seconds:.0f} ms" for step, seconds in result.timings.items() if step != "codec" or seconds > 0)
     if result.abstained:
         return [f"no answer: {result.abstained}", *([f"scores: {scores}"] if scores else []), f"times: {times}"]
     return [

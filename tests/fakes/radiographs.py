@@ -72,11 +72,11 @@ def instance(number: int = 1, pixels: NDArray[Any] | None = None, **elements: An
     return file_of(radiograph(number, pixels, **elements))
 
 
-def result(item: str, *, heat: bool = True, abstained: str = "") -> StudyResult:
+def result(item: str, *, heat: bool = True, abstained: str = "", asked: bool = True) -> StudyResult:
     """What a model might have said."""
     png = BytesIO()
     Image.fromarray(np.rint(255 * phantom(8, 8)).astype(np.uint8)).save(png, "PNG")
-    scores = {"covid": 0.71, "normal": 0.09, "pneumonia": 0.2}
+    scores = {"covid": 0.71, "normal": 0.09, "pneumonia": 0.2} if asked else {}
     decision, findings = ("", ()) if abstained else ("covid", ("The model's score for covid is above its threshold.",))
     return StudyResult(
         item, MODEL, scores, "covid", 0.4, decision, abstained, findings, png.getvalue() if heat else None, {"infer": 0.1}, time.time()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from pydicom import dcmread
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
@@ -34,7 +34,7 @@ from agent.uplink.web.prometheus import Snapshot
 from agent.wire.payloads import DicomFigures
 from tests.fakes.orthanc import Orthanc
 from tests.fakes.ports import free_port
-from tests.fakes.radiographs import MODEL, PATIENT, ROOT_UID, analyse, instance, phantom, receiving, result
+from tests.fakes.radiographs import MODEL, PATIENT, ROOT_UID, analyse, file_of, instance, phantom, radiograph, receiving, result
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -173,6 +173,32 @@ def test_what_is_not_written_as_the_standard_demands_is_left_out(tmp_path: Path,
     left_out = {str(record.args[0]) for record in caplog.records if record.args and "left out" in record.msg}
     assert left_out == {"StudyInstanceUID", "AccessionNumber", "StudyID", "PatientAge"}
     assert not any(secret in caplog.text for secret in (16 * "7", "42 Y", "secret", "1.02..44"))
+
+
+@pytest.mark.parametrize(
+    ("name", "vr", "value", "said"),
+    [
+        ("StudyDate", "LO", "notadate", ""), ("StudyDate", "LO", "20260103", "20260103"), ("AccessionNumber", "DS", "17.5", "17.5"),
+        ("StudyID", "IS", "7", "7"), ("StudyInstanceUID", "LO", "1.2.3", "1.2.3"), ("PatientAge", "DS", "42", None),
+        ("PatientSex", "SQ", [Dataset()], ""), ("PatientName", "OB", b"Doe", ""), ("PatientID", "UI", "1.2", "1.2"),
+    ],
+)  # fmt: skip
+def test_what_came_with_another_vr_is_repeated_with_its_own_or_left_out(
+    tmp_path: Path, name: str, vr: str, value: object, said: str | None
+) -> None:
+    source = radiograph(1)
+    source[name] = DataElement(name, vr, value)
+    for number, answer in enumerate(answers(tmp_path, file_of(source))):
+        (tmp_path / f"{number}.dcm").write_bytes(answer)
+        assert dcmread(BytesIO(answer)).get(name) == said
+        assert re.findall("^Error.*", output("dciodvfy", tmp_path / f"{number}.dcm"), re.MULTILINE) == []
+
+
+@pytest.mark.parametrize(("asked", "procedure"), [(True, "Plain chest X-ray"), (False, "Plain radiography")])
+def test_a_picture_that_no_model_was_asked_about_is_not_said_to_be_of_a_chest(tmp_path: Path, asked: bool, procedure: str) -> None:
+    report = answers(tmp_path, None, heat=asked, abstained="" if asked else "no frontal chest radiograph by its tags: MG", asked=asked)[0]
+    (tmp_path / "report.dcm").write_bytes(report)
+    assert f'"{procedure}")' in output("dsrdump", tmp_path / "report.dcm")
 
 
 @pytest.mark.parametrize("uid", ["1..2", "1.02", ".1", "1.2."])

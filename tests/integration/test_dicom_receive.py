@@ -245,6 +245,22 @@ def test_nothing_of_the_patient_is_in_logs_or_names(tmp_path: Path, caplog: pyte
     assert not any("Unmistakable" in line or ROOT_UID in line or "secret-" in line for line in ours)
 
 
+def test_libraries_say_nothing_of_the_data_set_in_the_log_of_the_process(tmp_path: Path) -> None:
+    port, settings = free_port(), tmp_path / "almena.yaml"
+    settings.write_text(f"state_dir: state\nweb: {{enabled: false}}\ndicom: {{min_free_bytes: 0, receiver: {{port: {port}}}}}\n")
+    told = instance(1).replace(b"ISO_IR 100", b"DOE^J 1940")
+    process = subprocess.Popen([sys.executable, "-m", "agent.dicom", str(settings)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: listens(port), 60, "the receiver")
+        dcmtk("storescu", "-aec", "ALMENA", "127.0.0.1", port, written(tmp_path, "a.dcm", told))
+        wait_until(lambda: list((tmp_path / "state/studies/pictures").iterdir()), 60, "the picture")
+    finally:
+        process.terminate()
+        log = process.communicate()[1]
+    assert "receiving: C-STORE" in log
+    assert "DOE" not in log
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
