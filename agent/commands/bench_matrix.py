@@ -86,14 +86,14 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def numbers(text: str, option: str) -> tuple[int, ...]:
+def numbers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
     """Those of an option, comma-separated. Raises BadParameter."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
         found = (0,)
-    if min(found) < 1:
-        raise typer.BadParameter(f"{text!r} must be numbers from 1 on, such as 1,8", param_hint=option)
+    if min(found) < least:
+        raise typer.BadParameter(f"{text!r} must be numbers from {least} on, such as {least},{8 * least}", param_hint=option)
     return found
 
 

@@ -13,7 +13,7 @@ import typer
 
 from agent.commands.bench_http import BASELINE, floats, tensorflow_server
 from agent.commands.bench_matrix import numbers
-from agent.commands.studies_load import STEPS, studies_agent
+from agent.commands.studies_load import STEPS, Over, Syntax, Way, studies_agent
 from agent.commands.tune import settings_of
 from engines.card import card_for
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WARM_UP = 8
 PAUSE_S = 0.5
 """Between two radiographs where the latency is measured: one is done before the next one comes."""
-BURST_SIDE = 1024
+BURST_SIDE, LEAST_SIDE = 1024, 32
 AT_ONCE = 4
 ROUNDS = 3
 THESIS = "vgg-16-chest"
@@ -39,33 +39,38 @@ def studies(
     ] = 100,
     heat_map: Annotated[bool, typer.Option("--heat-map", help="With a heat map for each.")] = False,
     backend: Annotated[str, typer.Option(help="auto, or one by name.")] = "auto",
+    over: Annotated[Over, typer.Option(help="How they are sent: C-STORE, or STOW-RS, one in a request.")] = "c-store",
+    syntax: Annotated[Syntax, typer.Option(help="How their pixels are written; the time in codecs is told as `codec`.")] = "explicit",
     against: Annotated[
         Literal["tensorflow"] | None,
         typer.Option(help="In place of latencies: bursts in turns with VGG-16 in TensorFlow behind FastAPI and JSON floats."),
     ] = None,
-    side: Annotated[int, typer.Option(min=32, max=4096, help="Pixels of the square radiographs that are compared so.")] = BURST_SIDE,
+    side: Annotated[
+        int, typer.Option(min=LEAST_SIDE, max=4096, help="Pixels of the square radiographs that are compared so.")
+    ] = BURST_SIDE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """DICOM and vision process on uncompressed radiographs of noise, sent by C-STORE over loopback: seconds from the last byte on.
+    """DICOM and vision process on radiographs of noise, sent over loopback: seconds from the last byte on.
 
     `total` is the sum of the steps up to the durable result; committing the event comes on top, as `commit`.
     """
-    wanted = numbers(sides, "--sides")
+    wanted = numbers(sides, "--sides", least=LEAST_SIDE)
+    way = Way(over, syntax)
     run = {"model": str(Path(model).resolve()) if model.endswith((".yaml", ".yml")) else model, "heat_map": heat_map}
     card_for(str(run["model"]), "classification")
     if against:
-        compared = _compared(run, backend, side, burst or WARM_UP)
+        compared = _compared(run, backend, side, burst or WARM_UP, way)
         print(json.dumps(compared, indent=2) if as_json else _versus(compared))
         return
-    result: dict[str, Any] = {f"{side}x{side}": _measured(run, backend, side, count, 1, PAUSE_S) for side in wanted}
+    result: dict[str, Any] = {f"{side}x{side}": _measured(run, backend, side, count, 1, PAUSE_S, way) for side in wanted}
     if burst:
-        result[f"burst {BURST_SIDE}x{BURST_SIDE}"] = _measured(run, backend, BURST_SIDE, burst, AT_ONCE, 0.0)
+        result[f"burst {BURST_SIDE}x{BURST_SIDE}"] = _measured(run, backend, BURST_SIDE, burst, AT_ONCE, 0.0, way)
     print(json.dumps(result, indent=2) if as_json else _text(result))
 
 
-def _measured(run: dict[str, Any], backend: str, side: int, count: int, associations: int, pause_s: float) -> dict[str, Any]:
+def _measured(run: dict[str, Any], backend: str, side: int, count: int, associations: int, pause_s: float, way: Way) -> dict[str, Any]:
     """Fresh processes, some radiographs to warm up, then `count`."""
-    with studies_agent(run, {"backend": backend}) as agent:
+    with studies_agent(run, {"backend": backend}, way) as agent:
         agent.send(side, WARM_UP, 0.0, AT_ONCE)
         refused, seconds = agent.send(side, count, pause_s, associations)
         commit = {f"p{q}": agent.metrics()[f"publish_p{q}_seconds"] for q in (50, 90, 99)}
@@ -78,7 +83,7 @@ def _measured(run: dict[str, Any], backend: str, side: int, count: int, associat
         }
 
 
-def _compared(run: dict[str, Any], backend: str, side: int, count: int) -> dict[str, Any]:
+def _compared(run: dict[str, Any], backend: str, side: int, count: int, way: Way) -> dict[str, Any]:
     """Almena with its model, Almena with VGG-16, and VGG-16 in TensorFlow take turns; ratios are those within a round, medians count."""
     from calibration.http_load import load
     from calibration.zoo import ensure_zoo
@@ -90,7 +95,7 @@ def _compared(run: dict[str, Any], backend: str, side: int, count: int) -> dict[
     with ExitStack() as running:
         post = _post(running.enter_context(tensorflow_server(thesis, settings.models_dir)), card(thesis))
         agents = {
-            name: running.enter_context(studies_agent(run | {"model": path}, engines, settings.engines_dir))
+            name: running.enter_context(studies_agent(run | {"model": path}, engines, way, settings.engines_dir))
             for name, path in (("model", run["model"]), (THESIS, str(Path(thesis).resolve())))
         }
         load(post, WARM_UP, AT_ONCE)
@@ -102,7 +107,7 @@ def _compared(run: dict[str, Any], backend: str, side: int, count: int) -> dict[
                 (load(post, max(count // 4, WARM_UP), AT_ONCE), {name: a.send(side, count, 0.0, AT_ONCE) for name, a in agents.items()})
             )
         found: dict[str, Any] = {
-            "side": side, "associations": AT_ONCE, "rounds": ROUNDS, "baseline": BASELINE,
+            "side": side, "over": way.over, "syntax": way.syntax, "associations": AT_ONCE, "rounds": ROUNDS, "baseline": BASELINE,
             "thesis": {
                 "studies_per_second": median(turn.per_second for turn, _ in turns),
                 "sent": sum(turn.sent for turn, _ in turns), "answered": sum(turn.answered for turn, _ in turns),
@@ -133,8 +138,8 @@ def _versus(found: dict[str, Any]) -> str:
     for name, what in (("model", "the shipped model"), (THESIS, "the same VGG-16")):
         one = found[name]
         lines.append(
-            f"Almena        {one['studies_per_second']:.1f} studies/s, {one['refused']} refused, ratio {one['ratio']:.1f}: {what}, DICOM of"
-            f" {found['side']}x{found['side']}, vision {one['vision_mb']:.0f} MB at most"
+            f"Almena        {one['studies_per_second']:.1f} studies/s, {one['refused']} refused, ratio {one['ratio']:.1f}: {what},"
+            f" {found['over']} ({found['syntax']}) of {found['side']}x{found['side']}, vision {one['vision_mb']:.0f} MB at most"
         )
     return "\n".join(lines)
 

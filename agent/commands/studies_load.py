@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -10,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -25,6 +27,18 @@ from agent.settings import Settings
 from agent.supervisor import beside
 
 LONGEST_S = 300.0
+Over = Literal["c-store", "stow"]
+Syntax = Literal["explicit", "jpeg-ls", "rle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How radiographs are sent, and in which transfer syntax: Explicit VR Little Endian, or one that compresses without loss."""
+
+    over: Over = "c-store"
+    syntax: Syntax = "explicit"
+
+
 LOOK_S = 0.02
 STEPS = ("queue", "decode", "codec", "preprocess", "infer", "explain", "publish")
 
@@ -32,10 +46,14 @@ STEPS = ("queue", "decode", "codec", "preprocess", "infer", "explain", "publish"
 class StudiesAgent:
     """Both processes while they run."""
 
-    def __init__(self, settings: Settings, processes: list[subprocess.Popen[bytes]], port: int, client: httpx.Client) -> None:
+    def __init__(
+        self, settings: Settings, processes: list[subprocess.Popen[bytes]], port: int, syntax: Syntax, token: str, client: httpx.Client
+    ) -> None:
         self._settings = settings
         self._processes = processes
         self._port = port
+        self._syntax: Syntax = syntax
+        self._token = token
         self._client = client
         self._next = 0
 
@@ -52,7 +70,7 @@ class StudiesAgent:
         shares = [range(first + number, first + count, associations) for number in range(associations)]
         started = time.perf_counter()
         with ThreadPoolExecutor(associations) as pool:
-            refused = sum(pool.map(lambda share: send(self._port, side, share, pause_s), shares))
+            refused = sum(pool.map(lambda share: send(self._port, side, self._syntax, share, pause_s, self._token), shares))
         self.until(lambda: self._committed() >= before + count - refused)
         return refused, time.perf_counter() - started
 
@@ -89,7 +107,7 @@ class StudiesAgent:
 
 
 @contextmanager
-def studies_agent(task: dict[str, Any], engines: dict[str, Any], engines_dir: Path | None = None) -> Iterator[StudiesAgent]:
+def studies_agent(task: dict[str, Any], engines: dict[str, Any], way: Way, engines_dir: Path | None = None) -> Iterator[StudiesAgent]:
     """Fresh processes with the settings `task` and `engines`; engines that were built in `engines_dir` are taken from there."""
     with tempfile.TemporaryDirectory(prefix="almena-bench-") as scratch, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -100,9 +118,13 @@ def studies_agent(task: dict[str, Any], engines: dict[str, Any], engines_dir: Pa
         if engines_dir:
             engines_dir.mkdir(parents=True, exist_ok=True)
             (state / "engines").symlink_to(engines_dir.resolve())
+        token, dicom = "", {"receiver": {"port": port}}
+        if way.over == "stow":
+            token, dicom = secrets.token_hex(), {"receiver": {"enabled": False}, "web": {"port": port, "token_file": "token"}}
+            (Path(scratch) / "token").write_text(token)
         radiographs = {"type": "study", "pixels": False, "unfamiliar": False, "margin": 0.0, **task}
         content = {
-            "state_dir": "state", "engines": engines, "dicom": {"receiver": {"port": port}},
+            "state_dir": "state", "engines": engines, "dicom": dicom,
             "streams": [{"name": "xray", "source": {"type": "dicom"}, "tasks": [radiographs]}],
         }  # fmt: skip
         config.write_text(yaml.safe_dump(content))
@@ -111,7 +133,7 @@ def studies_agent(task: dict[str, Any], engines: dict[str, Any], engines_dir: Pa
         try:
             transport = httpx.HTTPTransport(uds=str(settings.control_socket))
             with httpx.Client(transport=transport, base_url="http://vision") as client:
-                running = StudiesAgent(settings, processes, port, client)
+                running = StudiesAgent(settings, processes, port, way.syntax, token, client)
                 running.until(lambda: _listens(port) and settings.control_socket.exists())
                 yield running
         finally:

@@ -1,20 +1,32 @@
-"""A modality that takes little of the processor from what is measured: radiographs of noise by C-STORE (PS3.7, 9.3.1; PS3.8, 9.3)."""
+"""Modalities that take little of the processor from what is measured: radiographs of noise by C-STORE (PS3.7, 9.3.1; PS3.8, 9.3), or by
+STOW-RS (PS3.18, 10.5)."""
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import time
+from http.client import OK, HTTPResponse
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import (
+    UID,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 from pynetdicom.presentation import build_context
 
+from agent.commands.studies_load import Syntax
 from agent.dicom.sockets import MAX_PDU
 
 CONTEXT = 1
@@ -25,6 +37,11 @@ RELEASE = bytes.fromhex("0500 00000004 00000000")
 STATUS = bytes.fromhex("0000 0009 02000000")
 """Tag and length of a response's status; two bytes of it follow."""
 ANSWER_S = 60.0
+SYNTAXES: dict[Syntax, UID] = {
+    "explicit": ExplicitVRLittleEndian, "jpeg-ls": JPEGLSLossless, "rle": RLELossless
+}  # fmt: skip
+HEADS = 2048
+"""Bytes before the pixels at most."""
 FIRST = 10**6
 """Numbers of one length."""
 
@@ -32,16 +49,14 @@ FIRST = 10**6
 class Modality:
     """One association with ALMENA at a port of this machine, for square radiographs of `side` pixels that differ in their UIDs alone."""
 
-    def __init__(self, port: int, side: int) -> None:
+    def __init__(self, port: int, side: int, syntax: Syntax) -> None:
         """Raises OSError where there is none."""
         self._side = side
         self._command = _command(side)
-        head = _head(side)
-        self._radiograph = bytearray(head + np.random.default_rng(side).integers(0, 4096, (side, side), np.uint16).tobytes())
-        self._uid_at = head.index(_uid(side, 0).encode())
-        self._caller = socket.create_connection(("127.0.0.1", port), ANSWER_S)
-        self._caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._caller.sendall(_request())
+        self._radiograph = _radiograph(side, syntax)
+        self._uid_at = self._radiograph.index(_uid(side, 0).encode())
+        self._caller = _connected(port)
+        self._caller.sendall(_request(SYNTAXES[syntax]))
         if self._answer()[0] != ACCEPTED:
             self._caller.close()
             raise ConnectionRefusedError("the association was rejected")
@@ -84,10 +99,49 @@ class Modality:
         return found
 
 
-def send(port: int, side: int, numbers: range, pause_s: float) -> int:
-    """Radiographs over one association; how many were refused."""
+class Uploader:
+    """One connection to ALMENA's STOW-RS at a port of this machine, for the same radiographs, one in a request."""
+
+    def __init__(self, port: int, side: int, syntax: Syntax, token: str) -> None:
+        """Raises OSError where there is none."""
+        uid = _uid(side, 0)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = DigitalXRayImageStorageForPresentation, UID(uid)
+        meta.TransferSyntaxUID = SYNTAXES[syntax]
+        file = DicomBytesIO()
+        write_file_meta_info(file, meta)
+        part = b"\r\n--radiograph\r\nContent-Type: application/dicom\r\n\r\n" + bytes(128) + b"DICM" + file.getvalue()
+        self._body = bytearray(part + _radiograph(side, syntax) + b"\r\n--radiograph--\r\n")
+        self._side = side
+        self._uids_at = [found.start() for found in re.finditer(re.escape(uid.encode()), self._body[:HEADS])]
+        self._head = (
+            f"POST /dicom-web/studies HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(self._body)}\r\n"
+            f"Authorization: Bearer {token}\r\n"
+            'Content-Type: multipart/related; type="application/dicom"; boundary=radiograph\r\n\r\n'
+        ).encode()
+        self._caller = _connected(port)
+
+    def send(self, number: int) -> bool:
+        """Whether it was taken."""
+        uid = _uid(self._side, number).encode()
+        for place in self._uids_at:
+            self._body[place : place + len(uid)] = uid
+        self._caller.sendall(self._head)
+        self._caller.sendall(self._body)
+        answer = HTTPResponse(self._caller)
+        answer.begin()
+        answer.read()
+        return answer.status == OK
+
+    def close(self) -> None:
+        """End it."""
+        self._caller.close()
+
+
+def send(port: int, side: int, syntax: Syntax, numbers: range, pause_s: float, token: str = "") -> int:
+    """Radiographs over one association or, with the token for STOW-RS, one connection; how many were refused."""
     try:
-        modality = Modality(port, side)
+        modality = Uploader(port, side, syntax, token) if token else Modality(port, side, syntax)
     except OSError:
         return len(numbers)
     taken = 0
@@ -101,19 +155,43 @@ def send(port: int, side: int, numbers: range, pause_s: float) -> int:
     return len(numbers) - taken
 
 
+def _connected(port: int) -> socket.socket:
+    caller = socket.create_connection(("127.0.0.1", port), ANSWER_S)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return caller
+
+
+def _radiograph(side: int, syntax: Syntax) -> bytearray:
+    """The data set of the first one: noise alone, or smooth with a little noise where it is compressed."""
+    random = np.random.default_rng(side)
+    if syntax == "explicit":
+        return bytearray(_head(side) + random.integers(0, 4096, (side, side), np.uint16).tobytes())
+    waves = np.sin(np.linspace(0, 9, side))
+    pixels = (2000 + 1500 * np.outer(waves, waves) + random.normal(0, 15, (side, side))).astype(np.uint16)
+    dataset = _described(side)
+    dataset.file_meta = FileMetaDataset()
+    dataset.compress(SYNTAXES[syntax], pixels, generate_instance_uid=False)
+    return bytearray(_encoded(dataset, implicit=False))
+
+
 def _uid(side: int, number: int) -> str:
     return f"1.2.3.4.{side}.{FIRST + number}"
 
 
 def _head(side: int) -> bytes:
-    """The data set of the first radiograph up to its pixels."""
+    """The data set of the first radiograph up to its pixels, which are not compressed."""
+    return _encoded(_described(side), implicit=False) + struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 2 * side * side)
+
+
+def _described(side: int) -> Dataset:
+    """The first radiograph without its pixels."""
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = DigitalXRayImageStorageForPresentation, _uid(side, 0)
     dataset.Modality, dataset.ViewPosition, dataset.BodyPartExamined = "DX", "PA", "CHEST"
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel, dataset.PixelRepresentation = "MONOCHROME2", 1, 0
     dataset.Rows = dataset.Columns = side
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    return _encoded(dataset, implicit=False) + struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 2 * side * side)
+    return dataset
 
 
 def _command(side: int) -> bytes:
@@ -131,12 +209,12 @@ def _encoded(dataset: Dataset, implicit: bool) -> bytes:
     return found
 
 
-def _request() -> bytes:
-    """An A-ASSOCIATE-RQ for radiographs in Explicit VR Little Endian."""
+def _request(syntax: UID) -> bytes:
+    """An A-ASSOCIATE-RQ for radiographs."""
     wanted: Any = A_ASSOCIATE()
     wanted.application_context_name = "1.2.840.10008.3.1.1.1"
     wanted.calling_ae_title, wanted.called_ae_title = "BENCH", "ALMENA"
-    context = build_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
+    context = build_context(DigitalXRayImageStorageForPresentation, syntax)
     context.context_id = CONTEXT
     wanted.presentation_context_definition_list = [context]
     length, maker = MaximumLengthNotification(), ImplementationClassUIDNotification()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from agent.commands import bench_studies
+from agent.commands.studies_load import Way
 from agent.settings import Settings
 from tests.fakes.agent_process import almena
 from tests.fakes.mapped_model import CHEST, save_model, write_card
@@ -20,12 +21,28 @@ from tests.fakes.study_stream import SIDE, chest_card
 from training.ood import fitted, write
 
 
-def test_it_tells_latencies_by_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("over", "syntax"), [("c-store", "explicit"), ("c-store", "rle"), ("stow", "jpeg-ls")])
+def test_it_tells_latencies_by_step(tmp_path: Path, over: str, syntax: str) -> None:
     model = save_model(tmp_path / "chest.onnx", SIDE, (40.0, -40.0, 0.0), (-26.0, 14.0, 0.0), features=True)
     learned = np.random.default_rng(1).normal(9.0, 1e-3, (40, 64)).astype(np.float32)
     strange = write(fitted(learned, np.zeros(40, np.int64)), tmp_path / "chest.npz", "pictures that noise is unlike") | {"limit": 1.0}
     card = write_card(model, CHEST, SIDE, 0.5, strange, features="pooled", maps="maps")
-    options = ("--sides", "128", "--count", "3", "--burst", "0", "--heat-map", "--backend", "onnxruntime", "--json")
+    options = (
+        "--sides",
+        "128",
+        "--count",
+        "3",
+        "--burst",
+        "0",
+        "--heat-map",
+        "--backend",
+        "onnxruntime",
+        "--over",
+        over,
+        "--syntax",
+        syntax,
+        "--json",
+    )
     done = almena("bench", "studies", "--model", str(card), *options)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -33,12 +50,13 @@ def test_it_tells_latencies_by_step(tmp_path: Path) -> None:
     for one in result.values():
         times = one["latency_seconds"]
         assert times.keys() == {"queue", "decode", "codec", "preprocess", "infer", "explain", "publish", "total", "commit"}
+        assert (times["codec"]["p50"] > 0) == (syntax != "explicit")
         assert 0 < times["infer"]["p50"] <= times["total"]["p50"] <= times["total"]["p99"]
         assert one["studies_per_second"] > 0
         assert one["vision_mb"] > 50
 
 
-@pytest.mark.parametrize(("option", "wrong"), [("--sides", "1500,a"), ("--model", "nothing")])
+@pytest.mark.parametrize(("option", "wrong"), [("--sides", "1500,a"), ("--sides", "31"), ("--model", "nothing")])
 def test_wrong_options_are_told_before_anything_starts(option: str, wrong: str) -> None:
     done = almena("bench", "studies", option, wrong)
     assert (done.returncode, wrong in done.stderr, "receiving" in done.stderr) == (2, True, False)
@@ -71,7 +89,7 @@ def test_it_takes_turns_with_another_way(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(bench_studies, "tensorflow_server", lambda *_: nullcontext(server.server_address[1]))
     monkeypatch.setattr("calibration.zoo.ensure_zoo", lambda names, _folder: dict.fromkeys(names, card))
     try:
-        found = bench_studies._compared({"model": card, "heat_map": False}, "onnxruntime", 64, 8)
+        found = bench_studies._compared({"model": card, "heat_map": False}, "onnxruntime", 64, 8, Way())
     finally:
         server.shutdown()
         server.server_close()
