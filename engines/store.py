@@ -144,7 +144,7 @@ class EngineStore:
             try:
                 engine = backend.load(build(passport.ordered), self.directory / passport.file)
             except EngineError as error:
-                log.warning("%s", error)
+                log.warning("engine %s cannot be loaded and is built again: %s", self.directory / passport.file, error)
             else:
                 if engine.precision == passport.precision:
                     return engine, passport
@@ -158,8 +158,8 @@ class EngineStore:
         """Where the passport of that identity belongs, and the passport if it and its engine are sound."""
         path = self._place(identity)
         passport = self._read(path)
-        if passport is not None and not (passport.identity == identity and self._sound(passport)):
-            log.info("engine %s is stale or damaged and is built anew", path.stem)
+        if passport is not None and (why := self._unfit(passport, identity)):
+            log.warning("engine %s %s; it is built again", self.directory / passport.file, why)
             passport = None
         return path, passport
 
@@ -182,9 +182,17 @@ class EngineStore:
             log.warning("passport %s cannot be read (%s); its engine is built anew when it is needed", path.name, type(error).__name__)
             return None
 
-    def _sound(self, passport: Passport) -> bool:
+    def _unfit(self, passport: Passport, wanted: Identity) -> str:
+        """What is wrong with a kept engine; empty where it may be loaded."""
+        had, want = passport.identity.model_dump(), wanted.model_dump()
+        if other := [
+            f"{name.replace('_', ' ')} {had[name] or 'none'}, now {want[name] or 'none'}" for name in want if had[name] != want[name]
+        ]:
+            return f"was built for something else ({'; '.join(other)})"
         file = self.directory / passport.file
-        return file.exists() and sha256(file) == passport.file_sha256
+        if not file.exists():
+            return "is gone"
+        return "" if sha256(file) == passport.file_sha256 else "is damaged, it is not the file that its passport tells of"
 
     def _make(
         self, backend: Backend, identity: Identity, build: Callable[[str], Build], judge: Judge, path: Path

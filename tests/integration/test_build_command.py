@@ -87,6 +87,21 @@ def test_a_free_shape_is_given(build: Callable[..., Any], tmp_path: Path) -> Non
     assert json.loads(result.stdout)[0]["identity"]["shape"] == [1, 32, 48]
 
 
+@pytest.mark.parametrize("damage", ["cut", "other bytes"])
+def test_a_damaged_engine_is_told_and_built_again(
+    build: Callable[..., Any], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = classifier(tmp_path / "means.onnx"), "--shape", "48x32", "--backend", "openvino", "--json"
+    (passport,) = json.loads(build(*asked).stdout)
+    blob = tmp_path / "state" / "engines" / passport["file"]
+    blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2] if damage == "cut" else b"x" * blob.stat().st_size)
+    assert json.loads(build(*asked).stdout)[0]["identity"] == passport["identity"]
+    assert f"engine {blob} is damaged, it is not the file that its passport tells of; it is built again" in caplog.text
+    caplog.clear()
+    assert build(*asked).exit_code == 0
+    assert "built again" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

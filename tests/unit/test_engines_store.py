@@ -128,21 +128,37 @@ def test_a_model_that_says_nan_at_fp32_too_leaves_no_file(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"model": "small@1"}, {"recipe": "s"}, {"build": "b"}, {"backend_version": "2"}, {"device": "another"}, {"pictures": "none"}],
+    ("change", "told"),
+    [
+        ({"model": "small@1"}, "model small@0, now small@1"),
+        ({"recipe": "s"}, "recipe r, now s"),
+        ({"build": "b"}, "build none, now b"),
+        ({"backend_version": "2"}, "backend version 1, now 2"),
+        ({"device": "another"}, "device d, now another"),
+        ({"pictures": "none"}, "pictures portraits, now none"),
+    ],
     ids=["model", "recipe", "build", "version", "device", "pictures"],
 )
-def test_a_stale_or_foreign_engine_is_rebuilt(bench: Bench, change: dict[str, str]) -> None:
-    bench.open()
+def test_a_stale_or_foreign_engine_is_rebuilt(bench: Bench, change: dict[str, str], told: str, caplog: pytest.LogCaptureFixture) -> None:
+    _, stale = bench.open()
     bench.backend.built.clear()
     _, passport = bench.open(**change)
     assert bench.backend.built == ["bf16", "fp32"]
     assert change.items() <= passport.identity.model_dump().items()
+    assert f"{stale.file} was built for something else ({told}); it is built again" in caplog.text
     assert len(bench.store.passports()) == 1
 
 
-@pytest.mark.parametrize("damage", ["engine changed", "engine gone", "passport cut", "passport with other keys"])
-def test_a_damaged_engine_is_rebuilt(bench: Bench, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("engine changed", ".onnx is damaged, it is not the file that its passport tells of; it is built again"),
+        ("engine gone", ".onnx is gone; it is built again"),
+        ("passport cut", ".json cannot be read"),
+        ("passport with other keys", ".json cannot be read"),
+    ],
+)
+def test_a_damaged_engine_is_rebuilt(bench: Bench, damage: str, told: str, caplog: pytest.LogCaptureFixture) -> None:
     _, passport = bench.open()
     file, sidecar = bench.store.directory / passport.file, next(bench.store.directory.glob("*.json"))
     if damage == "engine changed":
@@ -156,10 +172,11 @@ def test_a_damaged_engine_is_rebuilt(bench: Bench, damage: str) -> None:
     bench.backend.built.clear()
     engine, _ = bench.open()
     assert bench.backend.built == ["bf16", "fp32"]
+    assert told in caplog.text
     assert engine.infer({IMAGE: np.zeros((1, 8, 8, 3), np.uint8)})
 
 
-def test_an_engine_that_the_runtime_rejects_is_rebuilt(bench: Bench) -> None:
+def test_an_engine_that_the_runtime_rejects_is_rebuilt(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     _, passport = bench.open("fp32")
     (bench.store.directory / passport.file).write_bytes(b"nothing")
     sidecar = next(bench.store.directory.glob("*.json"))
@@ -168,6 +185,7 @@ def test_an_engine_that_the_runtime_rejects_is_rebuilt(bench: Bench) -> None:
     bench.backend.built.clear()
     bench.open("fp32")
     assert bench.backend.built == ["fp32"]
+    assert f"{passport.file} cannot be loaded and is built again" in caplog.text
 
 
 def test_an_engine_that_computes_in_something_else_than_its_passport_says_is_rebuilt(bench: Bench) -> None:
