@@ -138,7 +138,7 @@ class Matrix:
         for goal in GOALS:
             shop = Workshop(card, replace(self._options, backend="auto", unit="auto", precision="auto", threads=None, policy=goal))
             if shop.tuning is None:
-                raise EngineError(f"{card.name} is not tuned for {goal} here: run `almena tune {card.name} --policy {goal}` first")
+                raise EngineError(f"{card.name} is not tuned for {goal} here: first {card.advice('tune', f'--policy {goal}')}")
             found[goal] = shop.choice
         return found
 

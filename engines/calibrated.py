@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engines.card import ModelCard
+from engines.card import ModelCard, names
 from engines.errors import ModelFileError
 from engines.files import replacing, sha256
 from engines.parity import Parity
@@ -77,10 +77,10 @@ def find(card: ModelCard, recipe: str, engines_dir: Path, flavour: Flavour) -> t
     Raises ModelFileError where the file was damaged or replaced.
     """
     path = place(card, engines_dir, flavour)
-    calibration = beside(path)
+    calibration = beside(path, card)
     if calibration is None or (calibration.model, calibration.recipe) != (card.model_id, recipe):
         return None
-    require_sound(path, calibration)
+    require_sound(path, calibration, card)
     return path, calibration
 
 
@@ -98,17 +98,21 @@ def _warn(text: str) -> None:
     log.warning("%s", text)
 
 
-def require_sound(path: Path, calibration: Calibration) -> None:
+def require_sound(path: Path, calibration: Calibration, card: ModelCard | None = None) -> None:
     """Raise ModelFileError where a QDQ file is not the one that its record tells of."""
     if not path.is_file() or sha256(path) != calibration.file_sha256:
-        raise ModelFileError(f"{path} is damaged, it is not what its record says: {_again(path, calibration.model.partition('@')[0])}")
+        raise ModelFileError(f"{path} is damaged, it is not what its record says: {_again(path, card)}")
 
 
-def _again(path: Path, name: str) -> str:
-    return f"delete {path.name} and {path.with_suffix('.json').name} there and run `almena calibrate {name} --frames DIR`"
+def _again(path: Path, card: ModelCard | None) -> str:
+    """Without the card, only those of the catalog are known by name."""
+    name = path.stem.rsplit("-", 2)[0]
+    known = f"run `almena calibrate {name} --frames DIR`" if name in names() else f"run `almena calibrate` again with the card of {name}"
+    anew = card.advice("calibrate", "--frames DIR") if card else known
+    return f"delete {path.name} and {path.with_suffix('.json').name} there and {anew}"
 
 
-def beside(path: Path) -> Calibration | None:
+def beside(path: Path, card: ModelCard | None = None) -> Calibration | None:
     """The record of a QDQ file; None where none lies beside it. Raises ModelFileError where it cannot be read."""
     record = path.with_suffix(".json")
     if not record.exists():
@@ -116,7 +120,7 @@ def beside(path: Path) -> Calibration | None:
     try:
         return Calibration.model_validate_json(record.read_bytes())
     except (OSError, ValidationError) as error:
-        raise ModelFileError(f"{record} is damaged: {_again(path, path.stem.rsplit('-', 2)[0])}") from error
+        raise ModelFileError(f"{record} is damaged: {_again(path, card)}") from error
 
 
 def save(calibration: Calibration, qdq: Path, target: Path) -> None:

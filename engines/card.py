@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, PrivateAttr, ValidationError, model_validator
 
 from engines.errors import EngineError, ModelFileError
 from engines.registry import unknown
@@ -201,6 +202,8 @@ class ModelCard(_Part):
     familiar: Familiar | None = None
     expected: tuple[Expected, ...] = ()
     allowance: Allowance
+    _typed: str = PrivateAttr("")
+    _first: str = PrivateAttr("")
 
     @model_validator(mode="after")
     def _complete(self) -> ModelCard:
@@ -229,6 +232,17 @@ class ModelCard(_Part):
     def model_id(self) -> str:
         """`<card name>@<sha256[:12]>`: what templates are bound to."""
         return f"{self.name}@{self.sha256[:12]}"
+
+    def typed(self, name: str, first: str = "") -> ModelCard:
+        """The same card, which commands take by `name`, where that is not its own; `first`: what has to be done before."""
+        found = self.model_copy()
+        found._typed, found._first = shlex.quote(name), first
+        return found
+
+    def advice(self, command: str, options: str = "") -> str:
+        """What to do so that a command is run for this card, as a user can type it."""
+        line = " ".join(filter(None, ("almena", command, self._typed or self.name, options)))
+        return f"{self._first}run `{line}`"
 
 
 def names() -> list[str]:
@@ -278,7 +292,7 @@ def _from_file(path: Path) -> ModelCard:
         changes["source"] = found.source.model_copy(update={"path": str(path.parent / Path(found.source.path).expanduser())})
     if found.familiar:
         changes["familiar"] = found.familiar.model_copy(update={"file": str(path.parent.resolve() / found.familiar.file)})
-    return found.model_copy(update=changes)
+    return found.model_copy(update=changes).typed(str(path))
 
 
 def familiar_data(card: ModelCard) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -59,7 +60,9 @@ def provisional(path: Path, size: tuple[int, int] | None = None) -> Provisional:
         "thresholds": {"chosen_on": "nothing: the card is provisional"},
         "allowance": {"probability": 0.02, "agreement": 0.95},
     })  # fmt: skip
-    return Provisional(card, _assumed(card, tensors.inputs[0], output))
+    shape, kept = f" --shape {size[0]}x{size[1]}" if size else "", f"{path.stem}.yaml"
+    first = f"keep a card with `almena build {shlex.quote(str(path))}{shape} --write-card {shlex.quote(kept)}`, complete it, and "
+    return Provisional(card.typed(kept, first), _assumed(card, tensors.inputs[0], output))
 
 
 def _picture(path: Path, tensors: Tensors, size: tuple[int, int] | None) -> tuple[Literal["NCHW", "NHWC"], int, tuple[int, int]]:

@@ -119,21 +119,21 @@ def save(tuning: Tuning, engines_dir: Path) -> Path:
     return path
 
 
-def find(engines_dir: Path, model: str, size: tuple[int, int], goal: Goal) -> Tuning | None:
-    """The tuning that is kept, whatever its fingerprint; None where there is none."""
-    path = _place(engines_dir, model, size, goal)
+def find(engines_dir: Path, card: ModelCard, goal: Goal) -> Tuning | None:
+    """The tuning that is kept for a card's first size, whatever its fingerprint; None where there is none."""
+    path = _place(engines_dir, card.model_id, card.input.sizes[0], goal)
     try:
         return Tuning.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError:
-        log.warning("tuning %s cannot be read and does not count; run `almena tune %s` again", path.name, model.partition("@")[0])
+        log.warning("tuning %s cannot be read and does not count; %s again", path.name, card.advice("tune"))
         return None
 
 
 def standing(card: ModelCard, recipe: str, engines_dir: Path, goal: Goal) -> tuple[Tuning | None, bool]:
     """The tuning that is kept for a card's first size, if there is one, and whether it still counts on this device."""
-    tuning = find(engines_dir, card.model_id, card.input.sizes[0], goal)
+    tuning = find(engines_dir, card, goal)
     return tuning, tuning is not None and tuning.fingerprint == fingerprint(card, recipe, engines_dir, tuning.choice)
 
 

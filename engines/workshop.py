@@ -112,9 +112,9 @@ class Workshop:
             return self._told(self._with_unit(wish), "the settings ask for it")
         tuning, counts = standing(self.card, self.recipe, options.engines_dir, options.policy)
         if tuning is None:
-            return self._told(self._with_unit(wish), f"nothing was compared here yet: `almena tune {self.card.name}` finds the best")
+            return self._told(self._with_unit(wish), f"nothing was compared here yet; to find the best, {self.card.advice('tune')}")
         if not counts:
-            self.why = f"{outdated(tuning)}: run `almena tune {self.card.name}`"
+            self.why = f"{outdated(tuning)}: {self.card.advice('tune')}"
             log.warning("%s: %s", self.card.name, self.why)
             return self._with_unit(wish)
         self.tuning = tuning
@@ -205,7 +205,7 @@ class Workshop:
             return converted(self.card, self._fetched, self.backend.formats, self.options.stage)
         calibrated = self._calibrated()
         if calibrated is None:
-            raise EngineError(f"{self.card.name}: int8 needs a calibration: run `almena calibrate {self.card.name} --frames DIR`")
+            raise EngineError(f"{self.card.name}: int8 needs a calibration: {self.card.advice('calibrate', '--frames DIR')}")
         return calibrated[0], "onnx"
 
 

@@ -87,6 +87,7 @@ def the_card(model: str, size: tuple[int, int] | None, options: EngineOptions, w
 
 
 def _provisional(path: Path, size: tuple[int, int] | None, write_card: Path | None) -> ModelCard:
+    from engines.card import card
     from engines.files import replacing
     from engines.provisional import provisional
 
@@ -102,7 +103,7 @@ def _provisional(path: Path, size: tuple[int, int] | None, write_card: Path | No
     with replacing(write_card) as temporary:
         temporary.write_text(found.as_yaml(), encoding="utf-8")
     typer.echo(f"  {write_card} has it as a card; complete it and build that.", err=True)
-    return found.card
+    return card(str(write_card))
 
 
 def built(card: ModelCard, options: EngineOptions, batch: int | None) -> list[Passport]:

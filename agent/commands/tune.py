@@ -222,7 +222,7 @@ def _print(tuned: Tuned) -> None:
     told = sorted((row for row in tuned.rows if row.why), key=_fate)
     for (outcome, why), rows in groupby(told, key=_fate):
         left = list(rows)
-        ways = "; ".join(f"{row.way.backend} {row.way.precision} {_way(row)}".strip() for row in left)
+        ways = "; ".join(row.way.backend if row.way.unit == "any" else str(row.way) for row in left)
         console.print(f"{outcome}: {ways}: {why}", style="dim")
     for note in tuned.notes:
         console.print(f"note: {note}", style="yellow")
@@ -231,10 +231,3 @@ def _print(tuned: Tuned) -> None:
 
 def _fate(row: Row) -> tuple[str, str]:
     return row.outcome, row.why
-
-
-def _way(row: Row) -> str:
-    """What of a candidate's way is not the usual."""
-    choice = row.choice
-    parts = [f"{count} {what}" for count, what in ((choice.threads, "threads"), (choice.streams, "streams")) if count]
-    return ", ".join([*parts, f"batch {choice.batch}"] if choice.batch > 1 else parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -85,6 +86,27 @@ def test_a_free_shape_is_given(build: Callable[..., Any], tmp_path: Path) -> Non
     assert "'x' (free, free, free, 3) leaves height or width free: give --shape" in refused.output.replace("\n", " ")
     result = build(path, "--shape", "48x32", "--json")
     assert json.loads(result.stdout)[0]["identity"]["shape"] == [1, 32, 48]
+
+
+def test_int8_without_a_calibration_names_commands_that_can_be_typed(
+    settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frames").mkdir()
+    classifier(tmp_path / "my means.onnx")
+
+    def almena(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*arguments, "-c", str(settings)])
+        return result.exit_code, " ".join(result.output.split())
+
+    code, told = almena("build", "my means.onnx", "--shape", "48x32", "--precision", "int8")
+    keep, calibrate = re.findall("`almena ([^`]*DIR|[^`]*--write-card [^`]*yaml.)`", told)
+    assert (code, keep) == (1, "build 'my means.onnx' --shape 48x32 --write-card 'my means.yaml'")
+    assert almena(*shlex.split(keep))[0] == 0
+    code, told = almena("build", "my means.yaml", "--precision", "int8")
+    assert (code, f"int8 needs a calibration: run `almena {calibrate}`" in told) == (1, True)
+    code, told = almena(*shlex.split(calibrate.replace("DIR", "frames")))
+    assert (code, "no picture was found there" in told) == (1, True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other bytes"])

@@ -118,13 +118,19 @@ def test_a_damaged_calibration_leaves_int8_out_until_it_is_made_again(
         assert opened.passport.precision == "fp32"
         opened.close()
     (warning,) = [record.message for record in caplog.records if "until then int8 is left out" in record.message]
-    for part in (str(torn), path.name, path.with_suffix(".json").name, f"almena calibrate {classifier.name}"):
+    for part in (
+        str(torn),
+        path.name,
+        path.with_suffix(".json").name,
+        f"run `almena calibrate {tmp_path / 'two-classes.yaml'} --frames DIR`",
+    ):
         assert part in warning
     assert fingerprint(classifier, recipe(classifier), options.engines_dir, choice) != mark
     with pytest.raises(ModelFileError, match=r"damaged.*: delete .*calibrate"):
         load_classifier(str(tmp_path / "two-classes.yaml"), replace(options, precision="int8"))
     (told,) = calibrations(settings)
     assert (told.state, str(torn) in told.text, told.advice.startswith("Delete two-classes-")) == ("warn", True, True)
+    assert told.advice.endswith("run `almena calibrate` again with the card of two-classes.")
     named = settings.model_copy(update={"engines": settings.engines.model_copy(update={"precision": "int8"})})
     assert calibrations(named)[0].state == "fail"
     assert "calibration " + path.stem in {check.name for check in service_checks(settings)}

@@ -113,7 +113,7 @@ def test_what_fails_is_told_and_left_for_a_day(kit: ClassifierKit, path: Path, m
         wait_until(lambda: "tried again after a day" in model.why, 20, "the failure to be told again")
     finally:
         again.stop()
-    kept = find(settings.engines_dir, model.card.model_id, model.card.input.sizes[0], "throughput")
+    kept = find(settings.engines_dir, model.card, "throughput")
     assert kept is not None
     assert kept.fingerprint == "of another runtime"
 

@@ -190,7 +190,7 @@ def test_efficiency_is_joules_without_idle_power(site: Site) -> None:
 
 def test_the_next_start_runs_what_was_chosen_and_says_why(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     found = tuned(site, "quick", "slow")
-    assert found.tuning == find(site.options.engines_dir, site.card.model_id, (16, 16), "latency")
+    assert found.tuning == find(site.options.engines_dir, site.card, "latency")
     with caplog.at_level(logging.INFO):
         loaded = load_classifier(str(site.card_file), replace(site.options, policy="latency"))
     assert (loaded.passport.identity.backend, loaded.passport.precision) == ("quick", "bf16")
@@ -216,7 +216,7 @@ def test_a_tuning_of_another_device_is_told_and_left_aside(
         card = card.model_copy(update={"allowance": card.allowance.model_copy(update={"agreement": 0.9})})
     shop = Workshop(card, replace(site.options, policy="latency"))
     assert shop.tuning is None
-    assert "run `almena tune small`" in shop.why
+    assert f"run `almena tune {site.card_file}`" in shop.why
     assert shop.why in caplog.text
 
 
@@ -261,8 +261,25 @@ def test_the_command_prints_every_candidate(site: Site, tmp_path: Path, monkeypa
     assert {one["outcome"] for one in record["candidates"]} >= {"chosen", "measured", "failed"}
     assert (tmp_path / "state" / "engines" / "tuned").is_dir()
     shown = CliRunner().invoke(command.app, asked)
-    assert "failed: broken bf16; broken fp32: small 16x16: operator Nothing is unknown" in shown.stdout
+    assert (
+        "failed: broken, cpu, bf16, for latency, batch 1; broken, cpu, fp32, for latency, batch 1: small 16x16: operator Nothing is unknown"
+        in shown.stdout
+    )
     assert "runs on quick, cpu, bf16" in shown.stdout
+
+
+def test_what_is_not_tried_is_told_from_what_is_measured(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "almena.yaml"
+    config.write_text(f"state_dir: {tmp_path / 'state'}\nengines: {{models_dir: {site.options.models_dir}}}\n")
+    asked = [str(site.card_file), "--policy", "throughput", "--budget", "1s", "--backends", "quick,tensorrt", "--config", str(config)]
+    shown = CliRunner().invoke(command.app, asked).stdout
+    (late,) = re.findall(r"not tried: (.*): the budget of 1 s was used up", shown)
+    ways = late.split("; ")
+    assert "quick, cpu, bf16, for throughput, batch 1, 1 streams" in ways
+    assert "quick, cpu, bf16, for latency, batch 1" in ways
+    assert "quick, cpu, bf16, for throughput, batch 16" in ways
+    assert len(set(ways)) == len(ways)
+    assert "not tried: tensorrt: not installed" in shown
 
 
 def test_only_what_no_longer_counts_is_tuned_again_if_asked(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
