@@ -16,9 +16,11 @@ from typing import Any, Literal
 import yaml
 
 from engines.card import ModelCard, card, parsed
+from engines.card import names as catalog
 from engines.errors import EngineError, MissingRuntimeError
 from engines.fetch import Progress, quiet
 from engines.files import replacing, sha256
+from engines.registry import unknown
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +78,22 @@ def ensure_zoo(names: Sequence[str], models_dir: Path, progress: Progress = quie
 
 
 def cards_of(names: Sequence[str], models_dir: Path, progress: Progress = quiet) -> list[ModelCard]:
-    """The cards of those names, of the bench, of the catalog, or paths of card files; those of the bench are made if needed."""
+    """The cards of those names, as `paths_of` takes them."""
+    found = zip(names, paths_of(names, models_dir, progress), strict=True)
+    return [card(path).typed(name) for name, path in found]
+
+
+def paths_of(names: Sequence[str], models_dir: Path, progress: Progress = quiet) -> list[str]:
+    """What `engines.card.card` takes for those names, of the bench, of the catalog, or paths of card files; those of the bench are made.
+
+    Raises UnknownNameError before any is made.
+    """
+    known = [*catalog(), *SPECS]
+    for name in names:
+        if name not in known and not name.endswith((".yaml", ".yml")):
+            raise unknown(name, known, "model card")
     made = ensure_zoo([name for name in names if name in SPECS], models_dir, progress)
-    return [card(made.get(name, name)) for name in names]
+    return [made.get(name, name) for name in names]
 
 
 def _made(path: Path) -> dict[str, Any] | None:

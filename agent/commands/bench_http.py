@@ -49,11 +49,11 @@ def http(
 ) -> None:
     """Pictures a second and latency of Open Inference Protocol v2 with binary tensors, against the usual way."""
     from agent.vision.face_kit import engine_options
-    from calibration.zoo import SPECS, ensure_zoo
+    from calibration.zoo import paths_of
 
     settings = settings_of(config)
     options = engine_options(settings)
-    path = ensure_zoo([model], options.models_dir)[model] if model in SPECS else model
+    [path] = paths_of([model], options.models_dir)
     sizes = tuple(int(part) for part in images.split(",") if part.strip().isdecimal() and 1 <= int(part) <= 256)
     if not sizes or len(sizes) != len(images.split(",")):
         raise typer.BadParameter("give whole numbers from 1 to 256, comma-separated", param_hint="--images")
