@@ -110,6 +110,7 @@ def choose(pictures: Iterable[Seen], count: int, avoid: Collection[int] = ()) ->
     """At most `count` of `pictures`; near-duplicates and the like of `avoid` left out, the most different first.
 
     Greedy k-centre (Gonzalez 1985) on thumbnails. At most twice as many are held in memory: when those are full, they are thinned out.
+    What stays of more than that hangs on their order; a scene unlike the others stays in any order, which it would not in a random sample.
     """
     known = np.array(list(avoid), np.uint64)
     pool: list[Seen] = []

@@ -37,6 +37,15 @@ def test_those_that_differ_most_come_first() -> None:
     assert means[-1] > 180
 
 
+@pytest.mark.parametrize("place", [0, 100, 300], ids=["first", "amidst", "last"])
+def test_rare_scenes_of_a_long_recording_stay_wherever_they_come(place: int) -> None:
+    """A sample of fixed chances, which would not depend on the order, loses them."""
+    usual = [picture // 4 + 90 for picture in stripes(300, seed=3)]
+    rare = [np.clip(picture // 4 + add, 0, 255).astype(np.uint8) for picture, add in zip(stripes(4), (0, 0, 190, 190), strict=True)]
+    chosen = {one.picture.tobytes() for one in choose(marked([*usual[:place], *rare, *usual[place:]]), 12)}
+    assert chosen >= {picture.tobytes() for picture in rare}
+
+
 def test_a_long_recording_does_not_fill_the_memory(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
 
