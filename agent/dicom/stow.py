@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -30,16 +32,20 @@ FAILURES = {
 }  # fmt: skip
 """Failure Reason (PS3.18, table I.2-2)."""
 CANNOT_UNDERSTAND = 0xC000
+SLACK = 1024 * 1024
+"""Bytes of a request beside one instance of the largest size."""
+AT_ONCE = 2
+"""Requests of the largest size that are in hand; of smaller ones so many more."""
 
 
 class StowServer:
     """Listens from `start` on; `port` is then the one in use. Raises AlmenaError if it cannot."""
 
     def __init__(self, settings: DicomWebSettings, max_bytes: int, intake: Intake, counters: Counters) -> None:
-        self._max_bytes = max_bytes
+        self._limit = max_bytes + SLACK
+        self._in_hand, self._changed = 0, asyncio.Condition()
         self._intake = intake
         self._counters = counters
-        self._busy = asyncio.Semaphore(2)
         try:
             self._token = handed(settings.token_file).read_text(encoding="utf-8").strip() if settings.token_file else ""
         except (OSError, UnicodeDecodeError) as error:
@@ -65,7 +71,7 @@ class StowServer:
 
     async def _store(self, request: Request) -> Response:
         self._require_token(request)
-        async with self._busy:
+        async with self._room_for(request):
             body = await self._body(request)
             try:
                 instances = list(parts(body, boundary_of(request.headers.get("content-type", ""))))
@@ -95,16 +101,34 @@ class StowServer:
             self._counters.refused("token")
             raise Problem(401, "Not authorised", "send the token of dicom.web.token_file", {"WWW-Authenticate": "Bearer"})
 
+    @contextlib.asynccontextmanager
+    async def _room_for(self, request: Request) -> AsyncIterator[None]:
+        """Wait until what is in hand leaves memory for a body of the length that it says. Raises Problem where it says too much."""
+        said = request.headers.get("content-length", "")
+        size = int(said) if said.isdecimal() else self._limit
+        self._require_fit(size)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._in_hand + size <= AT_ONCE * self._limit)
+            self._in_hand += size
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._in_hand -= size
+                self._changed.notify_all()
+
     async def _body(self, request: Request) -> bytes:
-        limit = self._max_bytes + 1024 * 1024
         chunks, size = [], 0
         async for chunk in request.stream():
             size += len(chunk)
-            if size > limit:
-                self._counters.refused("too-large")
-                raise Problem(413, "Too large", f"at most {limit} bytes in a request: send fewer instances at once")
+            self._require_fit(size)
             chunks.append(chunk)
         return b"".join(chunks)
+
+    def _require_fit(self, size: int) -> None:
+        if size > self._limit:
+            self._counters.refused("too-large")
+            raise Problem(413, "Too large", f"at most {self._limit} bytes in a request: send fewer instances at once")
 
 
 def _failed(outcomes: list[Any]) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from agent.settings import MEBIBYTE
 from tests.fakes.certificates import Authority
 from tests.fakes.radiographs import instance, phantom, receiving
 from tests.waiting import wait_until
@@ -45,6 +48,24 @@ def test_what_stow_says_is_stored_is(tmp_path: Path) -> None:
         assert (cut.status_code, "closing boundary" in cut.json()["detail"]) == (400, True)
         assert post(port, body()).status_code == 400
         assert len(running.folders.inbox.items()) == 3
+
+
+def test_senders_that_stop_in_the_middle_hold_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: almena\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: %d\r\n\r\n"
+    with receiving(tmp_path, web={"port": 0, "token_file": tmp_path / "token"}, max_instance_bytes=MEBIBYTE) as running:
+        assert running.web
+        with ExitStack() as stopped:
+            for _ in range(20):
+                sender = stopped.enter_context(socket.create_connection(("127.0.0.1", running.web.port), 30.0))
+                sender.sendall((head % 100_000).encode() + bytes(50_000))
+            assert post(running.web.port, body(instance(1))).status_code == 200
+            sender.sendall(bytes(50_000))
+            assert sender.recv(4096).startswith(b"HTTP/1.1 400 ")
+            with socket.create_connection(("127.0.0.1", running.web.port), 30.0) as large:
+                large.sendall((head % (2 * MEBIBYTE + 1)).encode())
+                assert large.recv(4096).startswith(b"HTTP/1.1 413 ")
+        wait_until(lambda: running.web and not running.web._in_hand, 30, "the room of those that left")
 
 
 def test_a_client_certificate_is_as_good_as_a_token(tmp_path: Path) -> None:
