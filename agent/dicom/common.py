@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 
 from pydicom import config
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -114,6 +114,8 @@ def _with_own_vr(element: DataElement) -> DataElement:
 
 def _require_written(element: DataElement) -> None:
     """Raise ValueError where it is not."""
+    if isinstance(element.value, MultiValue) and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
+        raise ValueError("several values")
     for value in element.value if isinstance(element.value, MultiValue) else [element.value]:
         text = str(value or "")
         validate_value(element.VR, text, config.RAISE)

@@ -179,7 +179,8 @@ def test_what_is_not_written_as_the_standard_demands_is_left_out(tmp_path: Path,
     ("name", "vr", "value", "said"),
     [
         ("StudyDate", "LO", "notadate", ""), ("StudyDate", "LO", "20260103", "20260103"), ("AccessionNumber", "DS", "17.5", "17.5"),
-        ("StudyID", "IS", "7", "7"), ("StudyInstanceUID", "LO", "1.2.3", "1.2.3"), ("PatientAge", "DS", "42", None),
+        ("StudyID", "IS", "7", "7"), ("StudyID", "SH", ["7", "8"], ""),
+        ("StudyInstanceUID", "LO", "1.2.3", "1.2.3"), ("PatientAge", "DS", "42", None),
         ("PatientSex", "SQ", [Dataset()], ""), ("PatientName", "OB", b"Doe", ""), ("PatientID", "UI", "1.2", "1.2"),
     ],
 )  # fmt: skip
