@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from agent import wire
 from fleet.store import pictures, sql, tables
@@ -45,14 +45,17 @@ def scrub(connection: Connection, device: str, identity: str) -> None:
     named = (events.c.identity.is_not(None), events.c.identity.in_((identity, SEVERAL)))
     tracks: set[str] = set()
     for table, narrow in ((events, named), (records, (records.c.lane == "audit",))):
-        key = [table.c.device, table.c.spool, table.c.seq]
-        query = select(*key, table.c.payload).where(table.c.device == device, *narrow, sql.contains(connection, table.c.payload, needle))
+        columns = (table.c.spool, table.c.seq, table.c.payload)
+        query = select(*columns).where(table.c.device == device, *narrow, sql.contains(connection, table.c.payload, needle))
+        changes = []
         for found in connection.execute(query).all():
             if (payload := wire.blanked(found.payload, identity)) is not None:
-                values = {"payload": payload} | ({"subject": _subject(payload)} if table is events else {})
-                own = (table.c.device == device, table.c.spool == found.spool, table.c.seq == found.seq)
-                connection.execute(update(table).where(*own).values(values))
+                told = {"now_subject": _subject(payload)} if table is events else {}
+                changes.append({"of_spool": found.spool, "of_seq": found.seq, "now_payload": payload, **told})
                 tracks |= _tracks(found.payload) if table is events else set()
+        own = (table.c.device == device, table.c.spool == bindparam("of_spool"), table.c.seq == bindparam("of_seq"))
+        values = {"payload": bindparam("now_payload")} | ({"subject": bindparam("now_subject")} if table is events else {})
+        sql.run(connection, update(table).where(*own).values(values), changes)
     pictures.forget_visits(connection, device, tracks, time.time())
     connection.execute(update(events).where(events.c.device == device, events.c.identity == identity).values(identity=None))
     letters = tables.dead_letters
