@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
@@ -54,7 +55,7 @@ def scrub(connection: Connection, device: str, identity: str) -> None:
                 changes.append({"of_spool": found.spool, "of_seq": found.seq, "now_payload": payload, **told})
                 tracks |= _tracks(found.payload) if table is events else set()
         own = (table.c.device == device, table.c.spool == bindparam("of_spool"), table.c.seq == bindparam("of_seq"))
-        values = {"payload": bindparam("now_payload")} | ({"subject": bindparam("now_subject")} if table is events else {})
+        values: dict[str, Any] = {"payload": bindparam("now_payload")} | ({"subject": bindparam("now_subject")} if table is events else {})
         sql.run(connection, update(table).where(*own).values(values), changes)
     pictures.forget_visits(connection, device, tracks, time.time())
     connection.execute(update(events).where(events.c.device == device, events.c.identity == identity).values(identity=None))
