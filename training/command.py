@@ -64,12 +64,14 @@ def train(
 
 def _train(recipe: Recipe, name: str, data: Path, out: Path, version: str, weights: str | None, several: bool) -> Trained | None:
     try:
+        from training.data import divided, listing
         from training.run import Plan, train
         from training.workers import joined
     except ModuleNotFoundError as error:
         raise MissingRuntimeError(f"training needs {error.name}, which is not installed: pip install 'almena[train]'") from error
     with joined(several) as workers:
         if recipe.network == "efficientnet-lite0" and weights == "imagenet":
+            listing(divided(data)[0])
             weights = str(_fetched(out))
         return train(Plan(name, recipe, data, out, version, weights), _tell, _looked, workers)
 

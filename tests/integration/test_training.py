@@ -170,6 +170,11 @@ def test_a_head_in_closed_form_on_a_frozen_base(pictures: Path, models_dir: Path
     with training(pictures, recipe, tmp_path / "other", "--weights", str(out / "terrain.onnx")) as process:
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, "terrain.onnx holds no weights as PyTorch writes them" in errors) == (1, True)
+    (tmp_path / "nothing").mkdir()
+    with training(tmp_path / "nothing", recipe, tmp_path / "none") as process:
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, "holds no pictures" in errors) == (1, True)
+    assert not (tmp_path / "none").exists(), "no weights are fetched for nothing"
 
 
 def test_two_workers_compute_what_one_does_and_go_on_after_one_was_lost(pictures: Path, tmp_path: Path) -> None:
