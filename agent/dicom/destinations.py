@@ -21,12 +21,18 @@ from agent.errors import AlmenaError
 from agent.handed import secret_in
 
 WITHIN_S = 30.0
+FAILED = b"00081198"
+"""Failed SOP Sequence in a Store Instances Response (PS3.18, annex I)."""
 WARNINGS = (0xB000, 0xB006, 0xB007)
 """Stored, though with a change (PS3.4, table B.2-1)."""
 
 
 class UnreachableError(AlmenaError):
     """The destination does not answer, or has no room now: try again later."""
+
+
+class PostponedError(AlmenaError):
+    """The destination works, and has no room for this object now: try it again later, and others meanwhile."""
 
 
 class RejectedError(AlmenaError):
@@ -37,7 +43,7 @@ class Connection(Protocol):
     """What sends, while it is open."""
 
     def send(self, data: bytes) -> None:
-        """One DICOM file. Raises UnreachableError, RejectedError."""
+        """One DICOM file. Raises UnreachableError, PostponedError, RejectedError."""
         ...
 
 
@@ -63,7 +69,7 @@ class _Association:
         if code == 0 or code in WARNINGS:
             return
         if code >> 8 == 0xA7:
-            raise UnreachableError(f"it has no room (status {code:04X}H)")
+            raise PostponedError(f"it has no room (status {code:04X}H)")
         raise RejectedError(f"it refused with status {code:04X}H")
 
 
@@ -73,20 +79,33 @@ def _association(settings: DicomDestinationSettings, ae_title: str) -> Iterator[
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = WITHIN_S
     for sop_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
         entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    association: Any = None
     try:
-        tls = (settings.tls.context(), settings.host) if settings.tls else None
-        with socket.create_connection((settings.host or "", settings.port), WITHIN_S) as probe:  # pynetdicom leaks one that fails
-            host = probe.getpeername()[0]
+        tls: Any = (settings.tls.context(), settings.host) if settings.tls else None
+        for *_, address in socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM):
+            association = entity.associate(str(address[0]), settings.port, ae_title=settings.ae_title, max_pdu=MAX_PDU, tls_args=tls)
+            if association.is_established or association.is_rejected:
+                break
     except (OSError, ssl.SSLError) as error:
         raise UnreachableError(f"{settings.host}:{settings.port} does not answer: {error.strerror or error}") from error
-    association = entity.associate(host, settings.port, ae_title=settings.ae_title, max_pdu=MAX_PDU, tls_args=tls)  # type: ignore[arg-type]
     if not association.is_established:
-        how = "rejected the association (AE titles?)" if association.is_rejected else "does not answer"
-        raise UnreachableError(f"{settings.ae_title} at {settings.host}:{settings.port} {how}")
+        raise UnreachableError(f"{settings.ae_title} at {settings.host}:{settings.port} {_why_not(association, settings)}")
     try:
         yield _Association(association)
     finally:
         association.release()
+
+
+def _why_not(association: Any, settings: DicomDestinationSettings) -> str:
+    """An association that was not established. Only now a bare connection is made: a PACS may count it as one of its associations."""
+    if association.is_rejected:
+        said = association.acceptor.primitive
+        return f"rejected the association: {said.reason_str.lower()} ({said.result_str.lower()}, {said.source_str.lower()})"
+    try:
+        socket.create_connection((settings.host or "", settings.port), WITHIN_S).close()
+    except OSError as error:
+        return f"does not answer: {error.strerror or error}"
+    return "does not answer: the connection is made, and no association comes of it (is TLS set as there?)"
 
 
 class _Stow:
@@ -102,13 +121,17 @@ class _Stow:
             "Accept": "application/dicom+json",
         }
         try:
-            code = self._client.post(self._url, content=body, headers=headers).status_code
+            answer = self._client.post(self._url, content=body, headers=headers)
         except httpx.HTTPError as error:
             raise UnreachableError(f"{self._url} does not answer: {type(error).__name__}") from error
-        if code in (200, 202, 204):
+        code = answer.status_code
+        if code in (200, 202, 204) and FAILED not in answer.content:
             return
-        if code in (400, 409, 415, 422):
-            raise RejectedError(f"it refused with HTTP status {code}")
+        if code in (500, 507):
+            raise PostponedError(f"it answered with HTTP status {code}")
+        if code in (200, 202, 204, 400, 409, 413, 415, 422):
+            listed = "; the instance is in its list of failures" if FAILED in answer.content else ""
+            raise RejectedError(f"it refused with HTTP status {code}{listed}")
         raise UnreachableError(f"{self._url} answered with HTTP status {code}")
 
 

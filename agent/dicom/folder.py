@@ -28,6 +28,8 @@ class WatchedFolder:
         self._intake = intake
         self._counters = counters
         self.trouble = ""
+        self._unreadable: set[Path] = set()
+        """Files that were told of."""
         self._rounds = Rounds("dicom-folder", self._round, settings.period_s)
 
     def start(self) -> None:
@@ -68,9 +70,16 @@ class WatchedFolder:
             self._refuse(path, "too-large: it is larger than dicom.max_instance_bytes")
             return
         try:
-            self._intake.accept(path.read_bytes())
+            data = path.read_bytes()
         except FileNotFoundError:
             return
+        except OSError as error:
+            if path not in self._unreadable:
+                self._unreadable.add(path)
+                log.error("a file of %s cannot be read, the others are taken: %s", self._settings.path, error.strerror)
+            return
+        try:
+            self._intake.accept(data)
         except RefusedError as error:
             if error.reason in LATER:
                 raise OSError(0, str(error)) from error

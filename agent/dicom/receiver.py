@@ -91,7 +91,7 @@ class Receiver:
         """Abort associations and close the port. Those that are ending anyway end first: they take no abort (PS3.8, 9.2.3, Sta13)."""
         if self._entity:
             for association in self._entity.active_associations:
-                if not association.is_established:
+                if not association.is_established and association.is_alive():
                     association.join(ENDING_S)
             self._entity.shutdown()
 

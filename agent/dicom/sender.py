@@ -6,10 +6,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from agent.dicom.counters import Counters
-from agent.dicom.destinations import Connection, RejectedError, UnreachableError, connected
+from agent.dicom.destinations import Connection, PostponedError, RejectedError, UnreachableError, connected
 from agent.dicom.reading import UnusableError, pixels_of
 from agent.dicom.workshop import Workshop
 from agent.dicom_settings import DicomDestinationSettings
@@ -26,6 +27,9 @@ RECEIPTS = 16
 """That are made durable together."""
 REJECTIONS = 3
 """An answer that was rejected so often is put into dead/."""
+DOUBLINGS = 20
+POSTPONED_AT_ONCE = 3
+"""So many one after the other, and the round is over."""
 
 
 class Sender:
@@ -41,8 +45,11 @@ class Sender:
         self._counters = counters
         self._asked: set[str] = set()
         self._rejections: Counter[str] = Counter()
+        self._postponed: Counter[str] = Counter()
+        self._delivered: Counter[str] = Counter()
+        """How many objects of an answer the destination has."""
         self._again: dict[str, float] = {}
-        """From when on (monotonic) a rejected answer is tried again."""
+        """From when on (monotonic) an answer that was not taken is tried again."""
         self._pause_s = 0.0
         self._not_before = 0.0
         self.trouble = ""
@@ -97,24 +104,39 @@ class Sender:
 
     def _send(self, items: list[str]) -> None:
         assert self._settings
+        postponed, why = 0, ""
         try:
             with connected(self._settings, self._ae_title) as connection:
                 for item in items:
                     if self._rounds.stopping:
                         return
-                    self._answer(item, connection)
+                    try:
+                        self._answer(item, connection)
+                        postponed = 0
+                    except PostponedError as error:
+                        self._postpone(item, why := str(error))
+                        postponed += 1
+                    if postponed == POSTPONED_AT_ONCE:
+                        break
         except UnreachableError as error:
-            self._unreachable(str(error), items)
+            self._unreachable(str(error))
+            for item in items:
+                self._give_up_if_old(item, "unreachable", str(error))
             return
-        self._recovered()
+        if postponed:
+            self._unreachable(why)
+        else:
+            self._recovered()
 
     def _answer(self, item: str, connection: Connection) -> None:
         header, body = self._folders.answers.read(item)
         start = 0
         try:
             with self._counters.times.stage("send"):
-                for size in header["sizes"]:
-                    connection.send(body[start : start + size])
+                for number, size in enumerate(header["sizes"]):
+                    if number >= self._delivered[item]:
+                        connection.send(body[start : start + size])
+                        self._delivered[item] += 1
                     start += size
         except RejectedError as error:
             self._rejected(item, str(error))
@@ -150,8 +172,15 @@ class Sender:
         else:
             self._again[item] = time.monotonic() + self._settings.first_retry_s
 
-    def _unreachable(self, reason: str, items: list[str]) -> None:
-        """Wait longer each time; what is too old to wait is put into dead/."""
+    def _postpone(self, item: str, reason: str) -> None:
+        assert self._settings
+        pause_s = self._settings.first_retry_s * 2 ** min(self._postponed[item], DOUBLINGS)
+        self._again[item] = time.monotonic() + min(pause_s, self._settings.longest_retry_s)
+        self._postponed[item] += 1
+        self._give_up_if_old(item, "rejected", reason)
+
+    def _unreachable(self, reason: str) -> None:
+        """Wait longer each time."""
         assert self._settings
         if reason != self.trouble:
             log.error("answers wait: %s", reason)
@@ -160,13 +189,13 @@ class Sender:
         self._counters.count("unreachable")
         self._pause_s = min(self._pause_s * 2 or self._settings.first_retry_s, self._settings.longest_retry_s)
         self._not_before = time.monotonic() + self._pause_s
-        for item in items:
-            try:
-                made_at = self._folders.results.written_at(item)
-            except UnknownStudyError:
-                continue
-            if time.time() - made_at > 3600 * self._settings.give_up_h:
-                self._bury(item, "unreachable", reason)
+
+    def _give_up_if_old(self, item: str, reason: str, detail: str) -> None:
+        """What is too old to wait is put into dead/."""
+        assert self._settings
+        with suppress(UnknownStudyError):
+            if time.time() - self._folders.results.written_at(item) > 3600 * self._settings.give_up_h:
+                self._bury(item, reason, detail)
 
     def _bury(self, item: str, reason: str, detail: str) -> None:
         self._counters.count("dead")
@@ -176,7 +205,8 @@ class Sender:
 
     def _forget(self, item: str) -> None:
         self._asked.discard(item)
-        self._rejections.pop(item, None)
+        for counted in (self._rejections, self._postponed, self._delivered):
+            counted.pop(item, None)
         self._again.pop(item, None)
 
     def _recovered(self) -> None:

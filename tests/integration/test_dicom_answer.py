@@ -24,6 +24,7 @@ from agent.checkup import Check
 from agent.checkup.dicom import dicom_checks
 from agent.dicom.answer import answer_files
 from agent.dicom.decode import picture_of
+from agent.dicom.destinations import UnreachableError, connected
 from agent.dicom.intake import RefusedError
 from agent.dicom.reading import UnusableError, identify, pixels_of
 from agent.dicom.service import Dicom
@@ -291,14 +292,60 @@ def test_what_a_pacs_rejects_is_kept_apart_and_holds_nothing_up(tmp_path: Path) 
             server.shutdown()
 
 
+def test_what_a_pacs_has_no_room_for_waits_and_holds_nothing_up(tmp_path: Path) -> None:
+    entity = AE(ae_title="PACS")
+    entity.require_called_aet = True
+    for sop_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+        entity.add_supported_context(sop_class)
+    late = "1.2.826.0.1.3680043.10.1337.1.1"
+    full = {(late, SecondaryCaptureImageStorage)}
+    taken: list[tuple[str, str]] = []
+    opened: list[object] = []
+    asked: list[object] = []
+
+    def store(event: evt.Event) -> int:
+        one = (str(event.dataset.StudyInstanceUID), str(event.dataset.SOPClassUID))
+        if one in full:
+            return 0xA700
+        taken.append(one)
+        return 0x0000
+
+    port = free_port()
+    handlers: list[Any] = [(evt.EVT_C_STORE, store), (evt.EVT_CONN_OPEN, opened.append), (evt.EVT_REQUESTED, asked.append)]
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    destination = {"host": "127.0.0.1", "port": port, "ae_title": "PACS", "first_retry_s": 0.1, "longest_retry_s": 0.5}
+    try:
+        with receiving(tmp_path, destination=destination) as running:
+            waits, goods = accept(running, 1), [accept(running, number) for number in (2, 3)]
+            for item in (waits, *goods):
+                analyse(running.folders, item)
+            wait_until(lambda: set(running.folders.answered.items()) == set(goods), 60, "the others to be sent")
+            wait_until(lambda: "no room (status A700H)" in running.sender.trouble, 30, "the reason")
+            assert (running.folders.inbox.items(), running.folders.dead.items()) == ([waits], [])
+            full.clear()
+            wait_until(lambda: waits in running.folders.answered.items(), 60, "the one that waited")
+        assert taken.count((late, ComprehensiveSRStorage)) == 1, "what it has is not sent again"
+        assert len(opened) == len(asked), "no connection that asks for nothing: a PACS counts it"
+        wrong = DicomSettings.model_validate({"destination": destination | {"ae_title": "ARCHIVE"}}).destination
+        assert wrong is not None
+        with pytest.raises(UnreachableError, match="rejected the association: called ae title not recogni"), connected(wrong, "ALMENA"):
+            pass
+    finally:
+        if server:
+            server.shutdown()
+
+
 def test_answers_go_by_stow_too(tmp_path: Path) -> None:
     bodies: list[tuple[str, bytes]] = []
 
     class Store(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             bodies.append((self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"]))))
+            answer = b"" if len(bodies) > 2 else b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [43264]}}]}}'
             self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -307,10 +354,12 @@ def test_answers_go_by_stow_too(tmp_path: Path) -> None:
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
-        with receiving(tmp_path, destination={"url": f"http://127.0.0.1:{server.server_port}/dicom-web/studies"}) as running:
+        destination = {"url": f"http://127.0.0.1:{server.server_port}/dicom-web/studies", "first_retry_s": 0.1}
+        with receiving(tmp_path, destination=destination) as running:
             analyse(running.folders, accept(running, 1))
             wait_until(running.folders.answered.items, 60, "the answer")
-        assert len(bodies) == 2
+            assert running.counters.figures()["rejected"] == 2, "listed as a failure, whatever the status"
+        assert len(bodies) == 4
         assert all(kind.startswith('multipart/related; type="application/dicom"') and b"DICM" in body for kind, body in bodies)
     finally:
         server.shutdown()

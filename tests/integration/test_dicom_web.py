@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from agent.settings import MEBIBYTE
 from tests.fakes.certificates import Authority
@@ -82,6 +84,32 @@ def test_a_client_certificate_is_as_good_as_a_token(tmp_path: Path) -> None:
         assert refused == 0
         context.load_cert_chain(client.cert, client.key)
         assert post(running.web.port, body(instance(1)), verify=context).status_code == 200
+
+
+def test_a_file_that_cannot_be_read_holds_no_other_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "Doe.dcm").write_bytes(instance(1))
+    (folder / "b.dcm").write_bytes(instance(2))
+    os.utime(folder / "Doe.dcm", (1, 1))
+    read = Path.read_bytes
+
+    def denied(path: Path) -> bytes:  # to root nothing is
+        if path.name == "Doe.dcm":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with receiving(tmp_path, folder={"path": folder, "period_s": 0.1, "settle_s": 0.1}) as running:
+        wait_until(lambda: not (folder / "b.dcm").exists(), 30, "the other file")
+        wait_until(lambda: "a file of" in caplog.text, 30, "a word about it")
+        assert running.folder is not None
+        assert running.folder.trouble == ""
+    assert (folder / "Doe.dcm").exists()
+    assert "Doe" not in caplog.text
+    assert caplog.text.count("cannot be read") == 1
 
 
 def test_a_watched_folder_is_emptied(tmp_path: Path) -> None:
