@@ -36,7 +36,7 @@ def learn(connection: Connection, rows: Sequence[Row]) -> None:
         connection.execute(statement.on_conflict_do_update(index_elements=["device", "boot_id"], set_=values))
         if key in known and abs(_wall(known[key], mono_ns) - wall) < SAME_S:
             continue
-        happened = wall + cast(events.c.mono_ns - mono_ns, Double) / 1e9
+        happened = wall + (cast(events.c.mono_ns, Double) - float(mono_ns)) / 1e9  # of whole numbers the difference may be too large
         unsynced = (events.c.device == device, events.c.boot_id == boot, UNSYNCED)
         connection.execute(update(events).where(*unsynced).values(at=sql.lesser(connection, happened, events.c.received_at)))
 

@@ -21,6 +21,7 @@ from fleet.store.backup import backup, restore
 from fleet.store.database import writing
 from fleet.store.tables import metadata
 from tests.fakes.fleet import DEVICE, Process, Producer, load, peer, write_settings
+from tests.fakes.hostile import hostile
 from tests.fakes.hub_api import Postbox
 from tests.fakes.hub_store import EVENTS, NOW, SPOOL, StoredHub, message, other
 from tests.fakes.mosquitto import Mosquitto
@@ -218,3 +219,12 @@ def test_one_of_two_hubs_is_killed_under_load(site: Site) -> None:
             wait_until(lambda: site.count() >= goal, 60, "more events")
         site.all_is_there()
         wait_until(lambda: [said.data["state"] for said in listener.on("hub/state")][-2:] == ["offline", "online"], 10, "the other's word")
+
+
+def test_whatever_a_device_sends_does_not_end_it(hub: StoredHub) -> None:
+    for topic, payload in hostile(seed=11, count=300):
+        hub.take(topic, payload)
+    assert hub.sql("SELECT count(*) > 0 FROM dead_letters") == [(True,)]
+    hub.take(EVENTS, message(1, clock="unsynced", mono_ns=-(2**62)))
+    hub.take(*other("clock", 1, {"mono_ns": 2**62 + 2**61, "wall": NOW}))
+    assert hub.sql(f"SELECT at < {NOW} FROM events WHERE device = 'dev-9'") == [(True,)]
