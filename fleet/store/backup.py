@@ -76,8 +76,11 @@ def _fill(connection: Connection, file: Path, lines: IO[str]) -> int:
             total = page
             break
         table = metadata.tables[name]
-        names, binary = [column.name for column in table.columns], _binary(table)
+        names, binary, kinds = [column.name for column in table.columns], _binary(table), _kinds(table)
         found = [dict(zip(names, row, strict=True)) for row in page]
+        for column, kind in kinds.items():
+            if strange := {type(row[column]) for row in found} - {*kind, type(None)}:
+                raise ValueError(f"table {name}, column {column}: {strange.pop().__name__} where {kind[0].__name__} belongs")
         for row in found:
             row.update({each: base64.b64decode(row[each]) for each in binary if row[each] is not None})
         connection.execute(table.insert(), found)
@@ -124,6 +127,12 @@ def _tables() -> list[Table]:
 
 def _binary(table: Table) -> list[str]:
     return [column.name for column in table.columns if isinstance(column.type, LargeBinary)]
+
+
+def _kinds(table: Table) -> dict[str, tuple[type, ...]]:
+    """By column, as what its values come; SQLite would take any. Not of JSON, which may be anything."""
+    known: dict[type, tuple[type, ...]] = {int: (int,), float: (float, int), str: (str,), bool: (bool,), bytes: (str,)}
+    return {column.name: known[column.type.python_type] for column in table.columns if column.type.python_type in known}
 
 
 def _text(value: bytes | None) -> str | None:

@@ -62,7 +62,10 @@ def test_a_backup_brings_everything_back(hub: StoredHub, tmp_path: Path) -> None
     new.store.close()
 
 
-DAMAGED = ("cut", "another", "text", "shorter", "turned", "list", "no rows", "no row", "foreign values", "nested", "checksum", "twice")
+DAMAGED = (
+    "cut", "another", "text", "shorter", "turned", "list", "no rows", "no row", "foreign values", "number as text",
+    "nested", "checksum", "twice",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
@@ -81,6 +84,7 @@ def test_what_is_no_backup_changes_nothing(hub: StoredHub, tmp_path: Path, damag
         "no rows": gzip.compress(lines[0] + b"[]\n"),
         "no row": gzip.compress(lines[0] + row + b",5]\n" + lines[-1]),
         "foreign values": gzip.compress(lines[0] + b'["users",[{},[],{},{},{}]]\n{"rows":1}\n'),
+        "number as text": gzip.compress(lines[0] + b'["clocks",["cam-1","b","5",1.0,1.0]]\n{"rows":1}\n'),
         "checksum": whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:],
         "twice": gzip.compress(b"".join([lines[0], lines[1], lines[1], b'{"rows":2}\n'])),
         "nested": gzip.compress(lines[0] + b"[" * 100_000 + b"\n"),
