@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def losses(site: Site) -> list[tuple[str, int]]:
     return [(data["reason"], data["count"]) for data in told if data["lane"] == "event"]  # type: ignore[index, call-overload]
 
 
+def wait_for_room(album: Album) -> bool:
+    """Whether pictures do. Some may still find room in the files that the outbox has, and then more are taken."""
+    ages = []
+    for picture in album.inbox.glob("[0-9]*.jpg"):
+        with suppress(FileNotFoundError):
+            ages.append(time.time() - picture.stat().st_mtime)
+    if len(ages) < 2:
+        album.take(2)
+    return any(age > 3 for age in ages)
+
+
 @disk.on_small_disk(8)
 def test_full_disk_under_a_running_agent(
     small_disk: Path, tmp_path: Path, models_dir: Path, engines_dir: Path, portraits: Mapping[str, Path]
@@ -58,11 +70,10 @@ def test_full_disk_under_a_running_agent(
         wait_until(lambda: not (site.state / "outbox" / "reserve").exists(), 30, "the reserve to be given up")
         disk.fill(small_disk)
         album.take(6)
-        newest = site.inbox / f"{album.taken - 1:05d}.jpg"
-        wait_until(lambda: time.time() - newest.stat().st_mtime > 3, 5, "pictures to wait for room")
+        wait_until(lambda: wait_for_room(album), 60, "pictures to wait for room")
         site.kill("uplink")
         filler.unlink()
-        wait_until(lambda: album.processed() == 8, 30, "every picture to be processed")
+        wait_until(lambda: album.processed() == album.taken, 60, "every picture to be processed")
         for name in ("vision", "uplink"):
             site.running(name)
         site.broker.start()
