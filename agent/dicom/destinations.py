@@ -28,7 +28,7 @@ WARNINGS = (0xB000, 0xB006, 0xB007)
 
 
 class UnreachableError(AlmenaError):
-    """The destination does not answer, or has no room now: try again later."""
+    """The destination does not answer: try again later."""
 
 
 class PostponedError(AlmenaError):
