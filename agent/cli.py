@@ -33,6 +33,7 @@ COMMANDS = {
     "models": "agent.commands.models:app",
     "identity": "agent.commands.identity:app",
     "events": "agent.commands.events:app",
+    "studies": "agent.commands.studies:app",
     "build": "agent.commands.build:app",
     "calibrate": "agent.commands.calibrate:app",
     "tune": "agent.commands.tune:app",
@@ -133,6 +134,7 @@ def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was begun is ended, and cleared away
     os.umask(0o007)  # state, pictures and reports are for the owner and the group
+    os.environ["PYTHONSAFEPATH"] = "1"  # of processes begun from here: from Python 3.11 on none looks for modules where somebody stands
     logs.setup("almena", logging.WARNING)
     app()
 

@@ -355,6 +355,10 @@ class StudyFolders:
     def reopen(self, item: str) -> None:
         """It came again: what is dead waits in the inbox once more, and that it failed is forgotten."""
         self.dead.move(item, self.inbox)
+        self.forget(item)
+
+    def forget(self, item: str) -> None:
+        """Delete what failed, or is dead."""
         for folder in (self.failed, self.dead):
             folder.remove(item)
             (folder.path / f"{item}.json").unlink(missing_ok=True)
@@ -365,7 +369,7 @@ class StudyFolders:
         found = []
         for path in where.path.glob("*.json"):
             with suppress(FileNotFoundError):
-                found.append(StudyFailure(**json.loads(path.read_text(encoding="utf-8"))))
+                found.append(_failure(path))
         return sorted(found, key=lambda failure: failure.failed_at)
 
     def _give_up(self, failure: StudyFailure, folder: SealedFolder) -> None:
@@ -381,3 +385,11 @@ class StudyFolders:
 def _derived(key: bytes, use: bytes) -> bytes:
     """A key of its own for each use (HKDF's expansion with one block, RFC 5869)."""
     return hmac.new(key, b"almena studies " + use + b"\x01", hashlib.sha256).digest()
+
+
+def _failure(path: Path) -> StudyFailure:
+    """What a file of failed/ or dead/ says; a loss of power may have taken that."""
+    try:
+        return StudyFailure(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return StudyFailure(path.stem, "unknown", "the reason was lost with the power", path.stat().st_mtime)

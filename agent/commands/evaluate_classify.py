@@ -97,9 +97,9 @@ def _said(classifier: Classifier, files: list[Path], rule: str, chosen: list[int
 
     Raises LabelsError, EngineError.
     """
-    from agent.vision.familiar import familiar
     from agent.vision.frontal import frontal
     from calibration.labels import read_picture
+    from engines.familiar import familiar
     from engines.preprocess import opencv
 
     rows, reasons = [], []

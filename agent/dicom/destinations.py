@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 import socket
 import ssl
@@ -21,8 +23,11 @@ from agent.errors import AlmenaError
 from agent.handed import secret_in
 
 WITHIN_S = 30.0
-FAILED = b"00081198"
+FAILED = "00081198"
 """Failed SOP Sequence in a Store Instances Response (PS3.18, annex I)."""
+PROCESSING_FAILURE = 0x0110
+"""Says nothing about the object (PS3.7, annex C): a disk or a database of the PACS may be away."""
+FAILED_XML = re.compile(rb'tag="00081198"[^>]*>\s*<Item')
 WARNINGS = (0xB000, 0xB006, 0xB007)
 """Stored, though with a change (PS3.4, table B.2-1)."""
 
@@ -70,6 +75,8 @@ class _Association:
             return
         if code >> 8 == 0xA7:
             raise PostponedError(f"it has no room (status {code:04X}H)")
+        if code == PROCESSING_FAILURE:
+            raise PostponedError(f"it could not process it (status {code:04X}H)")
         raise RejectedError(f"it refused with status {code:04X}H")
 
 
@@ -125,14 +132,22 @@ class _Stow:
         except httpx.HTTPError as error:
             raise UnreachableError(f"{self._url} does not answer: {type(error).__name__}") from error
         code = answer.status_code
-        if code in (200, 202, 204) and FAILED not in answer.content:
+        listed = _listed(answer.content)
+        if code in (200, 202, 204) and not listed:
             return
         if code in (500, 507):
             raise PostponedError(f"it answered with HTTP status {code}")
         if code in (200, 202, 204, 400, 409, 413, 415, 422):
-            listed = "; the instance is in its list of failures" if FAILED in answer.content else ""
-            raise RejectedError(f"it refused with HTTP status {code}{listed}")
+            raise RejectedError(f"it refused with HTTP status {code}{'; the instance is in its list of failures' if listed else ''}")
         raise UnreachableError(f"{self._url} answered with HTTP status {code}")
+
+
+def _listed(body: bytes) -> bool:
+    """Whether there is something in a server's Failed SOP Sequence, which may be there and empty (PS3.18, annex I)."""
+    try:
+        return bool(json.loads(body)[FAILED].get("Value"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return FAILED_XML.search(body) is not None
 
 
 @contextmanager

@@ -8,12 +8,16 @@ import time
 from pathlib import Path
 
 from agent.dicom.counters import Counters
+from agent.dicom.elements import pixels_of
 from agent.dicom.intake import Intake, RefusedError
+from agent.dicom.reading import PREFIX, UnusableError, identify, inflated
 from agent.dicom_settings import DicomFolderSettings
 from agent.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
+INCOMPLETE_S = 60.0
+"""A file that ends before its pixel data does is left for so long after its last change: who writes it may only pause."""
 SUFFIXES = (".dcm", ".dicom")
 LATER = ("no-space", "storage")
 """Refusals that are not the file's fault: it stays and is tried again."""
@@ -48,11 +52,11 @@ class WatchedFolder:
                 if entry.name.lower().endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
                     if time.time() - status.st_mtime >= self._settings.settle_s:
-                        complete.append((status.st_mtime_ns, Path(entry.path), status.st_size))
-        for _, path, size in sorted(complete):
+                        complete.append((status.st_mtime, Path(entry.path), status.st_size))
+        for changed, path, size in sorted(complete):
             if self._rounds.stopping:
                 return
-            self._take(path, size)
+            self._take(path, size, waited_s=time.time() - changed)
 
     def _round(self) -> None:
         try:
@@ -64,7 +68,7 @@ class WatchedFolder:
                 log.error("%s", trouble)
             self.trouble = trouble
 
-    def _take(self, path: Path, size: int) -> None:
+    def _take(self, path: Path, size: int, waited_s: float) -> None:
         if size > self._max_bytes:
             self._counters.refused("too-large")
             self._refuse(path, "too-large: it is larger than dicom.max_instance_bytes")
@@ -78,7 +82,13 @@ class WatchedFolder:
                 self._unreadable.add(path)
                 log.error("a file of %s cannot be read, the others are taken: %s", self._settings.path, error.strerror)
             return
+        cut_off = self._cut_off(data)
+        if cut_off and waited_s < INCOMPLETE_S:
+            return
         try:
+            if cut_off:
+                self._counters.refused(cut_off.reason)
+                raise RefusedError(cut_off.reason, str(cut_off))
             self._intake.accept(data)
         except RefusedError as error:
             if error.reason in LATER:
@@ -89,6 +99,19 @@ class WatchedFolder:
             path.unlink(missing_ok=True)
         else:
             _moved(path, "done")
+
+    def _cut_off(self, data: bytes) -> UnusableError | None:
+        """Why a file cannot be used that is not there to the end of its pixel data, so that more may come; None for any other."""
+        if not (PREFIX.startswith(data) or data[128:132] == b"DICM"):
+            return None
+        try:
+            data = inflated(data, self._max_bytes)
+            if pixels_of(data):
+                return None
+            identify(data)
+            return UnusableError("damaged", "it has no pixel data")
+        except UnusableError as error:
+            return error
 
     def _refuse(self, path: Path, why: str) -> None:
         log.warning("a file of %s was refused: %s", self._settings.path, why)

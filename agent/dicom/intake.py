@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.dicom.counters import Counters
-from agent.dicom.reading import Identity, UnusableError, identify, inflated, pixels_of
+from agent.dicom.elements import pixels_of
+from agent.dicom.reading import Identity, UnusableError, identify, inflated
 from agent.dicom_settings import DicomSettings
 from agent.studies import StudyError, StudyFolders, StudyInstance, StudySpaceError
 

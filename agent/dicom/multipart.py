@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from email.message import Message
 
 PARTS = 1000
+MOST_LETTERS = 200
+"""Of a boundary. RFC 2046 allows 70; Orthanc's plug-in for DICOMweb takes 73."""
 AFTER = re.compile(rb"(--)?[ \t]*(?:\r\n|$)")
 """What may follow a boundary; with the hyphens it is the last."""
 
@@ -31,7 +33,7 @@ def boundary_of(content_type: str) -> bytes:
     message = Message()
     message["Content-Type"] = content_type
     boundary = message.get_param("boundary")
-    if message.get_content_type() != "multipart/related" or not isinstance(boundary, str) or not 1 <= len(boundary) <= 70:
+    if message.get_content_type() != "multipart/related" or not isinstance(boundary, str) or not 1 <= len(boundary) <= MOST_LETTERS:
         raise MultipartError('Content-Type must be multipart/related; type="application/dicom"; boundary=…')
     if str(message.get_param("type", "application/dicom")) != "application/dicom":
         raise MultipartError("only parts of type application/dicom are taken")

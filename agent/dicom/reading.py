@@ -81,11 +81,23 @@ def identify(data: bytes) -> Identity:
 
     Reasons: `not-dicom`, `transfer-syntax`, `sop-class`, `uid`.
     """
-    _, syntax, start = _meta(data)
-    if syntax not in SYNTAXES:
+    found = named(data)
+    if found.syntax not in SYNTAXES:
         raise UnusableError("transfer-syntax", "its transfer syntax is not supported; send it uncompressed, or as JPEG, JPEG 2000 or RLE")
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
+    if found.syntax == uid.DeflatedExplicitVRLittleEndian:
         raise UnusableError("transfer-syntax", "it is deflated")
+    if found.sop_class not in STORAGE:
+        raise UnusableError("sop-class", "it is neither CR, DX nor Secondary Capture")
+    if not uid.UID(found.instance).is_valid:
+        raise UnusableError("uid", "its SOP Instance UID is missing or none")
+    return found
+
+
+def named(data: bytes) -> Identity:
+    """What a file says that it holds, whether that can be used or not; empty where it is deflated. Raises UnusableError (`not-dicom`)."""
+    _, syntax, start = _meta(data)
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        return Identity("", "", syntax)
     with foreign("not-dicom", "its first elements cannot be read"):
         file = BytesIO(data)
         file.seek(start)
@@ -95,12 +107,7 @@ def identify(data: bytes) -> Identity:
             syntax != uid.ExplicitVRBigEndian,
             stop_when=lambda tag, _vr, _length: tag > SOP_INSTANCE_UID,
         )
-        instance, sop_class = str(found.get("SOPInstanceUID", "")), str(found.get("SOPClassUID", ""))
-    if sop_class not in STORAGE:
-        raise UnusableError("sop-class", "it is neither CR, DX nor Secondary Capture")
-    if not uid.UID(instance).is_valid:
-        raise UnusableError("uid", "its SOP Instance UID is missing or none")
-    return Identity(instance, sop_class, syntax)
+        return Identity(str(found.get("SOPInstanceUID", "")), str(found.get("SOPClassUID", "")), syntax)
 
 
 def inflated(data: bytes, limit: int) -> bytes:
@@ -127,11 +134,10 @@ def parse(data: bytes) -> Dataset:
         return dcmread(BytesIO(data))
 
 
-def pixels_of(data: bytes) -> bytes:
-    """The encoded value of Pixel Data, b"" where there is none. Raises UnusableError (`damaged`)."""
-    dataset = parse(data)
-    with foreign("damaged", "its pixel data cannot be read"):
-        return bytes(dataset.get("PixelData") or b"")
+def meta_of(data: bytes) -> tuple[str, int]:
+    """The transfer syntax of a file, and where its data set begins. Raises UnusableError (`not-dicom`)."""
+    _, syntax, start = _meta(data)
+    return syntax, start
 
 
 def _meta(data: bytes) -> tuple[FileMetaDataset, str, int]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from agent.dicom.counters import Counters
 from agent.dicom.destinations import Connection, PostponedError, RejectedError, UnreachableError, connected
-from agent.dicom.reading import UnusableError, pixels_of
+from agent.dicom.elements import pixels_of
+from agent.dicom.reading import UnusableError
 from agent.dicom.workshop import Workshop
 from agent.dicom_settings import DicomDestinationSettings
 from agent.rounds import Rounds
-from agent.studies import StudyError, StudyFolders, UnknownStudyError
+from agent.studies import StudyError, StudyFolders, StudySpaceError, UnknownStudyError
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ class Sender:
         self._postponed: Counter[str] = Counter()
         self._delivered: Counter[str] = Counter()
         """How many objects of an answer the destination has."""
+        self._answered: set[str] = set()
+        """Whose receipts are still to be written."""
+        self._said = ""
         self._again: dict[str, float] = {}
         """From when on (monotonic) an answer that was not taken is tried again."""
         self._pause_s = 0.0
@@ -80,8 +83,16 @@ class Sender:
         ready = [item for item in waiting if folders.results.holds(item) and folders.shown.holds(item)]
         now = time.monotonic()
         if self._settings is None:
-            self._finish(ready)
-            return now - started
+            self._answered |= set(ready)
+        else:
+            self._send_on(waiting, ready, now)
+        if self._answered:
+            self._finish()
+        return now - started
+
+    def _send_on(self, waiting: list[str], ready: list[str], now: float) -> None:
+        """Build what is not built, and send what is."""
+        folders = self._folders
         built = [item for item in waiting if now >= self._again.get(item, 0.0) and folders.answers.holds(item)]
         self._asked &= set(ready)
         for item in ready:
@@ -91,13 +102,16 @@ class Sender:
                     self._workshop.build(item)
         if built and now >= self._not_before:
             self._send(built[:PER_CONNECTION])
-        return now - started
 
     def _round(self) -> float:
         try:
-            return SCAN_SHARE * self.look()
+            share = SCAN_SHARE * self.look()
+            self._said = ""
+            return share
         except StudyError as error:
-            log.error("%s", error)
+            if str(error) != self._said:
+                log.error("%s", error)
+            self._said = str(error)
         except Exception as error:  # the supervisor of sending: nothing is lost, it is tried again
             log.exception("answers cannot be sent: %s", type(error).__name__)
         return 0.0
@@ -121,7 +135,8 @@ class Sender:
         except UnreachableError as error:
             self._unreachable(str(error))
             for item in items:
-                self._give_up_if_old(item, "unreachable", str(error))
+                if self._folders.answers.holds(item):  # not answered before the connection broke
+                    self._give_up_if_old(item, "unreachable", str(error))
             return
         if postponed:
             self._unreachable(why)
@@ -129,7 +144,8 @@ class Sender:
             self._recovered()
 
     def _answer(self, item: str, connection: Connection) -> None:
-        header, body = self._folders.answers.read(item)
+        folders = self._folders
+        header, body = folders.answers.read(item)
         start = 0
         try:
             with self._counters.times.stage("send"):
@@ -143,15 +159,19 @@ class Sender:
             return
         self._counters.count("answered")
         self._recovered()
-        self._finish([item])
+        self._answered.add(item)
+        folders.answers.remove(item)
+        with suppress(StudySpaceError):  # the next round tries again, and says so; meanwhile others are answered
+            self._finish()
 
-    def _finish(self, items: Sequence[str]) -> None:
-        """Leave receipts in place of instances."""
-        folders = self._folders
+    def _finish(self) -> None:
+        """Leave receipts in place of instances that were answered. Raises StudyError."""
+        folders, items = self._folders, sorted(self._answered)
         for start in range(0, len(items), RECEIPTS):
-            receipts = {item: self._receipt(item) for item in items[start : start + RECEIPTS] if folders.inbox.holds(item)}
+            some = items[start : start + RECEIPTS]
+            receipts = {item: self._receipt(item) for item in some if folders.inbox.holds(item)}
             folders.answered.write_all({item: (receipt, b"") for item, receipt in receipts.items()}, at=time.time(), durable=True)
-            for item in receipts:
+            for item in some:
                 folders.inbox.retire(item)
                 folders.answers.remove(item)
                 self._forget(item)
@@ -208,6 +228,7 @@ class Sender:
         for counted in (self._rejections, self._postponed, self._delivered):
             counted.pop(item, None)
         self._again.pop(item, None)
+        self._answered.discard(item)
 
     def _recovered(self) -> None:
         if self.trouble:

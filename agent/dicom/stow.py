@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
+from pydicom.uid import UID
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from agent.dicom.counters import Counters
 from agent.dicom.intake import Accepted, Intake, RefusedError
 from agent.dicom.multipart import MultipartError, boundary_of, parts
+from agent.dicom.reading import UnusableError, named
 from agent.dicom_settings import DicomWebSettings
 from agent.errors import AlmenaError
 from agent.handed import handed
@@ -34,6 +36,8 @@ FAILURES = {
 CANNOT_UNDERSTAND = 0xC000
 SLACK = 1024 * 1024
 """Bytes of a request beside one instance of the largest size."""
+IDLE_S = 30.0
+"""A sender that is silent for so long within a body is sent away."""
 AT_ONCE = 2
 """Requests of the largest size that are in hand; of smaller ones so many more."""
 
@@ -80,11 +84,12 @@ class StowServer:
                 raise Problem(400, "The body cannot be read", str(error)) from None
             del body
             stored = [await asyncio.to_thread(self._take, data) for data in instances]
+            uids = [_uids(outcome, data) for outcome, data in zip(stored, instances, strict=True)]
         if not stored:
             raise Problem(400, "No instance in the request")
         kept = [outcome for outcome in stored if isinstance(outcome, Accepted)]
         status = 200 if len(kept) == len(stored) else 202 if kept else _failed(stored)
-        return JSONResponse(_listed(stored), status, media_type="application/dicom+json")
+        return JSONResponse(_listed(stored, uids), status, media_type="application/dicom+json")
 
     def _take(self, data: bytes) -> Accepted | RefusedError:
         try:
@@ -119,11 +124,18 @@ class StowServer:
 
     async def _body(self, request: Request) -> bytes:
         chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            self._require_fit(size)
-            chunks.append(chunk)
-        return b"".join(chunks)
+        stream = request.stream()
+        try:
+            while True:
+                chunk = await asyncio.wait_for(stream.__anext__(), IDLE_S)
+                size += len(chunk)
+                self._require_fit(size)
+                chunks.append(chunk)
+        except StopAsyncIteration:
+            return b"".join(chunks)
+        except asyncio.TimeoutError:
+            self._counters.refused("multipart")
+            raise Problem(408, "Request timeout", f"nothing of the body has come for {IDLE_S:g} s: send it again") from None
 
     def _require_fit(self, size: int) -> None:
         if size > self._limit:
@@ -135,19 +147,22 @@ def _failed(outcomes: list[Any]) -> int:
     return 503 if any(outcome.reason in ("no-space", "storage") for outcome in outcomes) else 409
 
 
-def _listed(outcomes: list[Accepted | RefusedError]) -> dict[str, Any]:
+def _uids(outcome: Accepted | RefusedError, data: bytes) -> dict[str, Any]:
+    """By which a response refers to an instance: those that it has."""
+    try:
+        found = outcome.identity if isinstance(outcome, Accepted) else named(data)
+    except UnusableError:
+        return {}
+    uids = {"00081150": found.sop_class, "00081155": found.instance}
+    return {tag: {"vr": "UI", "Value": [text]} for tag, text in uids.items() if text and UID(text).is_valid}
+
+
+def _listed(outcomes: list[Accepted | RefusedError], uids: list[dict[str, Any]]) -> dict[str, Any]:
     """Store Instances Response (PS3.18, annex I; JSON model of annex F)."""
-    kept = [
-        {
-            "00081150": {"vr": "UI", "Value": [outcome.identity.sop_class]},
-            "00081155": {"vr": "UI", "Value": [outcome.identity.instance]},
-        }
-        for outcome in outcomes
-        if isinstance(outcome, Accepted)
-    ]
+    kept = [about for outcome, about in zip(outcomes, uids, strict=True) if isinstance(outcome, Accepted)]
     failed = [
-        {"00081197": {"vr": "US", "Value": [FAILURES.get(outcome.reason, CANNOT_UNDERSTAND)]}}
-        for outcome in outcomes
+        {**about, "00081197": {"vr": "US", "Value": [FAILURES.get(outcome.reason, CANNOT_UNDERSTAND)]}}
+        for outcome, about in zip(outcomes, uids, strict=True)
         if isinstance(outcome, RefusedError)
     ]
     answer: dict[str, Any] = {}

@@ -13,6 +13,8 @@ VIEW_CODES = {
 }  # fmt: skip
 """Codes of context group 4010 (PS3.16)."""
 FRONTAL = ("PA", "AP")
+CHEST_CODES = ("T-D3000", "51185008", "T-28000", "39607008")
+"""Chest and lung in context group 4031 (PS3.16), by SRT and SNOMED CT."""
 CHEST = ("CHEST", "THORAX")
 PARTS = (
     *CHEST, "ABDOMEN", "ANKLE", "ARM", "BREAST", "CLAVICLE", "CSPINE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND",
@@ -54,8 +56,13 @@ def note(dataset: Dataset) -> str:
         return f"modality {found} is not radiography"
     if (found := body_part(dataset)) and found not in CHEST:
         return f"body part {found} is not the chest" if found != OTHER else "the body part is not the chest"
+    regions = [str(item.get("CodeValue", "")) for item in dataset.get("AnatomicRegionSequence") or ()]
+    if not found and any(regions) and not set(regions) & set(CHEST_CODES):
+        return "the body part is not the chest"
     if (found := view(dataset)) and found not in FRONTAL:
         return f"view {found} is not frontal" if found != OTHER else "the view is not frontal"
+    if not found and str((dataset.get("PatientOrientation") or [""])[0])[:1] in ("A", "P"):
+        return "the view is not frontal"  # its rows run from front to back, or the other way (PS3.3, C.7.6.1.1.1)
     return ""
 
 

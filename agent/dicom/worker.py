@@ -19,7 +19,7 @@ from typing import Any
 
 from agent import logs
 from agent.dicom.reading import UnusableError
-from agent.process import keep_freed_memory
+from agent.process import keep_freed_memory, starting
 from agent.studies import StudyError, StudyFolders, StudySpaceError, UnknownStudyError
 
 MEMORY = 3 * 1024**3
@@ -79,8 +79,9 @@ def main() -> int:
     keep_freed_memory()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for module in ("decode", "answer"):  # before the first radiograph waits for them
-        import_module(f"agent.dicom.{module}")
+    with starting():
+        for module in ("decode", "answer"):  # before the first radiograph waits for them
+            import_module(f"agent.dicom.{module}")
     state_dir, *key_file = sys.argv[1:]
     folders = StudyFolders(Path(state_dir), Path(key_file[0]) if key_file else None)
     for line in sys.stdin:

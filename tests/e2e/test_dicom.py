@@ -8,10 +8,13 @@ from io import BytesIO
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 from pydicom import dcmread
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 
+from agent.xray_demo.prepare import CHEST
+from engines.fetch import ensure_asset
 from tests.fakes.agent_process import AgentProcess, events
 from tests.fakes.orthanc import Orthanc
 from tests.fakes.ports import free_port
@@ -20,18 +23,25 @@ from tests.fakes.study_stream import chest_card
 from tests.waiting import wait_until
 
 
-def test_a_radiograph_is_answered_at_the_pacs_and_told_without_its_patient(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shipped", [False, True], ids=["a model of one's own, by C-STORE", "the model that ships, by STOW-RS"])
+def test_a_radiograph_is_answered_at_the_pacs_and_told_without_its_patient(tmp_path: Path, models_dir: Path, shipped: bool) -> None:
     pacs, port, config = Orthanc(tmp_path / "pacs"), free_port(), tmp_path / "almena.yaml"
-    task = {"type": "study", "model": str(chest_card(tmp_path)), "pixels": False, "margin": 0}
+    own = {"type": "study", "model": str(chest_card(tmp_path)), "pixels": False, "margin": 0}
+    task = {"type": "study", "model": "chest-xray"} if shipped else own
+    chest = dcmread(ensure_asset(CHEST, models_dir)) if shipped else None
+    destination = {"url": pacs.studies} if shipped else {"host": "127.0.0.1", "port": pacs.port, "ae_title": "PACS"}
     content = {
         "streams": [{"name": "xray", "source": {"type": "dicom"}, "tasks": [task]}],
-        "engines": {"backend": "onnxruntime", "precision": "fp32"},
-        "dicom": {"receiver": {"port": port}, "destination": {"host": "127.0.0.1", "port": pacs.port, "ae_title": "PACS"}},
+        "engines": {"backend": "onnxruntime", "precision": "fp32", "models_dir": str(models_dir)},
+        "dicom": {"receiver": {"port": port}, "destination": destination},
         "web": {"enabled": False},
     }
     config.write_text(yaml.safe_dump(content))
     path = tmp_path / "one.dcm"
-    path.write_bytes(instance(1))
+    if chest is None:
+        path.write_bytes(instance(1))
+    else:
+        chest.save_as(path)
     agent = AgentProcess(tmp_path, "run", "--config", str(config))
     try:
         pacs.start()
@@ -44,8 +54,14 @@ def test_a_radiograph_is_answered_at_the_pacs_and_told_without_its_patient(tmp_p
         held = {str(one.SOPClassUID): one for one in (dcmread(BytesIO(data)) for data in pacs.instances())}
         assert set(held) == {ComprehensiveSRStorage, SecondaryCaptureImageStorage}
         assert held[ComprehensiveSRStorage].VerificationFlag == "UNVERIFIED"
+        held[ComprehensiveSRStorage].save_as(tmp_path / "report.dcm")
+        printed = subprocess.run(["dsrdump", str(tmp_path / "report.dcm")], capture_output=True, text=True, check=True).stdout
+        assert re.search("Classification by machine.*\n.*covid", printed, re.IGNORECASE | re.DOTALL), printed
         (study,) = wait_until(lambda: events(config, "--kind", "study"), 30, "the event")
-        assert not any(secret in str(study) for secret in (ROOT_UID, "secret-", "nna"))
+        secrets = (
+            [str(chest[name].value) for name in ("PatientName", "PatientID", "StudyInstanceUID")] if chest else [ROOT_UID, "secret-", "nna"]
+        )
+        assert not any(secret in str(study) for secret in secrets)
         assert study["data"]["scores"].keys() == {"covid", "normal", "pneumonia"}
         assert agent.stop() == 0
     finally:

@@ -1,4 +1,4 @@
-"""A real PACS: Orthanc on loopback."""
+"""A real PACS: Orthanc on loopback, with its plugin for DICOMweb."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ import httpx
 from tests.fakes.ports import free_port
 from tests.waiting import wait_until
 
+WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
 
 class Orthanc:
-    """Takes instances by C-STORE once it is started; keeps them over a restart."""
+    """Takes instances by C-STORE and by STOW-RS at `studies` once it is started; keeps them over a restart."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self._http = free_port(), free_port()
         folder.mkdir(parents=True, exist_ok=True)
+        self.studies = f"http://127.0.0.1:{self._http}/dicom-web/studies"
         self._settings = folder / "orthanc.json"
         store = str(folder / "store")
         options: dict[str, Any] = {"StorageDirectory": store, "IndexDirectory": store, "DicomAet": "PACS", "DicomPort": self.port}
-        options |= {"HttpPort": self._http, "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "Plugins": []}
+        options |= {"HttpPort": self._http, "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "Plugins": [str(WEB)]}
         options |= {"DicomAlwaysAllowStore": True, "DicomCheckCalledAet": True, "ConcurrentJobs": 1}
         self._settings.write_text(json.dumps(options))
         self._log = folder / "orthanc.log"

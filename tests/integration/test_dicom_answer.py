@@ -15,20 +15,25 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
+from typer.testing import CliRunner
 
 from agent.checkup import Check
 from agent.checkup.dicom import dicom_checks
+from agent.cli import app
 from agent.dicom.answer import answer_files
 from agent.dicom.decode import picture_of
 from agent.dicom.destinations import UnreachableError, connected
+from agent.dicom.elements import pixels_of
 from agent.dicom.intake import RefusedError
-from agent.dicom.reading import UnusableError, identify, pixels_of
+from agent.dicom.reading import UnusableError, identify
 from agent.dicom.service import Dicom
 from agent.dicom_settings import DicomSettings
+from agent.rounds import Rounds
 from agent.studies import StudyFolders, StudyInstance
 from agent.uplink.telemetry.dicom import DicomCollector, alarms
 from agent.uplink.web.prometheus import Snapshot
@@ -54,6 +59,12 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     server = Orthanc(tmp_path_factory.mktemp("orthanc"))
     yield server
     server.stop()
+
+
+def _said(done: Any, code: int) -> str:
+    """What a command printed, whose end is as expected."""
+    assert done.exit_code == code, done.output
+    return str(done.output)
 
 
 def accept(running: Dicom, number: int) -> str:
@@ -287,6 +298,27 @@ def test_what_a_pacs_rejects_is_kept_apart_and_holds_nothing_up(tmp_path: Path) 
             assert running.receiver is not None
             assert running.receiver._intake.accept(instance(1)).duplicate
             wait_until(lambda: bad in running.folders.answered.items(), 60, "the rejected one, sent again by hand")
+            refuse.add("1.2.826.0.1.3680043.10.1337.1.3")
+            refuse.add("1.2.826.0.1.3680043.10.1337.1.4")
+            again, never = accept(running, 3), accept(running, 4)
+            for item in (again, never):
+                analyse(running.folders, item)
+            wait_until(lambda: set(running.folders.dead.items()) == {again, never}, 25, "the next two")
+            refuse.clear()
+            settings = tmp_path / "almena.yaml"
+            settings.write_text(yaml.safe_dump({"state_dir": str(tmp_path / "state"), "dicom": {"destination": destination}}))
+            cli = CliRunner()
+            studies = lambda *given, code=0: _said(cli.invoke(app, ["studies", *given, "-c", str(settings)]), code)  # noqa: E731
+            told_of = {one["item"]: (one["folder"], one["reason"]) for one in json.loads(studies("list", "--json"))}
+            assert told_of == {again: ("dead", "rejected"), never: ("dead", "rejected")}
+            assert "C000H" in studies("list")
+            studies("retry", code=2)
+            studies("retry", good, code=2)
+            assert studies("retry", again) == "1 answers are sent again\n"
+            wait_until(lambda: again in running.folders.answered.items(), 60, "the one of the command line")
+            assert json.loads(studies("forget", "--all", "--yes", "--json")) == [never]
+            assert (running.folders.dead.items(), running.folders.failures(running.folders.dead)) == ([], [])
+            assert "nothing failed" in studies("list")
     finally:
         if server:
             server.shutdown()
@@ -299,6 +331,7 @@ def test_what_a_pacs_has_no_room_for_waits_and_holds_nothing_up(tmp_path: Path) 
         entity.add_supported_context(sop_class)
     late = "1.2.826.0.1.3680043.10.1337.1.1"
     full = {(late, SecondaryCaptureImageStorage)}
+    status = 0xA700
     taken: list[tuple[str, str]] = []
     opened: list[object] = []
     asked: list[object] = []
@@ -306,7 +339,7 @@ def test_what_a_pacs_has_no_room_for_waits_and_holds_nothing_up(tmp_path: Path) 
     def store(event: evt.Event) -> int:
         one = (str(event.dataset.StudyInstanceUID), str(event.dataset.SOPClassUID))
         if one in full:
-            return 0xA700
+            return status
         taken.append(one)
         return 0x0000
 
@@ -321,6 +354,8 @@ def test_what_a_pacs_has_no_room_for_waits_and_holds_nothing_up(tmp_path: Path) 
                 analyse(running.folders, item)
             wait_until(lambda: set(running.folders.answered.items()) == set(goods), 60, "the others to be sent")
             wait_until(lambda: "no room (status A700H)" in running.sender.trouble, 30, "the reason")
+            status = 0x0110
+            wait_until(lambda: "could not process it (status 0110H)" in running.sender.trouble, 30, "the other reason")
             assert (running.folders.inbox.items(), running.folders.dead.items()) == ([waits], [])
             full.clear()
             wait_until(lambda: waits in running.folders.answered.items(), 60, "the one that waited")
@@ -335,13 +370,66 @@ def test_what_a_pacs_has_no_room_for_waits_and_holds_nothing_up(tmp_path: Path) 
             server.shutdown()
 
 
+def test_what_was_answered_before_the_connection_broke_is_not_given_up(tmp_path: Path) -> None:
+    entity, taken = AE("PACS"), []
+    for kind in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+        entity.add_supported_context(kind)
+
+    def store(event: evt.Event) -> int:
+        taken.append(str(event.dataset.StudyInstanceUID))
+        if len(set(taken)) > 1:
+            event.assoc.abort()
+        return 0x0000
+
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    try:
+        destination = {"host": "127.0.0.1", "port": port, "ae_title": "PACS", "give_up_h": 1e-9}
+        with receiving(tmp_path, destination=destination) as running:
+            items = {accept(running, number) for number in (1, 2)}
+            running.sender.stop()  # both go by one connection, below
+            running.sender._rounds = Rounds("once", lambda: None, 1.0)
+            for item in items:
+                analyse(running.folders, item)
+                running.sender._workshop.build(item)
+            wait_until(lambda: set(running.folders.answers.items()) == items, 30, "both answers")
+            running.sender._send(sorted(items))
+            dead = {failure.item for failure in running.folders.failures(running.folders.dead)}
+            assert (len(running.folders.answered.items()), len(dead)) == (1, 1)
+            assert dead.isdisjoint(running.folders.answered.items())
+    finally:
+        if server:
+            server.shutdown()
+
+
+def test_a_pacs_gets_answers_by_stow_once_it_is_up(tmp_path: Path) -> None:
+    pacs = Orthanc(tmp_path / "pacs")
+    try:
+        with receiving(tmp_path, destination={"url": pacs.studies, "first_retry_s": 0.2, "longest_retry_s": 0.4}) as running:
+            items = [accept(running, number) for number in (1, 2, 3)]
+            for item in items:
+                analyse(running.folders, item)
+            wait_until(lambda: "does not answer" in running.sender.trouble, 30, "a failed attempt")
+            pacs.start()
+            wait_until(lambda: set(running.folders.answered.items()) == set(items), 60, "every answer to be sent")
+            assert (running.sender.trouble, running.folders.dead.items()) == ("", [])
+        held = {str(one.SOPInstanceUID): str(one.SOPClassUID) for one in (dcmread(BytesIO(data)) for data in pacs.instances())}
+        assert sorted(held.values()) == sorted([ComprehensiveSRStorage, SecondaryCaptureImageStorage] * 3)
+    finally:
+        pacs.stop()
+
+
 def test_answers_go_by_stow_too(tmp_path: Path) -> None:
     bodies: list[tuple[str, bytes]] = []
 
     class Store(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             bodies.append((self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"]))))
-            answer = b"" if len(bodies) > 2 else b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [43264]}}]}}'
+            in_json = b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [43264]}}]}}'
+            in_xml = (
+                b'<NativeDicomModel><DicomAttribute tag="00081198" vr="SQ">\n <Item number="1"></Item></DicomAttribute></NativeDicomModel>'
+            )
+            answer = b"" if len(bodies) > 2 else (in_json, in_xml)[len(bodies) - 1]
             self.send_response(200)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

@@ -19,7 +19,8 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from pynetdicom import AE, evt
 
 from agent.dicom.counters import Counters
-from agent.dicom.reading import UnusableError, identify, inflated, pixels_of
+from agent.dicom.elements import pixels_of
+from agent.dicom.reading import UnusableError, identify, inflated
 from agent.dicom.workshop import Workshop
 from agent.studies import StudyFolders, StudyInstance
 from tests.fakes.radiographs import ROOT_UID, analyse, instance, phantom, receiving

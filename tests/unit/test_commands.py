@@ -51,7 +51,8 @@ def almena(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(logs, "setup", lambda *_: None)  # it is for a whole process
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # it is for a whole process, and so is what follows
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
     mask = os.umask(0o022)
 
     def run(*arguments: str) -> tuple[int, str, str]:

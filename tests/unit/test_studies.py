@@ -69,6 +69,13 @@ def test_a_failed_item_keeps_its_instance_and_its_reason(tmp_path: Path) -> None
     assert [(failure.item, failure.reason) for failure in folders.failures()] == [(item, "no-pixels")]
 
 
+def test_a_reason_that_a_loss_of_power_took_stops_nobody(tmp_path: Path) -> None:
+    folders = StudyFolders(tmp_path)
+    (folders.failed.path / "gone.json").touch()
+    (found,) = folders.failures()
+    assert (found.item, found.reason, found.detail) == ("gone", "unknown", "the reason was lost with the power")
+
+
 def test_a_failure_waits_to_be_told_until_its_instance_is_away_and_once_for_each_arrival(tmp_path: Path) -> None:
     folders = StudyFolders(tmp_path)
     item = folders.item(UID)

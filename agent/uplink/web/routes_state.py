@@ -127,8 +127,8 @@ def probes_router(context: WebContext, vision: VisionClient) -> APIRouter:
 
     @router.get("/healthz")
     async def live() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "ok"}
+        """The process answers. `instance` tells agents of one machine apart."""
+        return {"status": "ok", "instance": context.settings.instance}
 
     @router.get("/readyz", responses={503: {"model": ProblemDocument}})
     async def ready() -> dict[str, str]:
