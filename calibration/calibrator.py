@@ -30,6 +30,7 @@ from engines.base import Engine, EngineError
 from engines.calibrated import Calibration, Flavour, Ranges, place, save
 from engines.card import ModelCard
 from engines.convert import converted, outstanding
+from engines.familiar import familiar
 from engines.fetch import ensure, ensure_asset
 from engines.files import scratch, sha256, size
 from engines.model import EngineOptions, FaceDetector, judge_of, load_detector, recipe
@@ -175,9 +176,16 @@ class Calibrator:
 
             return gather(card, frames, self.wishes.samples, faces=faces, avoid=avoid)
         samples = gather(card, frames, self.wishes.samples, avoid=avoid)
-        said = np.concatenate([self.decoder.decode(rows) for rows in batches(reference, (*samples.choices, *samples.verdict))])
-        if np.ptp(said, axis=0).max() < 1e-6:
+        answers = list(batches(reference, (*samples.choices, *samples.verdict)))
+        if np.ptp(np.concatenate([self.decoder.decode(rows) for rows in answers]), axis=0).max() < 1e-6:
             raise SamplesError(f"{card.name}: the FP32 model says the same of all pictures; are they of another kind than it is for?")
+        if known := familiar(card):
+            distances = np.concatenate([known.distances(self.decoder.features(rows)) for rows in answers])
+            if np.median(distances) > known.limit:
+                raise SamplesError(
+                    f"{card.name}: {(distances > known.limit).sum()} of {len(distances)} pictures are unlike what the model has learned"
+                    f" from (distance {np.median(distances):.1f} in the middle, at most {known.limit:.1f}); take pictures of what it is for"
+                )
         return samples
 
     def _detector(self) -> FaceDetector:

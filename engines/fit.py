@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from engines.base import Engine
@@ -26,13 +28,21 @@ def decoder_params(card: ModelCard) -> Any:
 
 
 def require_fit(card: ModelCard, engine: Engine) -> None:
-    """Raise ModelFileError unless the engine has the outputs that the decoder reads, and a classifier as many classes as labels."""
+    """Raise ModelFileError unless the engine has the outputs that the decoder reads, as fractions and a row for each picture of its batch,
+    and a classifier as many classes as labels. Of several pictures the engine is run once: files say little of what a batch becomes."""
     params, shapes = decoder_params(card), {spec.name: spec.shape for spec in engine.outputs}
     if missing := set(params.outputs) - shapes.keys():
         has = ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
         raise ModelFileError(
             f"{card.name}: the card's decoder reads output {min(missing)!r}, and the model has {has}; correct decoder.params"
         )
+    for spec in engine.outputs:
+        if spec.name in params.outputs and "float" not in spec.dtype:
+            raise ModelFileError(
+                f"{card.name}: output {spec.name!r} holds {spec.dtype} numbers, not scores; export the model without what makes whole"
+                " numbers of them, as ArgMax does"
+            )
+    _require_rows(card, engine, params.outputs)
     if card.task != "classification" or None in shapes[params.output][1:]:
         return
     classes = 1
@@ -47,6 +57,20 @@ def require_fit(card: ModelCard, engine: Engine) -> None:
             f"{card.name}: output {params.maps!r} is {list(shapes[params.maps])}, not (N, {len(card.labels)}, h, w): it holds no map for"
             " each label; correct decoder.params.maps"
         )
+
+
+def _require_rows(card: ModelCard, engine: Engine, names: Collection[str]) -> None:
+    picture = engine.inputs[0]
+    if picture.shape[0] in (None, 1):
+        return
+    blank = np.zeros([size or 1 for size in picture.shape], picture.dtype)
+    rows = engine.read({picture.name: blank}, lambda outputs: {name: len(outputs[name]) for name in names}, names)
+    for name, count in rows.items():
+        if count != picture.shape[0]:
+            raise ModelFileError(
+                f"{card.name}: output {name!r} has {count} row(s) for {picture.shape[0]} pictures: the model was exported for one at a time"
+                " (a Reshape to a fixed batch, as x.view(1, …) leaves it); export it with a free batch, or run it with a batch of 1"
+            )
 
 
 def fitting(card: ModelCard, judge: Judge) -> Judge:

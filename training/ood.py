@@ -1,4 +1,4 @@
-"""Fits what `agent.vision.familiar` compares pictures with, and writes its file."""
+"""Fits what `engines.familiar` compares pictures with, and writes its file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.vision.familiar import Familiar
-from agent.vision.plane import Plane
+from engines.familiar import Familiar
 from engines.files import replacing, sha256
+from engines.plane import Plane
 
 AXES = 32
 REFUSED = 0.01

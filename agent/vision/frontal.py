@@ -13,8 +13,8 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.vision.plane import F32 as F32
-from agent.vision.plane import Plane
+from engines.plane import F32 as F32
+from engines.plane import Plane
 from engines.preprocess import stretched
 
 SIDE = 24

@@ -167,6 +167,7 @@ class OnnxRuntimeEngine(Engine):
         self.name = build.name
         self.precision = _precision(build, session)
         self.parallel = parallel
+        self._advice = ". If the model was exported for one picture at a time, run it with a batch of 1" if build.batch > 1 else ""
         self.inputs = tuple(_spec(build, value) for value in session.get_inputs())
         self.outputs = tuple(_spec(build, value) for value in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
@@ -179,7 +180,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             results = session.run(self._names, {IMAGE: np.ascontiguousarray(tensors[IMAGE])})
         except _FAILURES as error:
-            raise EngineError(f"{self.name}: ONNX Runtime failed: {said(error)}") from error
+            raise EngineError(f"{self.name}: ONNX Runtime failed: {said(error)}{self._advice}") from error
         return reader(dict(zip(self._names, results, strict=True)))
 
     def close(self) -> None:

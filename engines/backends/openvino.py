@@ -96,6 +96,7 @@ class OpenVinoBackend(Backend):
         channels = build.input.channels
         batch = ov.Dimension(build.batch) if build.least is None else ov.Dimension(build.least, build.batch)
         model.reshape(ov.PartialShape([batch, channels, height, width] if planar else [batch, height, width, channels]))
+        _require_numbers(model, build)
         steps = ov.preprocess.PrePostProcessor(model)
         picture = steps.input()
         picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
@@ -127,6 +128,15 @@ class OpenVinoBackend(Backend):
         if build.streams is not None and _device(build) != "NPU":
             config["NUM_STREAMS"] = str(build.streams)
         return config
+
+
+def _require_numbers(model: Any, build: Build) -> None:
+    """A rectifier makes zero of NaN, so the outputs do not tell of it."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type() in (ov.Type.f16, ov.Type.f32) and np.isnan(node.data).any():
+            raise ModelFileError(
+                f"{build.name}: the weight {node.get_friendly_name()!r} holds NaN; train or export the model again, or fetch it anew"
+            )
 
 
 class OpenVinoEngine(Engine):

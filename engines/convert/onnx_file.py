@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
 
 from engines.convert.onnx_operators import unsupported
 from engines.errors import ModelFileError, said
+
+_FRACTIONS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def read(path: Path, model: str = "") -> onnx.ModelProto:
@@ -39,6 +42,11 @@ def checked(path: Path, model: str = "") -> onnx.ModelProto:
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         lacking = unsupported(error, model or path.stem, f"onnx {onnx.__version__}", path)
         raise lacking or ModelFileError(f"{_shown(path, model)} is not a valid ONNX model: {said(error)}; export it again") from error
+    for weight in found.graph.initializer:
+        if weight.data_type in _FRACTIONS and np.isnan(onnx.numpy_helper.to_array(weight)).any():
+            raise ModelFileError(
+                f"{_shown(path, model)}: the weight {weight.name!r} holds NaN; train or export the model again, or fetch it anew"
+            )
     return found
 
 

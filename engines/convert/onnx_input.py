@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,7 @@ def with_picture_input(build: Build) -> bytes:
     body = list(model.graph.node)
     names = [value.name for value in model.graph.output]
     renamed = dict(zip(names, build.output_names([[name] for name in names]), strict=True)) | {own: NORMALISED}
-    for node in body:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
+    _rename(body, renamed)
     del model.graph.node[:], model.graph.input[:], model.graph.value_info[:]
     model.graph.node.extend([*nodes, *body])
     model.graph.initializer.extend(weights)
@@ -53,6 +52,18 @@ def with_picture_input(build: Build) -> bytes:
         value.type.tensor_type.ClearField("shape")
     fixed: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
     return fixed
+
+
+def _rename(nodes: Iterable[onnx.NodeProto], renamed: Mapping[str, str]) -> None:
+    """Also within the bodies of If and Loop, which see the names around them; names are given once in a model."""
+    for node in nodes:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _rename(graph.node, renamed)
+                for value in graph.output:
+                    value.name = renamed.get(value.name, value.name)
 
 
 def _steps(build: Build, result: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

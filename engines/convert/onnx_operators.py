@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TOLD = (
     re.compile(r"No conversion rule found for operations: ([^\n]+)"),  # OpenVINO
+    re.compile(r"No translator found for ([\w.:]+) node"),  # OpenVINO, of a TFLite file
     re.compile(r"([\w.:]+)\(-?\d+\) is not a registered function/op"),  # ONNX Runtime, of a model with operators of its own
     re.compile(r"Could not find an implementation for ([\w.:]+)\(-?\d+\)"),  # ONNX Runtime
     re.compile(r"No Op registered for ([\w.:]+) with"),  # onnx

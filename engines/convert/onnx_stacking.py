@@ -86,7 +86,9 @@ class _Stack:
         return (found[2], found[3]) if len(found) == 4 else (0, 0)
 
     def _alike(self) -> list[NodeProto]:
+        """An output of the model itself ends it: what others read keeps its shape."""
         used = Counter(name for node in self._model.graph.node for name in node.input)
+        used.update(output.name for output in self._model.graph.output)
         next_to = {name: node for node in self._model.graph.node for name in node.input if used[name] == 1}
         node = next((node for node in self._model.graph.node if node.op_type == "QuantizeLinear"), None)
         chain = []

@@ -1,7 +1,8 @@
 """Small models for tests, made by TensorFlow in a process of its own: python tests/fakes/tensorflow_models.py FOLDER
 
 SavedModels and TFLite files of the contract suite (its convolution's weights come as FOLDER/weights.npy), a SavedModel of an operator that
-only TensorFlow has, one seeded Keras network in all its formats, with pictures and what Keras says of them, and one with large weights.
+only TensorFlow has, a TFLite file of one that OpenVINO has not, one seeded Keras network in all its formats, with pictures and what Keras
+says of them, and one with large weights.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def contract(folder: Path) -> None:
     keep(folder, "infinity", lambda x: {"bad": (x - 1e9) / (x - x)}, planar)
     keep(folder, "two", lambda x, y: {"same": x + y}, planar | {"y": [1]})
     keep(folder, "bessel", lambda x: {"answer": tf.math.bessel_i0e(x)}, flat, tflite=False)
+    keep(folder, "neighbours", lambda x: {"answer": tf.nn.local_response_normalization(x)}, flat)
     custom(folder)
 
 

@@ -221,6 +221,14 @@ def test_pictures_of_which_the_model_says_the_same_are_of_another_kind(classifie
             calibrator.run(stripes(20), Path("nowhere"))
 
 
+def test_photographs_of_people_are_no_radiographs(models_dir: Path, tmp_path: Path) -> None:
+    with (
+        Calibrator(card("chest-xray"), EngineOptions(models_dir, tmp_path / "engines"), Wishes()) as calibrator,
+        pytest.raises(SamplesError, match="6 of 6 pictures are unlike what the model has learned from"),
+    ):
+        calibrator.run(stripes(12))
+
+
 def test_radiographs_are_no_faces(models_dir: Path, tmp_path: Path) -> None:
     grey = [np.repeat(picture[..., :1], 3, 2) for picture in stripes(12)]
     for name in ("centerface", "dlib-resnet"):

@@ -18,7 +18,7 @@ from engines.backends.base import IMAGE
 from engines.card import Format, card
 from engines.convert import converted, tensorflow_weights
 from engines.convert.openvino_from_any import OpenVinoFromAny
-from engines.errors import MissingRuntimeError, ModelFileError
+from engines.errors import MissingRuntimeError, ModelFileError, UnsupportedOperatorError
 from engines.fetch import ensure
 from engines.files import sha256
 from engines.model import EngineOptions, Workshop, load_classifier
@@ -143,6 +143,15 @@ def test_a_conversion_that_lacks_an_operator_names_it(small_models: Path, tmp_pa
     with pytest.raises(ModelFileError, match=r"small-.*BesselI0e.*choose"):
         converted(odd, ensure(odd, tmp_path / "models"), (wanted,))
     assert list((tmp_path / "models" / "converted").iterdir()) == []
+
+
+def test_an_operator_of_a_tflite_file_that_openvino_lacks_is_named(small_models: Path, tmp_path: Path) -> None:
+    odd = card(str(write_card(tmp_path / "small.yaml", small_models / "neighbours.tflite", "tflite")))
+    options = EngineOptions(tmp_path / "models", tmp_path / "engines", "openvino", "fp32")
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"OpenVINO .* has no operator LOCAL_RESPONSE_NORMALIZATION for small-.*\. Choose another"
+    ):
+        Workshop(odd, options).open((32, 24), never, 1)
 
 
 def test_large_weights_go_around_tf2onnx_and_come_back(site: Site, small_models: Path, tmp_path: Path) -> None:

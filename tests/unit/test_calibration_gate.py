@@ -21,6 +21,7 @@ from engines.card import Allowance, card
 from engines.decoders.centerface import CenterFaceDecoder, CenterFaceParams
 from engines.decoders.classification import ClassificationDecoder, ClassificationParams
 from engines.decoders.embedding import EmbeddingDecoder, EmbeddingParams
+from engines.familiar import familiar
 from engines.preprocess import Image
 from tests.fakes.classifier import save_card
 
@@ -236,3 +237,25 @@ def test_the_worst_of_twenty_templates_does_not_decide(tmp_path: Path) -> None:
     gate = Gate(card("dlib-resnet"), TEMPLATES, chips, None, None)
     assert gate.judge(embedder(0), embedder(2)).why == ""
     assert gate.judge(embedder(0), embedder(4)).why.startswith("templates are ")
+
+
+def test_what_a_classifier_gives_beside_its_answers_is_compared_too() -> None:
+    """The answers are the same each time; features that are far from all that is known, or a map that shows another place, are not."""
+    model = card("chest-xray")
+    params = ClassificationParams(output="y", activation="none", maps="m", features="f")
+    known = familiar(model)
+    assert known is not None
+    chance = np.random.default_rng(3)
+    maps = chance.normal(size=(1, len(model.labels), 7, 7)).astype(np.float32)
+
+    def engine(feature: Any, seen: Any) -> Scripted:
+        answer = np.eye(len(model.labels), dtype=np.float32)[:1]
+        return Scripted((1, 32, 32, 1), lambda _: {"y": answer, "m": seen, "f": feature})
+
+    usual = known.planes[0].mean[None]
+    gate = Gate(model, ClassificationDecoder(params), [np.zeros((32, 32, 1), np.uint8)] * 4, None, None)
+    reference = engine(usual, maps)
+    assert gate.judge(reference, engine(usual + 1e-3, maps + 0.01 * chance.normal(size=maps.shape))).why == ""
+    assert "0.000 count as familiar or not as at FP32" in gate.judge(reference, engine(usual + 50, maps)).why
+    assert "correlate with FP32's by -1.000, at least 0.9" in gate.judge(reference, engine(usual, -maps)).why
+    assert "by 0.000" in gate.judge(reference, engine(usual, np.zeros_like(maps))).why

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from engines.backends.base import Backend, Build
+from engines.backends.base import IMAGE, Backend, Build
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
 from engines.card import ModelInput
 from engines.convert.onnx_operators import unsupported
-from engines.errors import ModelFileError, UnsupportedOperatorError
+from engines.errors import EngineError, ModelFileError, UnsupportedOperatorError
 
 pytestmark = pytest.mark.unit
 
@@ -62,6 +63,17 @@ def test_an_operator_whose_name_is_damaged_is_told(tmp_path: Path, backend: Back
     order = Build("parts 8x8", path, FEED, 1, 8, 8, "fp32", "latency", 1, outputs=("y",))
     with pytest.raises(ModelFileError, match=r"parts 8x8: .*odd\.onnx"):
         backend.build(order, tmp_path / "built")
+
+
+def test_a_model_for_one_picture_that_gets_several_is_told_as_such(tmp_path: Path) -> None:
+    """ONNX Runtime sees it at the first call."""
+    one = helper.make_node("Constant", [], ["one"], value=numpy_helper.from_array(np.array([1, 3, 8, 8], np.int64)))
+    path = file(tmp_path / "fixed.onnx", [one, helper.make_node("Reshape", ["x", "one"], ["y"])])
+    order = Build("parts 8x8", path, FEED, 4, 8, 8, "fp32", "latency", 1, outputs=("y",))
+    backend = OnnxRuntimeBackend()
+    backend.build(order, tmp_path / "built")
+    with closing(backend.load(order, tmp_path / "built")) as engine, pytest.raises(EngineError, match="run it with a batch of 1"):
+        engine.infer({IMAGE: np.zeros((4, 8, 8, 3), np.uint8)})
 
 
 def test_a_node_within_another_is_found(tmp_path: Path) -> None:

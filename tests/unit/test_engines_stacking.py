@@ -88,6 +88,21 @@ def test_every_number_stays_what_it_was(tmp_path: Path, together: int) -> None:
     np.testing.assert_allclose(answers(side_by_side, batch), apart, atol=1e-5)
 
 
+def test_what_the_model_gives_out_keeps_its_shape(tmp_path: Path) -> None:
+    """As class activation maps, which lie within the chain."""
+    file = quantised(network(tmp_path / "plain.onnx"))
+    model = onnx.load(str(file))
+    inner = next(node.output[0] for node in model.graph.node if node.op_type == "MaxPool")
+    model.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, None))
+    onnx.save(model, file)
+    made = stacked(file, 4)
+    assert made is not None
+    given = {"x": pictures(4).transpose(0, 3, 1, 2).astype(np.float32) / 255}
+    apart, together = (ort.InferenceSession(one).run(None, given) for one in (str(file), made))
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kinds", "channels"),
     [(PLAIN, 64), (("Conv", "Relu", "Conv", "Relu"), 8), (("Conv", "Relu", "Conv", "Relu", "Add", "MaxPool"), 8)],

@@ -113,15 +113,15 @@ def test_the_passport_says_what_was_measured(bench: Bench) -> None:
 
 
 def test_a_precision_whose_outputs_are_not_finite_gives_way_to_fp32(bench: Bench) -> None:
-    bench.backend.error = np.nan
+    bench.backend.error = np.inf
     engine, passport = bench.open()
     assert engine.precision == passport.precision == "fp32"
     assert "output 'y' holds NaN or infinity at bf16; try `engines.precision: fp32`" in passport.refused["bf16"].why
 
 
-def test_a_model_that_says_nan_at_fp32_too_leaves_no_file(bench: Bench) -> None:
-    bench.backend.error = np.nan
-    bench.true = np.nan
+def test_a_model_whose_outputs_are_not_finite_at_fp32_either_leaves_no_file(bench: Bench) -> None:
+    bench.backend.error = np.inf
+    bench.true = np.inf
     with pytest.raises(NotFiniteError, match=r"small: output 'y' .* at fp32; check the card's mean and scale"):
         bench.open()
     assert list(bench.store.directory.iterdir()) == []

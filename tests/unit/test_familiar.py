@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.vision.familiar import familiar
 from engines.card import card
 from engines.errors import ModelFileError
+from engines.familiar import familiar
 from tests.fakes.mapped_model import CHEST, save_model, write_card
 from training.ood import fitted, limited, out_of_fold, write
 

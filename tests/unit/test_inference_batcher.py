@@ -34,6 +34,7 @@ class PacedEngine(Engine):
         self.calls: list[list[int]] = []
         self.open = threading.Semaphore(0)
         self.broken: Exception | None = None
+        self.nan_of: int | None = None
         self._rows = rows or batch
 
     def _read(self, tensors: Mapping[str, Tensor], reader: Callable[[Mapping[str, Tensor]], T]) -> T:
@@ -41,7 +42,8 @@ class PacedEngine(Engine):
         assert self.open.acquire(timeout=LONG_S)
         if self.broken:
             raise self.broken
-        return reader({"mean": tensors[IMAGE].mean((1, 2), dtype=np.float32)[: self._rows]})
+        found = tensors[IMAGE].mean((1, 2), dtype=np.float32)
+        return reader({"mean": np.where(found == self.nan_of, np.float32(np.nan), found)[: self._rows]})
 
     def go(self, calls: int = 1) -> None:
         for _ in range(calls):
@@ -223,6 +225,20 @@ def test_a_failing_call_is_told_to_its_requests_alone(make: Callable[..., Bench]
     assert caught.value.status == 500
     assert [means(answer) for answer in others] == [[1], [2]]
     assert bench.results == {"failed": 1, "ok": 2}
+
+
+def test_a_picture_whose_numbers_are_not_finite_fails_its_own_request_alone(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.many.nan_of = 7
+    first = bench.busy()
+    others = [bench.submit(1), bench.submit(7, 2), bench.submit(3)]
+    bench.one.go()
+    bench.many.go(4)
+    with pytest.raises(InferenceError, match="holds NaN"):
+        others[1].result(LONG_S)
+    assert [means(answer) for answer in (first, others[0], others[2])] == [[99], [1], [3]]
+    assert bench.many.calls == [[1, 7, 2, 3], [1, 1, 1, 1], [7, 2, 7, 7], [3, 3, 3, 3]], "what fills a call up is of the same request"
+    assert bench.results == {"failed": 1, "ok": 3}
 
 
 def test_an_output_without_a_row_for_each_picture_is_an_error() -> None:

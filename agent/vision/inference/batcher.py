@@ -19,6 +19,7 @@ from agent.timing import StageTimes
 from agent.vision.inference.signature import U8, InferenceError, Outputs
 from engines.backends.base import IMAGE
 from engines.base import Engine, EngineError, Tensor
+from engines.errors import NotFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -138,17 +139,25 @@ class Batcher:
         while (taken := self._take()) is not None:
             sized, slices = taken
             started = time.monotonic()
-            try:
-                self._call(sized, slices, staging)
-            except BaseException as error:  # noqa: BLE001 - a supervisor: whatever a runtime raises is that request's answer
-                reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
-                log.error("%s: a call failed: %s", self._name, reason)
-                for part in slices:
-                    self._fail(part.request, InferenceError(500, f"model {self._name!r} failed: {reason}"), "failed")
+            self._serve(sized, slices, staging)
             self._times.add("compute", time.monotonic() - started)
             with self._changed:
                 self._under_way -= 1
                 self._changed.notify()
+
+    def _serve(self, sized: Sized, slices: Sequence[_Slice], staging: U8) -> None:
+        """One call; where the numbers of one request's pictures are not finite, the others get a call each."""
+        try:
+            self._call(sized, slices, staging)
+        except BaseException as error:  # noqa: BLE001 - a supervisor: whatever a runtime raises is that request's answer
+            if isinstance(error, NotFiniteError) and len(slices) > 1:
+                for part in slices:
+                    self._serve(sized, [part], staging)
+                return
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            log.error("%s: a call failed: %s", self._name, reason)
+            for part in slices:
+                self._fail(part.request, InferenceError(500, f"model {self._name!r} failed: {reason}"), "failed")
 
     def _take(self) -> tuple[Sized, list[_Slice]] | None:
         """The next call's engine and slices; None at the end."""
@@ -204,6 +213,7 @@ class Batcher:
             for part in slices:
                 tensor[at : at + part.stop - part.start] = part.request.image[part.start : part.stop]
                 at += part.stop - part.start
+            tensor[at:] = tensor[0]  # not what an earlier call has left there, of which the numbers may not be finite
         sized.engine.read({IMAGE: tensor}, lambda outputs: self._hand_out(outputs, sized.batch, slices))
 
     def _hand_out(self, outputs: Outputs, batch: int, slices: Sequence[_Slice]) -> None:

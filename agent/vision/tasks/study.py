@@ -22,7 +22,6 @@ from agent.studies import StudyError, StudyFailure, StudyPicture, StudyResult
 from agent.timing import latencies
 from agent.vision.base import Task
 from agent.vision.classifier_kit import ClassifierKit
-from agent.vision.familiar import familiar
 from agent.vision.frontal import frontal
 from agent.vision.heat_map import activation, heat_map
 from agent.vision.occlusion import occlusion
@@ -31,6 +30,7 @@ from agent.vision.tasks.study_config import StudyConfig as StudyConfig
 from engines.answers import answer, to_spare
 from engines.card import ModelCard
 from engines.errors import ModelFileError
+from engines.familiar import familiar
 from engines.preprocess import Image
 from engines.results import Classification
 

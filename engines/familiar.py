@@ -12,8 +12,8 @@ from io import BytesIO
 
 import numpy as np
 
-from agent.vision.plane import F32, Plane
 from engines.card import ModelCard, familiar_data
+from engines.plane import F32, Plane
 
 
 @dataclass(frozen=True, slots=True)
