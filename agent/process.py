@@ -1,4 +1,4 @@
-"""What the main functions of the vision and the uplink process share."""
+"""What the main functions of processes share."""
 
 from __future__ import annotations
 
@@ -37,13 +37,17 @@ def begin(name: str, description: str | None) -> tuple[Path, threading.Event]:
 
 
 @contextmanager
-def starting() -> Iterator[None]:
-    """Without garbage collection: what is imported and made at a start stays, and to look through it over and over takes a tenth of it."""
+def starting(young: int = 700) -> Iterator[None]:
+    """Without garbage collection: what is imported and made at a start stays, and to look through it over and over takes a tenth of it.
+
+    After it so many `young` objects are made before they are looked at: where each message makes some that live for one batch, more.
+    """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
+        gc.set_threshold(young, *gc.get_threshold()[1:])
         gc.enable()
 
 

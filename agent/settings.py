@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -314,15 +315,22 @@ class Settings(Config):
         return self.hub is not None and self.hub.identities
 
     @property
+    def instance(self) -> str:
+        """What tells this agent from others of the machine."""
+        return hashlib.sha256(str(self.state_dir.resolve()).encode()).hexdigest()[:16]
+
+    @property
     def control_socket(self) -> Path:
         """The vision process's Unix socket."""
         return self.state_dir / "run" / "vision.sock"
 
 
-def load(path: Path) -> Settings:
-    """Read and check a settings file. Raises SettingsError with one line for each thing that is wrong."""
+def load(path: Path, *, but: Collection[str] = ()) -> Settings:
+    """Read and check a settings file, `but` for sections that are not looked at. Raises SettingsError with one line for each thing that is
+    wrong."""
     file = YamlFile(path)
-    settings, problems = parse({} if file.raw is None else file.raw, {"base": path.resolve().parent})
+    raw = {name: section for name, section in file.raw.items() if name not in but} if isinstance(file.raw, dict) else file.raw
+    settings, problems = parse({} if raw is None else raw, {"base": path.resolve().parent})
     problems += [(place, "given twice") for place in file.repeated]
     if problems or settings is None:
         raise SettingsError("\n".join(f"{path}:{file.line(place)}: {dotted(place)}{message}" for place, message in problems))

@@ -65,12 +65,15 @@ def _replace(path: Path, text: str, check: Callable[[Path], object], *, rehearse
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)
             file.write(text)
+            with contextlib.suppress(PermissionError):  # who is neither the owner nor root keeps the file as his own
+                there = path.stat() if path.exists() else path.resolve().parent.stat()
+                os.fchown(file.fileno(), there.st_uid if path.exists() else -1, there.st_gid)  # the folder's owner may put a link there
             file.flush()
             os.fsync(file.fileno())
-        check(part)
-        with contextlib.suppress(PermissionError):  # who is neither the owner nor root keeps the file as his own
-            there = path.stat() if path.exists() else path.resolve().parent.stat()
-            os.chown(part, there.st_uid if path.exists() else -1, there.st_gid)
+        try:
+            check(part)
+        except SettingsError as error:
+            raise SettingsError(str(error).replace(str(part), str(path))) from error
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "it is write-protected")
         if any(mount.mountpoint == str(path.resolve()) for mount in psutil.disk_partitions(all=True)):

@@ -20,6 +20,7 @@ SERVER_LIFETIME = timedelta(days=825)
 HUB_LIFETIME = timedelta(days=365)
 BROKER = "fleet.broker"
 """Under which name the register has the broker's certificate."""
+CRL = "crl.pem"
 WATCH = "fleet.watch"
 """Who may see births and wills. No device can have a name with a dot."""
 
@@ -69,6 +70,7 @@ connection_messages true
 
 _ACL = f"""\
 # Patterns hold for everybody; %u is the common name of the certificate. What no line allows is refused.
+# mosquitto warns that the pattern of {HUB}/state has no %u. That is meant: whoever has a certificate may read it.
 pattern write almena/1/%u/status
 pattern write almena/1/%u/up/#
 pattern read almena/1/%u/down/#
@@ -104,7 +106,6 @@ def write_configuration(folder: Path, broker: BrokerSettings, authority: Authori
         "acl": "".join([_ACL, *(_HUB_ACL.format(name=name) for name in names)]).encode(),
         "ca.pem": authority.chain,
         "broker.pem": pair.pem + authority.links,
-        "crl.pem": authority.crl(register.revoked()),
     }
     for hub in hubs.values():
         register.add(hub.certificate, "fleet", hub.certificate.public_bytes(Encoding.PEM))
@@ -115,11 +116,11 @@ def write_configuration(folder: Path, broker: BrokerSettings, authority: Authori
             write_private(folder / name, content, owner=owner)
         for name, hub in hubs.items():
             write_private(folder / name, hub.pem)
+        _write_crl(folder / CRL, authority, register, owner)
         if owner:
-            folder.chmod(0o750)
-            os.chown(folder, -1, owner[1])
-            os.chown(state, *owner)
-    return [folder / name for name in (*files, *hubs)]
+            _give_folder(folder, (-1, owner[1]), 0o750)
+            _give_folder(state, owner, 0o700)
+    return [folder / name for name in (*files, *hubs, CRL)]
 
 
 def made(folder: Path) -> Path:
@@ -138,17 +139,31 @@ def hub_names(count: int) -> list[str]:
 
 def write_crl(folder: Path, authority: Authority, register: Register) -> Path:
     """The list of revoked certificates anew, owned as before. Raises FleetError: then the broker has the old one."""
-    path = folder / "crl.pem"
+    path = folder / CRL
     try:
         before = path.stat()
-        with register.transaction():  # of two revocations at once, the later list has both
-            write_private(path, authority.crl(register.revoked()), owner=(before.st_uid, before.st_gid))
+        _write_crl(path, authority, register, (before.st_uid, before.st_gid))
     except OSError as error:
         raise FleetError(
             f"{path} cannot be written ({error.strerror}), and so the broker still takes what is revoked: make room on the disk, run as the"
             " user who ran `almena fleet broker-config`, and give the command again"
         ) from error
     return path
+
+
+def _write_crl(path: Path, authority: Authority, register: Register, owner: tuple[int, int] | None) -> None:
+    with register.transaction():  # of two lists at once, the later one has all that is revoked
+        write_private(path, authority.crl(register.revoked()), owner=owner)
+
+
+def _give_folder(path: Path, owner: tuple[int, int], mode: int) -> None:
+    """Not by its path: what lies above may be somebody's who puts a link there meanwhile. Raises OSError for a link."""
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(number, *owner)
+        os.fchmod(number, mode)
+    finally:
+        os.close(number)
 
 
 def _owner(user: str) -> tuple[int, int] | None:

@@ -185,18 +185,21 @@ def write_private(path: Path, content: bytes, mode: int = 0o600, owner: tuple[in
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    with replacing(path) as part:
-        part.touch(mode=0o600)
-        part.write_bytes(content)
-        part.chmod(mode)
-        give(part, owner)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with replacing(path) as part, open(os.open(part, flags, 0o600), "wb") as file:
+        file.write(content)
+        os.fchmod(file.fileno(), mode)
+        give(file.fileno(), path.parent, owner)
 
 
-def give(path: Path, owner: tuple[int, int] | None = None) -> None:
-    """Root gives a file to `owner`, or to who owns its folder; for anybody else, nothing. Raises OSError."""
-    folder = path.parent.stat()
+def give(file: int, folder: Path, owner: tuple[int, int] | None = None) -> None:
+    """Root gives an open file to `owner`, or to who owns `folder`; for anybody else, nothing. Raises OSError.
+
+    Not by its path: who owns the folder can put a link there meanwhile.
+    """
+    there = folder.stat()
     if os.geteuid() == 0:
-        os.chown(path, *(owner or (folder.st_uid, folder.st_gid)))
+        os.fchown(file, *(owner or (there.st_uid, there.st_gid)))
 
 
 def ca_request(name: str, key: Key) -> bytes:

@@ -118,10 +118,16 @@ def broker_config(
 @app.command()
 def revoke(name: Name, folder: Dir = DIR, file: PassphraseFile = None, as_json: AsJson = False) -> None:
     """Refuse a device, the hub or a claim from now on, end its session at once, and say how long that took. Ends an invitation, too."""
+    from provisioning.broker import BROKER
     from provisioning.client import Endpoint
     from provisioning.revocation import reload_by, take_back
     from provisioning.revocation import revoke as carry_out
 
+    if name == BROKER:
+        raise FleetError(
+            "the broker's certificate cannot be revoked: devices ask no list for it. `almena fleet broker-config DIR` writes a new one; if"
+            " the key of the old one was stolen, make a new fleet with `almena fleet init`, and join the devices again"
+        )
     fleet = Fleet(folder)
     broker = fleet.settings.broker
     with _register(fleet) as register:

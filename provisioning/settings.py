@@ -80,7 +80,7 @@ class FleetSettings(Config):
     url: Annotated[str, AfterValidator(_address)] = Field(description="Where devices reach `almena fleet enrol-server`.")
     broker: BrokerSettings
     invitation_s: float = Field(DAY, gt=0, le=DAY, description="How long an invitation holds.")
-    certificate_s: float = Field(30 * DAY, gt=0, le=365 * DAY, description="How long a device's certificate holds.")
+    certificate_s: float = Field(30 * DAY, ge=DAY, le=365 * DAY, description="How long a device's certificate holds.")
 
 
 class Fleet:

@@ -46,7 +46,7 @@ def sole_watch(folder: Path) -> Iterator[None]:
         ) from None
     with lock:
         with writing(path):
-            give(path)
+            give(lock.fileno(), folder)
         yield
 
 

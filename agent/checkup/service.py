@@ -7,6 +7,8 @@ import hashlib
 import socket
 from pathlib import Path
 
+import httpx
+
 from agent.checkup import Check
 from agent.checkup.broker import answers, broker_check
 from agent.checkup.calibrations import calibrations
@@ -73,8 +75,20 @@ def web(settings: Settings) -> Check:
         try:
             probe.bind((page.host, page.port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and answers(settings.control_socket):
+            if error.errno == errno.EADDRINUSE and (answers(settings.control_socket) or _own_page(settings)):
                 return Check("web", "ok", f"{where} is taken; an agent with these settings is running")
             advice = "Stop what uses it (ss -ltnp), or set web.port or web.host to something else."
             return Check("web", "fail", f"{where}: {error.strerror}", advice)
     return Check("web", "ok", f"{where} is free")
+
+
+def _own_page(settings: Settings) -> bool:
+    """Whether the page of this agent answers: its vision process may be down."""
+    page = settings.web
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(page.host, page.host)
+    address = f"{'https' if page.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{page.port}/healthz"
+    try:
+        answer = httpx.get(address, timeout=5.0, verify=False, trust_env=False)
+        return bool(answer.json()["instance"] == settings.instance)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return False

@@ -23,6 +23,7 @@ from agent.identity.keys import Key, Pair, fingerprint, prove, request_for
 from agent.identity.protocol import NAME, Broker, Issued, Join, Message, Renew, Token
 from agent.settings import Settings
 from agent.settings_file import raw_section, write_sections
+from agent.wire.topics import HUB
 
 Tell = Callable[[str], None]
 UNKNOWN = Broker(host="broker.invalid", port=8883, delivery="broker")
@@ -65,7 +66,7 @@ class Joining:
         self._server = EnrolmentServer(url)
         self._config = config
         self._tell = tell
-        self._settings = settings.load(config) if config.exists() else _defaults(config)
+        self._settings = settings.load(config, but=("identity", "mqtt")) if config.exists() else _defaults(config)
         self._folder = IdentityFolder(self._settings.identity_dir)
 
     def by_token(self, text: str) -> Joined:
@@ -84,8 +85,10 @@ class Joining:
 
         Raises IdentityError, SettingsError.
         """
-        if not re.fullmatch(NAME, name):
-            raise MistakenError(f"{name!r} cannot be a device's name: lower-case letters, digits and dashes, at most 63 (--name)")
+        if not re.fullmatch(NAME, name) or name == HUB:
+            raise MistakenError(
+                f"{name!r} cannot be a device's name: lower-case letters, digits and dashes, at most 63, and not {HUB!r} (--name)"
+            )
         claim = Claim.read(path)
         key = self._prepared(name, f"{name} {claim.pair.certificate.serial_number}")
         ca = self._server.trusted_ca(fingerprint(x509.load_pem_x509_certificate(claim.ca)))

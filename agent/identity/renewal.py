@@ -47,7 +47,10 @@ def due_at(pair: Pair) -> float:
 
 
 class Renewal:
-    """A thread of the uplink. `reconnect` makes the session use the new certificate; `tell` gets what is wrong, empty when nothing is."""
+    """A thread of the uplink. `reconnect` makes the session use the new certificate; `tell` gets what is wrong, empty when nothing is.
+
+    A session that begins tries a certificate that waits by itself; one that it has not proven is tried again after a while.
+    """
 
     def __init__(
         self, url: str, folder: IdentityFolder, reconnect: Callable[[], None], tell: Callable[[str], None], pace: RenewalPace
@@ -59,6 +62,7 @@ class Renewal:
         self._pace = pace
         self._failures = 0
         self._not_before = 0.0
+        self._tried_at = time.monotonic()
         self._said = ""
         self._rounds = Rounds("renewal", self.look, pace.look_s)
 
@@ -77,8 +81,8 @@ class Renewal:
         try:
             pair = self._folder.pair()
             if self._folder.renewed() is not None:
-                self._not_before = time.monotonic() + UNPROVEN_S
-                self._reconnect()
+                if time.monotonic() - self._tried_at >= UNPROVEN_S:
+                    self._begin_anew()
             elif time.time() >= due_at(pair):
                 self._renew(pair)
             else:
@@ -96,9 +100,12 @@ class Renewal:
             self._say(f"the certificate waits for the operator (`almena fleet approve {answer.waiting}`): {answer.reason}")
             return
         self._failures = 0
-        self._not_before = time.monotonic() + UNPROVEN_S
         self._say("")
         log.info("the certificate is renewed until %s; the session begins anew with it", _day(answer.ends))
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._tried_at = time.monotonic()
         self._reconnect()
 
     def _wait(self, seconds: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ class Gate:
 
     def __init__(self, path: Path) -> None:
         make_private(path)
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self.threads = threading.RLock()
         """Held by the thread that is inside."""
 
@@ -89,8 +91,11 @@ class Reserve:
 
 def make_private(path: Path, mode: int = FILE_MODE) -> None:
     """Make the file if there is none, for its owner (and group) alone whatever the umask is; root makes it for whom the folder belongs to.
-    Opens no file that is there: closing it would drop the locks that SQLite has on it, and another process would then delete the log
-    that is in use."""
+
+    Raises OSError for what is no file: several services may write in the folder of the outbox, and one of them could have another, or root,
+    open or change what a link leads to. Opens no file that is there: closing it would drop the locks that SQLite has on it, and another
+    process would then delete the log that is in use.
+    """
     with suppress(FileExistsError):
         made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
@@ -99,16 +104,30 @@ def make_private(path: Path, mode: int = FILE_MODE) -> None:
                 os.fchown(made, folder.st_uid, folder.st_gid)
         finally:
             os.close(made)
+    for one in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(one.lstat().st_mode):
+                raise OSError(errno.ELOOP, "not a file of its own, and no link is followed here", str(one))
     restrict(path, mode)
 
 
 def restrict(path: Path, mode: int) -> None:
-    """Give the path these rights. A folder that has them, and hands down its group beside, as an installation makes it, stays so."""
-    if path.stat().st_mode & 0o777 != mode:
-        try:
-            path.chmod(mode)
-        except PermissionError:
-            logger.warning("%s belongs to somebody else and its mode is not %o: others may read names in it", path, mode)
+    """Give the path these rights. A folder that has them, and hands down its group beside, as an installation makes it, stays so.
+
+    Raises OSError for a link that somebody else has made, but root.
+    """
+    link = path.lstat()
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid()):
+        raise OSError(errno.ELOOP, "a link of somebody else, which is not followed", str(path))
+    follow = os.O_NOFOLLOW if stat.S_ISREG(link.st_mode) else 0
+    number = os.open(path, os.O_PATH | os.O_CLOEXEC | follow)  # as such it can be closed without a loss of SQLite's locks
+    try:
+        if os.fstat(number).st_mode & 0o777 != mode:
+            os.chmod(f"/proc/self/fd/{number}", mode)
+    except PermissionError:
+        logger.warning("%s belongs to somebody else and its mode is not %o: others may read names in it", path, mode)
+    finally:
+        os.close(number)
 
 
 def sync_folder(folder: Path) -> None:

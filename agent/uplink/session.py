@@ -139,6 +139,7 @@ class Session:
         """Say `stopped`, disconnect in order and end the thread; gives up waiting after `timeout` seconds. Without a `goodbye` the
         connection breaks, so that the broker publishes the will."""
         self._stop.set()
+        self._anew.set()
         attempt = self._attempt
         if attempt is not None and goodbye:
             attempt.leave(timeout)
@@ -155,7 +156,7 @@ class Session:
         return True
 
     def reconnect(self) -> None:
-        """Begin the session anew, with the certificate that is there now."""
+        """Begin the session anew, with the certificate that is there now; at once, however long the wait after a refusal would be."""
         self._anew.set()
         attempt = self._attempt
         if attempt is not None:
@@ -180,7 +181,7 @@ class Session:
             if self._status.connected and time.monotonic() - started > STABLE_AFTER_S:
                 failures = 0
             self._show(trouble)
-            self._stop.wait(self._backoff.delay(failures))
+            self._anew.wait(self._backoff.delay(failures))
             failures += 1
 
     def _connect_and_stay(self) -> Trouble:

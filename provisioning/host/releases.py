@@ -137,8 +137,8 @@ def make(places: Places, recipe: Recipe) -> None:
         python = "/usr/bin/python3" if inside or places.packaged else sys.executable
         site = ["--system-site-packages"] if recipe.system_site else []
         try:
-            run([*prefix, python, "-m", "venv", *site, path], timeout_s=PIP_S)
-            run([*prefix, f"{path}/bin/python", "-m", "pip", "install", *options, wanted, *recipe.also], timeout_s=PIP_S)
+            run([*prefix, python, "-I", "-m", "venv", *site, path], timeout_s=PIP_S)
+            run([*prefix, f"{path}/bin/python", "-I", "-m", "pip", "install", *options, wanted, *recipe.also], timeout_s=PIP_S)
             run([*prefix, f"{path}/bin/almena", "--version"])
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +176,8 @@ def own_wheel() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="almena-wheel-") as folder:
         copy = Path(folder) / "source"
         shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(*SOURCES))
-        run([sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "-w", folder, str(copy)], timeout_s=PIP_S)
+        pip = [sys.executable, "-I", "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps"]
+        run([*pip, "-w", folder, str(copy)], timeout_s=PIP_S)
         (wheel,) = Path(folder).glob("almena-*.whl")
         yield wheel
 

@@ -25,6 +25,7 @@ from guest_service import (
     installed,
     mended,
     more_backends,
+    planted,
     running_as_meant,
     started_again,
     upgrade_and_back,
@@ -32,7 +33,7 @@ from guest_service import (
 )
 
 STAGES: dict[str, tuple[Callable[[], str], ...]] = {
-    "service": (start_broker, install, backends, more_backends, running_as_meant, confinement, watchdog, identity, mended, doctor),
+    "service": (start_broker, install, backends, more_backends, running_as_meant, confinement, planted, watchdog, identity, mended, doctor),
     "upgrade": (start_broker, installed, bad_upgrade, upgrade_and_back),
     "power": (start_broker, started_again),
     "fleet": (start_broker, installed, join, uninstall),

@@ -118,6 +118,26 @@ def running_as_meant() -> str:
     return "; ".join(told) + f"; {sum(line.startswith('{') for line in lines)} of the last {len(lines)} lines of the journal are JSON"
 
 
+def planted() -> str:
+    """Modules that one service puts where all may write are not what another one runs."""
+    shared = Path("/var/lib/almena")
+    plant = f"import pathlib; pathlib.Path('{shared}/run/planted').touch()\n"
+    sites = [shared / f".local/lib/python3.{minor}/site-packages" for minor in range(10, 14)]
+    for place in [shared, *sites]:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("json.py", "sitecustomize.py", "usercustomize.py", "agent.py"):
+            (place / name).write_text(plant)
+            shutil.chown(place / name, "almena-vision", "almena")
+    run("systemctl", "restart", "almena.target")
+    events(3, 120)
+    assert not Path(shared / "run/planted").exists(), "a service has run what another one had put there"
+    assert [shown(unit, "NRestarts") for unit in SERVICES] == ["0"] * len(SERVICES)
+    for name in ("json.py", "sitecustomize.py", "usercustomize.py", "agent.py"):
+        (shared / name).unlink()
+    shutil.rmtree(shared / ".local")
+    return f"{4 * (1 + len(sites))} modules in {shared}, none of which {', '.join(SERVICES)} ran when started again"
+
+
 def watchdog() -> str:
     """A hung vision is started again, and makes events again."""
     return hung("almena-vision", lambda: events(1, 120))

@@ -22,6 +22,7 @@ from agent.checkup import broker, host, libraries, runtimes, service
 from agent.settings import MqttSettings, Settings, WebSettings
 from engines.registry import BACKENDS
 from tests.fakes.ports import free_port
+from tests.fakes.small_site import SmallSite
 from tests.waiting import wait_until
 
 ORIN_INFO = "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\nFeatures\t: fp asimd asimddp crc32\n"
@@ -200,6 +201,14 @@ def test_the_port_of_the_page(tmp_path: Path) -> None:
             agent.listen()
             assert "is running" in service.web(settings).text
     assert service.web(settings).text.endswith("is free")
+
+
+def test_the_own_page_is_known_while_vision_is_down(tmp_path: Path) -> None:
+    with SmallSite(tmp_path / "one") as site:
+        site.stop_vision()
+        page = WebSettings(port=int(site.server.url.rsplit(":", 1)[1].strip("/")))
+        own, other = (service.web(Settings(state_dir=tmp_path / folder, web=page)) for folder in ("one", "two"))
+    assert ("is running" in own.text, own.state, other.state) == (True, "ok", "fail")
 
 
 def test_the_whole_command(tmp_path: Path) -> None:

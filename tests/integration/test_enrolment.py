@@ -46,7 +46,7 @@ def site(tmp_path: Path) -> Iterator[FleetSite]:
 
 def test_a_device_joins_and_keeps_the_settings_that_it_had(site: FleetSite, tmp_path: Path) -> None:
     config = tmp_path / "almena.yaml"
-    config.write_text("# mine\nstate_dir: here\nmqtt: {host: old, username: u, password: p, keepalive_s: 7}\n")
+    config.write_text("# mine\nstate_dir: here\nmqtt: {host: old, username: u, password_file: gone, keepalive_s: 7}\n")
     joined = site.join(config)
     folder = IdentityFolder(tmp_path / "here" / "identity")
     assert {path.name for path in folder.path.iterdir()} == {"ca.pem", "device.pem"}

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.backoff import Backoff
 from agent.identity.folder import IdentityFolder
 from agent.identity.keys import Pair, new_key
 from agent.identity.renewal import due_at
-from agent.uplink.app import Uplink
+from agent.uplink.app import Pace, Uplink
 from provisioning.acl_matrix import ROLES, all_topics
 from provisioning.broker import write_configuration
 from provisioning.ca import Authority, ca_request, signed_by_others
@@ -65,8 +66,8 @@ def config(site: FleetSite, tmp_path: Path) -> Path:
 class Running:
     """The uplink of a device, with short pauses."""
 
-    def __init__(self, config: Path) -> None:
-        self.uplink = Uplink(config, HASTY)
+    def __init__(self, config: Path, pace: Pace = HASTY) -> None:
+        self.uplink = Uplink(config, pace)
         self.folder = IdentityFolder(self.uplink.settings.identity_dir)
         self.status = self.uplink.status
 
@@ -172,6 +173,17 @@ def test_the_hub_takes_events_with_the_files_of_the_broker(site: FleetSite, conf
     assert hub.numbers() == list(range(20))
 
 
+def test_a_new_certificate_that_waits_is_tried_by_the_session_that_begins(site: FleetSite, config: Path) -> None:
+    folder, key = IdentityFolder(load(config).identity_dir), new_key()
+    renewed = Pair(key, site.authority.device("cam-1", key.public_key(), DAY))
+    site.register.add(renewed.certificate, "device", renewed.certificate.public_bytes(Encoding.PEM))
+    folder.write(folder.next, renewed.pem)
+    with Running(config) as device:
+        device.connected()
+        assert folder.pair().certificate == renewed.certificate
+        assert not folder.next.exists()
+
+
 def test_a_new_certificate_that_the_broker_refuses_leaves_the_old_one(site: FleetSite, config: Path) -> None:
     folder = IdentityFolder(load(config).identity_dir)
     good = folder.pair()
@@ -200,7 +212,8 @@ def test_revoked_while_connected_and_joined_again(site: FleetSite, config: Path)
 
 
 def test_expired_while_it_was_off_waits_for_the_operator(site: FleetSite, config: Path) -> None:
-    """And so has the certificate that it had got in its place, and that the broker never saw."""
+    """And so has the certificate that it had got in its place, and that the broker never saw. The new one is used at once, however long the
+    next try would have waited."""
     folder, key = IdentityFolder(load(config).identity_dir), new_key()
     expired = Pair(key, site.authority.device("cam-1", key.public_key(), timedelta(minutes=-5)))
     site.register.add(expired.certificate, "device", expired.certificate.public_bytes(Encoding.PEM))
@@ -209,7 +222,7 @@ def test_expired_while_it_was_off_waits_for_the_operator(site: FleetSite, config
     renewed = Pair(late, site.authority.device("cam-1", late.public_key(), timedelta(minutes=-1)))
     site.register.add(renewed.certificate, "device", renewed.certificate.public_bytes(Encoding.PEM), expired.certificate.serial_number)
     folder.write(folder.next, renewed.pem)
-    with Running(config) as device:
+    with Running(config, replace(HASTY, connect=Backoff(60, 60, max))) as device:
         wait_until(lambda: "almena fleet approve" in device.status.text, 10, "the operator to be asked")
         assert "its certificate has expired" in device.status.text
         assert device.status.connects == 0

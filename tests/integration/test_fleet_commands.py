@@ -43,6 +43,7 @@ def almena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     """The command line in an empty folder; gives what it prints, and asserts its exit code."""
     monkeypatch.setattr(ca, "KDF_ROUNDS", 1000)
     monkeypatch.setattr(logs, "setup", lambda *_: None)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
     monkeypatch.setenv("ALMENA_FLEET", str(tmp_path / "fleet"))
     monkeypatch.setenv("ALMENA_CA_PASSPHRASE", PASSPHRASE)
     monkeypatch.chdir(tmp_path)
@@ -89,6 +90,8 @@ def test_a_fleet_from_its_first_day(almena: Almena, made: str, tmp_path: Path) -
     told = almena("fleet", "revoke", "hub", code=1)
     assert "hub is revoked in the register, and stays so; its session, if it has one, was not ended: the broker cannot be told" in told
     assert "Errno" not in told
+    told = almena("fleet", "revoke", "fleet.broker", code=1)
+    assert "cannot be revoked: devices ask no list for it. `almena fleet broker-config DIR` writes a new one" in told
     text = almena("fleet", "invite", "cam-1", "--qr")
     assert "almena join https://f:8643 cam-1." in text
     assert "▄" in text
@@ -138,6 +141,7 @@ def test_addresses_and_names_that_cannot_be(almena: Almena, made: str, tmp_path:
         assert "--broker: " in almena("fleet", "init", "--dir", "none", "--url", "https://f", "--broker", broker, code=2)
     assert "--user: " in almena("fleet", "init", "--dir", "none", "--url", "https://f", "--broker", "b", "--user", "x\nport 1", code=2)
     assert "cannot be a device's name" in almena("join", "https://f", "--claim", "claim.pem", "--name", "Cam 1", code=2)
+    assert "not 'hub'" in almena("join", "https://f", "--claim", "claim.pem", "--name", "hub", code=2)
     for folder in ("with blanks", "100%"):
         assert "name another folder" in almena("fleet", "broker-config", folder, code=1)
         assert not (tmp_path / folder).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from agent.identity.errors import IdentityError, MistakenError
 from agent.identity.folder import IdentityFolder
 from agent.identity.keys import Pair, key_pem, new_key, prove, proven, public_bytes, request_for
 from agent.identity.protocol import Token
-from agent.identity.renewal import due_at
+from agent.identity.renewal import RENEWAL_PACE, UNPROVEN_S, Renewal, due_at
 from agent.settings_file import located, to_be_changed, write_key, write_sections
 from agent.tls_settings import TlsSettings
 from agent.uplink.credentials import Credentials
@@ -297,6 +298,23 @@ def test_the_old_certificate_stays_until_the_new_one_is_accepted(tmp_path: Path)
     folder.device.unlink()
     with pytest.raises(OSError, match="run `almena join"):
         credentials.context()
+
+
+def test_a_renewed_certificate_that_nothing_has_proven_is_tried_again_after_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = IdentityFolder(tmp_path)
+    folder.joined(pair_of(), CA.pem)
+    folder.write(folder.next, pair_of().pem)
+    begun: list[float] = []
+    renewal = Renewal("https://nobody:1", folder, lambda: begun.append(1.0), lambda _: None, RENEWAL_PACE)
+    renewal.look()
+    assert begun == [], "the session that begins tries it by itself"
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + UNPROVEN_S)
+    for _ in range(3):
+        renewal.look()
+    assert begun == [1.0]
 
 
 def test_renewal_is_due_after_two_thirds_and_not_for_all_at_once() -> None:

@@ -256,3 +256,30 @@ def test_what_root_makes_belongs_to_whom_the_folder_does(tmp_path: Path) -> None
     made = (folder / "outbox.db").stat()
     assert (made.st_uid, made.st_gid) == (folder.stat().st_uid, folder.stat().st_gid)
     assert stat.S_IMODE(made.st_mode) == 0o660
+
+
+@pytest.mark.parametrize("name", ["outbox.db", "outbox.db-wal", "outbox.lock", "outbox.seq", "telemetry.lock"])
+def test_a_link_among_the_files_is_not_followed(tmp_path: Path, name: str) -> None:
+    """One service could have another, or root, open or change any file."""
+    folder, theirs = tmp_path / "outbox", tmp_path / "theirs"
+    folder.mkdir()
+    theirs.write_text("theirs")
+    theirs.chmod(0o640)
+    (folder / name).symlink_to(theirs)
+    with pytest.raises(OutboxError, match="no link is followed"):
+        Outbox.open(folder, "dev", OutboxSettings())
+    assert (theirs.read_text(), stat.S_IMODE(theirs.stat().st_mode)) == ("theirs", 0o640)
+
+
+def test_a_folder_that_is_a_link_is_one_of_root_or_of_whoever_opens_it(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "outbox"
+    elsewhere.mkdir(mode=0o755)
+    folder.symlink_to(elsewhere)
+    Outbox.open(folder, "dev", OutboxSettings()).close()
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o770
+    if os.geteuid() == 0:
+        elsewhere.chmod(0o755)
+        os.chown(folder, 12345, 54321, follow_symlinks=False)
+        with pytest.raises(OutboxError, match="link of somebody else"):
+            Outbox.open(folder, "dev", OutboxSettings())
+        assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
