@@ -25,6 +25,7 @@ app.add_typer(command_accounts.users, name="users")
 app.add_typer(command_identities.identities, name="identities")
 app.add_typer(command_upkeep.maintenance, name="maintenance")
 app.command("remove")(command_upkeep.remove)
+app.command("give-up")(command_upkeep.give_up)
 
 POLL_S = 0.3
 Device = Annotated[str, typer.Argument(help="The device's name.")]

@@ -14,6 +14,7 @@ import typer
 
 from agent import logs
 from agent.moments import moment_of
+from agent.process import starting
 from fleet.command_accounts import AnyRole, Role, UserName
 from fleet.command_options import AsJson, PasswordFile, Since, Until, password
 
@@ -42,8 +43,10 @@ def hub(
         return
     context.obj = settings.load(path) if path else settings.HubSettings()
     if context.invoked_subcommand is None:
-        from fleet.hub import run
+        from fleet.ingest.ingest import BATCH_OBJECTS
 
+        with starting(young=BATCH_OBJECTS):
+            from fleet.hub import run
         logs.setup("hub")
         raise typer.Exit(run(context.obj))
 

@@ -1,4 +1,4 @@
-"""`almena fleet maintenance …` and `almena fleet remove`: keeping a fleet in order."""
+"""`almena fleet maintenance …`, `remove` and `give-up`: keeping a fleet in order."""
 
 from __future__ import annotations
 
@@ -84,3 +84,21 @@ def remove(
     with HubClient(access(hub)) as client:
         client.ask("DELETE", f"devices/{quote(device, safe='')}")
     print(json.dumps({"removed": device}) if as_json else f"{device} is removed; to keep it away: almena fleet revoke {device}")
+
+
+def give_up(
+    device: Annotated[str, typer.Argument(help="The device's name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    hub: HubFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count what is missing of a device as lost for good, so that its alert ends. What comes all the same is taken."""
+    path = f"devices/{quote(device, safe='')}/losses"
+    with HubClient(access(hub)) as client:
+        if not yes:
+            missing = client.ask("GET", path)["missing_total"]
+            if missing and not typer.confirm(f"Count {missing} missing numbers of {device} as lost?"):
+                raise AlmenaError("nothing was given up")
+        lanes = client.ask("POST", f"{path}/give-up")["given_up"]
+    told = ", ".join(f"{lane} {count}" for lane, count in lanes.items())
+    print(json.dumps({"given_up": lanes}) if as_json else f"lost for good: {told}" if lanes else f"nothing of {device} is missing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 
@@ -38,15 +38,16 @@ class Intervals:
         self._lows[first:last] = [low]
         self._highs[first:last] = [high]
 
-    def remove(self, number: int) -> None:
-        """Take one out, if it is in."""
-        if number not in self:
-            return
-        place = bisect_left(self._highs, number)
-        low, high = self._lows[place], self._highs[place]
-        parts = [part for part in ((low, number - 1), (number + 1, high)) if part[0] <= part[1]]
-        self._lows[place : place + 1] = [part[0] for part in parts]
-        self._highs[place : place + 1] = [part[1] for part in parts]
+    def remove(self, low: int, high: int | None = None) -> None:
+        """Take out what is in of `low` to `high`, both ends included."""
+        high = low if high is None else high
+        first = bisect_left(self._highs, low)
+        last = bisect_right(self._lows, high)
+        if first < last:
+            ends = ((self._lows[first], low - 1), (high + 1, self._highs[last - 1]))
+            parts = [part for part in ends if part[0] <= part[1]]
+            self._lows[first:last] = [part[0] for part in parts]
+            self._highs[first:last] = [part[1] for part in parts]
 
     def gaps(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """The ranges from `low` to `high`, both ends included, that are not in."""
@@ -81,6 +82,11 @@ class Intervals:
     def upto(self) -> int:
         """The highest number such that it and all from 1 on are here; 0 if 1 is missing."""
         return self._highs[0] if self._lows and self._lows[0] <= 1 else 0
+
+    @property
+    def lowest(self) -> int:
+        """The lowest number; 0 if there is none."""
+        return self._lows[0] if self._lows else 0
 
     @property
     def highest(self) -> int:

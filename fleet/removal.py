@@ -13,7 +13,7 @@ from fleet import journal
 from fleet.desired import ConflictError
 from fleet.identities import ledger
 from fleet.link import Link
-from fleet.store import queries, sql
+from fleet.store import device_rows, queries, spools, sql
 from fleet.store.database import writing
 from fleet.store.tables import alerts, commands, devices, maintenance, removed, replies, rollups, samples
 
@@ -41,7 +41,9 @@ def remove(engine: Engine, link: Link, by: str, device: str) -> None:
         while _slice(engine, table, device):
             pass
     with writing(engine) as connection:
+        device_rows.hold(connection, device)
         ledger.leave(connection, device, now)
+        spools.give_up(connection, device, now)  # of who has this name next, nothing of this one is missing
         for table in (rollups, samples, replies, commands, alerts, devices):
             connection.execute(delete(table).where(table.c.device == device))
         connection.execute(delete(maintenance).where(maintenance.c.kind == "device", maintenance.c.name == device))

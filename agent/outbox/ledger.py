@@ -212,6 +212,7 @@ class Ledger:
         payload = encode_event(
             event,
             device=self._rules.device,
+            outbox=self._rules.outbox,
             spool=state.spool,
             seq=seq,
             boot_id=clock.boot_id,

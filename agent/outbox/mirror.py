@@ -1,13 +1,14 @@
 """The books of a store outside its database: they tell when the database was lost, restored or rolled back.
 
 Two slots in one small file, written in turn and synced, each with a checksum. Writing in place needs no free space, so failed appends
-are counted here while the disk is full.
+are counted here while the disk is full. At the end of the first slot stands whose numbers these are.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import struct
 import threading
 import zlib
@@ -23,6 +24,7 @@ _SLOT = 4096
 _HEAD = struct.Struct("<IQ")
 _LANE = struct.Struct("<8s8Q")
 _NO_SPOOL = bytes(8)
+_IDENTITY = struct.Struct("<8sI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Mirror:
         self._lanes = tuple(lanes)
         self._lock = threading.Lock()
         make_private(path)
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         if os.fstat(self._fd).st_size < 2 * _SLOT:
             os.posix_fallocate(self._fd, 0, 2 * _SLOT)
             os.fsync(self._fd)
@@ -74,6 +76,20 @@ class Mirror:
     def version(self) -> bytes:
         """Changes with every write, whoever does it. Costs two small reads."""
         return os.pread(self._fd, _HEAD.size, 0) + os.pread(self._fd, _HEAD.size, _SLOT)
+
+    def identity(self, *, anew: bool) -> str:
+        """What tells this outbox, as long as its numbers run on, from another one that the device had or will have: 64 random bits in hex.
+
+        `anew`: its numbers begin again. Raises OSError.
+        """
+        with self._exclusive():
+            at = _SLOT - _IDENTITY.size
+            known, checksum = _IDENTITY.unpack(os.pread(self._fd, _IDENTITY.size, at))
+            if anew or checksum != zlib.crc32(known):
+                known = secrets.token_bytes(8)
+                os.pwrite(self._fd, _IDENTITY.pack(known, zlib.crc32(known)), at)
+                os.fsync(self._fd)
+            return bytes(known).hex()
 
     def read(self) -> dict[str, Mark] | None:
         """The newest sound slot; None if there is none."""

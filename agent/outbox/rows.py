@@ -80,6 +80,8 @@ class Rules(Config):
     model_config = {"arbitrary_types_allowed": True, "frozen": True}
 
     device: str
+    outbox: str = ""
+    """See Mirror.identity."""
     host: str
     clock: Clock
     limits: dict[str, LaneSettings]

@@ -363,11 +363,11 @@ class Store:
 
     def _settle_in(self, made: bool, *, damaged: bool) -> dict[str, LaneState]:
         """Make the books agree with rows and mirror."""
-        ledger = Ledger(self._writer, self._rules)
-        for lane in self.lanes:
-            start = self._first_loss if lane == "loss" else 0
-            ledger.states.setdefault(lane, LaneState(lane, "", seq=start, floor=start))
         marks = self._mirror.read()
+        self.limit({"outbox": self._mirror.identity(anew=made and marks is None)})
+        ledger = Ledger(self._writer, self._rules)
+        for lane, start in ((lane, self._first_loss if lane == "loss" else 0) for lane in self.lanes):
+            ledger.states.setdefault(lane, LaneState(lane, "", seq=start, floor=start))
         if damaged or recovery.behind(ledger.states, marks or {}):
             declared = recovery.reconcile(ledger, self._writer, marks or {}, "damaged" if damaged else "rolled back")
             self._alarm(

@@ -24,11 +24,12 @@ def _plain(value: Any) -> Any:
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain).encode
 
 
-def encode_event(event: Event, *, device: str, spool: str, seq: int, boot_id: str, clock: str, host: str) -> bytes:
+def encode_event(event: Event, *, device: str, outbox: str = "", spool: str, seq: int, boot_id: str, clock: str, host: str) -> bytes:
     """The envelope of an event, final as it will be sent. Raises WireError if its data have no JSON form or it is too large."""
     envelope = {
         "v": VERSION,
         "id": f"{device}/{spool}/{seq}",
+        "outbox": outbox,
         "stream": event.stream,
         "kind": event.kind,
         "captured_at": event.captured_at,

@@ -57,7 +57,7 @@ class Birth(Versioned):
     boot_id: str
     agent: Annotated[str, Field(description="Version of the agent.")]
     models: dict[str, str] = Field(default={}, description="Task to model.")
-    lease_s: Annotated[float, Field(gt=0, description="Without a sign of life for this long the device counts as lost.")]
+    lease_s: Annotated[float, Field(gt=0, le=86400, description="Without a sign of life for this long the device counts as lost.")]
     reason: str = ""
 
 
@@ -241,6 +241,13 @@ class Envelope(Versioned, Generic[D]):
     """What the outbox stores and the hub keeps under the unique key `id`."""
 
     id: Annotated[str, Field(description="<device>/<spool>/<seq>", pattern=f"^{NAME}/[0-9a-f]{{16}}/[1-9][0-9]{{0,17}}$")]
+    outbox: Annotated[
+        str,
+        Field(
+            pattern="^([0-9a-f]{16})?$",
+            description="Random; stays as long as the numbers of the device's lanes run on from one spool to the next.",
+        ),
+    ] = ""
     stream: Annotated[str, Field(pattern=f"^({NAME})?$")]
     kind: Name
     captured_at: UnixTime

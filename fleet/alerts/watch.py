@@ -20,7 +20,7 @@ from fleet.duty import Duty
 from fleet.link import Link
 from fleet.store import queries
 from fleet.store.database import writing
-from fleet.store.store import MOST_LOST
+from fleet.store.spools import MOST_LOST
 from fleet.store.tables import alerts, devices, records, rules
 
 log = logging.getLogger(__name__)

@@ -249,7 +249,7 @@ class LossRow(BaseModel):
 
 
 class MissingRow(BaseModel):
-    """Numbers of a spool that are neither stored nor declared as lost, though higher ones are here."""
+    """Numbers of a spool, or between it and the next of its lane, that are neither stored nor declared as lost."""
 
     spool: str
     lane: str

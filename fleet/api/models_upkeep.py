@@ -58,6 +58,12 @@ class Changed(BaseModel):
     changed: int
 
 
+class GivenUp(BaseModel):
+    """Numbers that count as lost from now on, by lane."""
+
+    given_up: dict[str, int]
+
+
 class DeadLetter(BaseModel):
     """A message that could not be stored. `payload` is its beginning."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from datetime import timezone
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from sqlalchemy import insert, select, update
 from starlette.responses import Response
 
+from agent.clock import date_of
 from agent.errors import UnknownError
+from agent.serving import Problem
 from fleet import journal, maintenance
 from fleet.alerts.herald import require_ways
 from fleet.alerts.rules import RULES, checked
@@ -50,11 +53,15 @@ def alerts_router(context: Context) -> APIRouter:
 
     @router.post("/alerts/{alert}/acknowledge", status_code=204, **needs("operator"))
     def acknowledge(alert: Number, caller: Who) -> Response:
-        """Say that somebody sees to it."""
+        """Say that somebody sees to it, while it fires."""
         with writing(context.engine) as connection:
-            row = connection.execute(select(alerts.c.device, alerts.c.rule).where(alerts.c.id == alert)).first()
+            row = connection.execute(select(alerts).where(alerts.c.id == alert)).first()
             if row is None:
                 raise UnknownError(f"there is no alert {alert}")
+            if row.state != "firing":
+                raise Problem(409, "The alert is over", f"it ended at {date_of(row.until, timezone.utc):%Y-%m-%d %H:%M:%S} UTC by itself")
+            if row.acknowledged_by == caller.name:
+                return Response(status_code=204)
             connection.execute(update(alerts).where(alerts.c.id == alert).values(acknowledged_by=caller.name))
             journal.note(connection, caller.name, "alert acknowledge", row.device, {"id": alert, "rule": row.rule})
         return Response(status_code=204)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Iterator
 from datetime import timezone
@@ -127,7 +128,7 @@ def events_router(context: Context) -> APIRouter:
         with context.engine.connect() as connection:
             found = queries.event_list(connection, **wanted.model_dump(), limit=limit + 1, before=_before(before))
             found = pictures.marked(connection, found)
-        return {"events": found[:limit], "next": _cursor(found[limit - 1]) if len(found) > limit else None}
+        return {"events": queries.in_order(found[:limit]), "next": _cursor(found[limit - 1]) if len(found) > limit else None}
 
     @router.get("/events.csv", response_class=Response, **csv_answer())
     def events_csv(wanted: Filters) -> Response:
@@ -150,7 +151,7 @@ def _pages(context: Context, wanted: Wanted) -> Iterator[str]:
     while True:
         with context.engine.connect() as connection:
             page = queries.event_list(connection, **wanted.model_dump(), limit=CSV_PAGE, before=before)
-        yield _csv([_row(event) for event in page])
+        yield _csv([_row(event) for event in queries.in_order(page)])
         if len(page) < CSV_PAGE:
             return
         before = (page[-1]["at"], page[-1]["number"])
@@ -177,8 +178,8 @@ def _before(cursor: str | None) -> tuple[float, int] | None:
         return None
     moment, _, number = cursor.partition("|")
     try:
-        if not 0 < int(number) < 1 << 63:
-            raise ValueError(number)
+        if not (0 < int(number) < 1 << 63 and math.isfinite(float(moment))):
+            raise ValueError(cursor)
         return float(moment), int(number)
     except ValueError as error:
         raise Problem(422, "The cursor is not one of ours", "give `next` of the page before, unchanged") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Annotated, Any
 
@@ -15,9 +16,10 @@ from fleet.accounts import Caller
 from fleet.api.access import Who, needs, require
 from fleet.api.context import Context
 from fleet.api.models import DevicePatch
-from fleet.api.models_upkeep import Changed, DeadLetters, DevicesPatch, MadeWindow, NewMaintenance, Windows
+from fleet.api.models_upkeep import Changed, DeadLetters, DevicesPatch, GivenUp, MadeWindow, NewMaintenance, Windows
 from fleet.identities import ledger
 from fleet.parameters import Number
+from fleet.store import device_rows, spools
 from fleet.store.database import writing
 from fleet.store.tables import dead_letters, devices
 
@@ -61,6 +63,19 @@ def placing_router(context: Context) -> APIRouter:
             target = names[0] if len(names) == 1 else f"{changed} devices"
             journal.note(connection, caller.name, "describe", target, {**values, "devices": names[:100]})
         return {"changed": changed}
+
+    @router.post("/devices/{device}/losses/give-up", response_model=GivenUp, **needs("operator"))
+    def give_up(device: str, caller: Who) -> Any:
+        """Count what is missing of a device as lost for good, so that its alert ends. What comes all the same is taken."""
+        with writing(context.engine) as connection:
+            courier.known(connection, device)
+            device_rows.hold(connection, device)
+            lanes = spools.give_up(connection, device, time.time())
+            if lanes:
+                lost = sum(count for lane, count in lanes.items() if lane != "telemetry")
+                device_rows.count_losses(connection, {device: lost})
+                journal.note(connection, caller.name, "missing give up", device, lanes)
+        return {"given_up": lanes}
 
     @router.delete("/devices/{device}", status_code=204, **needs("admin"))
     def remove(device: str, caller: Who) -> Response:
@@ -137,6 +152,8 @@ def _may_join(connection: Connection, caller: Caller, site: str | None) -> None:
 def _place(cursor: str) -> tuple[float, str]:
     at, _, digest = cursor.partition("|")
     try:
+        if not math.isfinite(float(at)):
+            raise ValueError(cursor)
         return float(at), digest
     except ValueError as error:
         raise Problem(422, "The cursor is not one of ours", "give `next` of the page before, unchanged") from error

@@ -39,7 +39,7 @@ def face(number: int, run: int, devices: int = DEVICES) -> tuple[str, bytes]:
         "second_best": 0.7, "cluster": None, "frames": 1, "reason": None,
     }  # fmt: skip
     event = Event(STREAM, "face", data, now, time.monotonic_ns(), "dlib-resnet")
-    own = {"device": name(device), "spool": spool(device, run), "seq": turn + 1}
+    own = {"device": name(device), "outbox": spool(device, run), "spool": spool(device, run), "seq": turn + 1}
     return wire.lane_topic(name(device), "event", STREAM, "face"), wire.encode_event(event, **own, boot_id="b", clock="synced", host="h")  # type: ignore[arg-type]
 
 
@@ -51,7 +51,8 @@ def sample(device: int, run: int) -> tuple[str, bytes]:
     data = {"samples": [{"at": now, "period_s": 30.0, "system": system, "vision": {"streams": streams}}]}
     event = Event("", "telemetry", data, now, time.monotonic_ns())
     own = wire.lane_topic(name(device), "telemetry", "", "telemetry")
-    return own, wire.encode_event(event, device=name(device), spool=spool(device, run + 1), seq=1, boot_id="b", clock="synced", host="h")
+    of = {"device": name(device), "outbox": spool(device, run + 1), "spool": spool(device, run + 1), "seq": 1}
+    return own, wire.encode_event(event, **of, boot_id="b", clock="synced", host="h")  # type: ignore[arg-type]
 
 
 class Publisher:

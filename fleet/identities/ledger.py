@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, not_, sel
 from agent.errors import AlmenaError, UnknownError
 from agent.sharing.protocol import MOST_IDENTITIES, Box, Duties, Held, Own, Sealing, SharingKey, SignedReceipt, Sync
 from fleet import journal
-from fleet.store import erasure, sql
+from fleet.store import device_rows, erasure, sql
 from fleet.store.tables import commands, devices, erased, identities, identity_copies, sharing_keys, sharing_sites
 
 AT_ONCE = 200
@@ -115,7 +115,7 @@ def erase(connection: Connection, by: str, identity: str, now: float) -> None:
         connection.execute(delete(copies).where(never))
         connection.execute(update(copies).where(of_it).values(box=None))
         seen_by = union(select(devices.c.device).where(devices.c.site == row.site), select(copies.c.device).where(of_it))
-        for device in connection.execute(seen_by).scalars().all():
+        for device in sorted(connection.execute(seen_by).scalars()):
             _blank(connection, device, identity)
         journal.note(connection, by, "identity erase", identity, at=now)
     waiting = select(copies.c.device).where(copies.c.identity == identity, copies.c.receipt.is_(None))
@@ -313,5 +313,6 @@ def _note_erased(connection: Connection, device: str, gone: Sequence[str], now: 
 
 
 def _blank(connection: Connection, device: str, identity: str) -> None:
+    device_rows.hold(connection, device)  # or else what a hub is just storing of it would stay
     connection.execute(sql.insert(connection, erased).values(device=device, identity=identity).on_conflict_do_nothing())
     erasure.scrub(connection, device, identity)

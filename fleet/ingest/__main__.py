@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from agent import logs
 from agent.errors import AlmenaError, SettingsError
-from agent.process import refused
+from agent.process import refused, starting
 from agent.signals import at_stop
-from fleet.ingest.ingest import Ingest
+from fleet.ingest.ingest import BATCH_OBJECTS, Ingest
 from fleet.settings import SQLITE, BrokerSettings
 from fleet.store import Store
 from fleet.store.care import Care
@@ -59,7 +59,8 @@ def _serve(options: argparse.Namespace) -> None:
     broker = _broker(options)
     url = options.store if "://" in options.store else f"{SQLITE}{Path(options.store).absolute()}"
     with sole_hub(url):
-        store = Store(url, ErasedList(options.erasures) if options.erasures else None)
+        with starting(young=BATCH_OBJECTS):
+            store = Store(url, ErasedList(options.erasures) if options.erasures else None)
         try:
             ingest = Ingest(store, broker, Care(store.engine).round)
             at_stop(ingest.stop)

@@ -18,6 +18,8 @@ from fleet.store import Batch, Message, Store
 log = logging.getLogger("fleet.ingest")
 
 BATCH = 1000
+BATCH_OBJECTS = 20_000
+"""What a batch makes, at least: to look at it while it is in use took a fifteenth of the time."""
 LONGEST_PAUSE_S = 10.0
 SUBSCRIBES_EVERY_S = 30.0
 TELLS_EVERY_S = 60.0

@@ -123,12 +123,12 @@ class SharedLoop:
             gone.set()
 
     def _wants_to_write(self, _client: paho.Client, _data: Any, connection: Any) -> None:
-        with suppress(OSError, ValueError):  # it has just been closed
+        with suppress(OSError, ValueError, AttributeError):  # it has just been closed, and paho may give None in its place
             self._epoll.modify(connection.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def _has_written(self, client: paho.Client, data: Any, connection: Any) -> None:
         """Another thread may have queued a packet since paho looked, and believes that it is being waited for."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             self._epoll.modify(connection.fileno(), select.EPOLLIN)
         if client.want_write():
             self._wants_to_write(client, data, connection)

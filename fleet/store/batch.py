@@ -211,6 +211,8 @@ def _status(payload: bytes) -> wire.Birth | wire.Will:
     try:
         return wire.decode(wire.Birth, payload)
     except wire.WireError:
+        if b'"offline"' not in payload:
+            raise
         return wire.decode(wire.Will, payload)
 
 

@@ -37,6 +37,11 @@ def lock(connection: Connection, seen: dict[str, float | None]) -> None:
     sql.run(connection, upsert, [{"device": device, "seen_at": at} for device, at in sorted(seen.items())])
 
 
+def hold(connection: Connection, device: str) -> None:
+    """Keep hubs from this device until the transaction ends, and wait for one that has it; of several devices in order."""
+    connection.execute(select(devices.c.device).where(devices.c.device == device).with_for_update())
+
+
 def take(connection: Connection, batch: Batch) -> None:
     """What is neither a row nor refused."""
     for device, said, message in batch.statuses:
@@ -50,8 +55,9 @@ def take(connection: Connection, batch: Batch) -> None:
 
 
 def count_losses(connection: Connection, losses: dict[str, int]) -> None:
-    """Add to what is missing of each device."""
-    statement = update(devices).where(devices.c.device == bindparam("name")).values(losses=devices.c.losses + bindparam("more"))
+    """Add to what each device has lost. Never below 0: of one that was removed and is back, what was lost before may come all the same."""
+    statement = update(devices).where(devices.c.device == bindparam("name"))
+    statement = statement.values(losses=sql.greater(connection, devices.c.losses + bindparam("more"), 0))
     sql.run(connection, statement, [{"name": device, "more": more} for device, more in sorted(losses.items()) if more])
 
 

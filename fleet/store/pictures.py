@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from agent.errors import AlmenaError, UnknownError
 from fleet.intervals import Intervals
-from fleet.store import sql
+from fleet.store import device_rows, sql
 from fleet.store.tables import erased_visits, events, pictures, spools
 
 MOST_OF_EVENTS, MOST_SNAPSHOTS = 5000, 20
@@ -30,6 +30,7 @@ class TooLateError(AlmenaError):
 
 def keep(connection: Connection, device: str, spool: str, seq: int, jpeg: bytes, now: float) -> None:
     """The picture of an event. Raises TooEarlyError, TooLateError."""
+    device_rows.hold(connection, device)  # an erasure that is under way would not see it
     own = (events.c.device == device, events.c.spool == spool, events.c.seq == seq)
     found = connection.execute(select(events.c.stream, events.c.at, events.c.payload).where(*own)).first()
     if found is None:

@@ -174,6 +174,11 @@ def events_numbered(connection: Connection, numbers: Sequence[int]) -> list[dict
     return [as_event(row._mapping) for row in connection.execute(select(events).where(events.c.id.in_(numbers)).order_by(events.c.id))]
 
 
+def in_order(page: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of a page, newest first; those of one moment as their device has numbered them, in whatever order they came."""
+    return sorted(page, key=lambda event: (event["at"], event["device"], int(event["id"].rpartition("/")[2])), reverse=True)
+
+
 def as_event(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row of `events` as others get it; `number` is its place in the store."""
     names = ("device", "stream", "kind", "type", "subject", "at", "captured_at", "received_at", "clock", "model")
@@ -208,7 +213,7 @@ def losses(connection: Connection, name: str) -> dict[str, Any]:
     where = (records.c.device == name, records.c.lane == "loss")
     newest = select(records.c.payload).where(*where).order_by(records.c.at.desc()).limit(MOST_LOSSES)
     declared = [loss for payload in connection.execute(newest).scalars() if (loss := loss_of(payload))]
-    gaps = select(spools.c.spool, spools.c.lane, spools.c.missing, spools.c.missing_since, spools.c.ranges)
+    gaps = select(spools.c.spool, spools.c.lane, spools.c.missing, spools.c.missing_since, spools.c.ranges, spools.c.ends)
     gaps = gaps.where(spools.c.device == name, MISSING).order_by(spools.c.missing_since).limit(MOST_LOSSES)
     missing = [_missing(row) for row in connection.execute(gaps)]
     return {
@@ -239,7 +244,7 @@ def loss_of(payload: bytes) -> wire.Loss | None:
 
 
 def missing_of(connection: Connection, device: str | None = None) -> dict[str, int]:
-    """By device, how many numbers are neither stored nor declared as lost, though higher ones of their spool are: where there are any."""
+    """By device, how many numbers are neither stored nor declared as lost, though higher ones of their lane are: where there are any."""
     query = select(spools.c.device, func.sum(spools.c.missing)).where(MISSING).group_by(spools.c.device)
     found = connection.execute(query if device is None else query.where(spools.c.device == device))
     return {name: int(count) for name, count in found}
@@ -247,7 +252,7 @@ def missing_of(connection: Connection, device: str | None = None) -> dict[str, i
 
 def _missing(row: Any) -> dict[str, Any]:
     known = Intervals(json.loads(row.ranges))
-    ranges = list(islice(known.gaps(known.first_gap, known.highest), MOST_GAPS))
+    ranges = list(islice(known.gaps(known.lowest, max(known.highest, row.ends or 0)), MOST_GAPS))
     return {"spool": row.spool, "lane": row.lane, "count": row.missing, "since": row.missing_since, "ranges": ranges}
 
 

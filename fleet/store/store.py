@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
 
 from agent import wire
 from fleet.intervals import Intervals
-from fleet.store import dead_letters, device_rows, erasure, rows, sql, tables
+from fleet.store import dead_letters, device_rows, erasure, rows, spools, sql, tables
 from fleet.store.batch import Batch, Refused, Row, clean
 from fleet.store.database import LOCK_WAIT_S, connect, migrate, writing
 from fleet.store.erased_list import ErasedList, reconcile
+from fleet.store.spools import MOST_LOST, MOST_RANGES, Key, Spool
 
 log = logging.getLogger(__name__)
 
-MOST_LOST = 10**12
-"""What one loss record may add to the count of a device, and what may be missing of one spool, whatever it says."""
-MOST_RANGES = 10_000
-"""Of one spool. A row that would begin another one is refused; so many of the newest declared losses are still taken if they come."""
 MOST_SPOOLS = 10_000
 """Of one device. Rows of a further one are refused, until old ones are forgotten (`fleet.store.care`)."""
-
-Key = tuple[str, str]
-"""Device and spool."""
-
-
-@dataclass
-class Spool:
-    """The numbers of a spool that are stored or declared as lost, and those that are only declared."""
-
-    ranges: Intervals = field(default_factory=Intervals)
-    lost: Intervals = field(default_factory=Intervals)
-    lane: str = ""
-    missing_since: float | None = None
-    first_gap: int = 0
-    """The lowest number that was missing when this was read; 0: none was."""
-    known: bool = False
-    """Whether it was stored before."""
-
-    def missing(self, now: float) -> tuple[int, float | None]:
-        """How many numbers are neither, and since when the lowest of them is."""
-        gap = self.ranges.first_gap
-        since = self.missing_since if gap == self.first_gap else now
-        return min(self.ranges.missing, MOST_LOST), since if gap else None
 
 
 class Store:
@@ -136,7 +108,7 @@ class _Transaction:
         rows.add(connection, fresh)
         for row in fresh:
             if row.loss is not None and row.declared is not None:
-                self._declare(self._spools[row.device, row.lost_spool], row.device, row.loss, row.declared)
+                self._declare(row, row.loss, row.declared)
         self._write_spools()
         device_rows.count_losses(connection, self._losses)
         dead_letters.keep(connection, self.refused)
@@ -151,31 +123,25 @@ class _Transaction:
                 refused[one.device, one.spool][one.seq] = one.reason[:200]
         found = []
         for key in sorted(self._stored.keys() | refused.keys()):
-            upto = self._spools[key].ranges.upto
+            upto = self._spools[key].upto
             above = tuple((max(low, upto + 1), high) for low, high in self._stored.get(key, ()) if high > upto)
             noes = tuple(wire.Refusal(seq=seq, reason=reason) for seq, reason in refused.get(key, {}).items())
             found.append((key[0], wire.Ack(spool=key[1], upto=upto, ranges=above, refused=noes)))
         return found
 
     def _read_spools(self) -> None:
-        spools = tables.spools
         keys = {(row.device, row.spool) for row in self._batch.rows}
         keys |= {(row.device, row.lost_spool) for row in self._batch.rows if row.loss}
         keys |= {(one.device, one.spool) for one in self.refused if one.seq}
-        self._spools = {key: Spool() for key in keys}
-        columns = (spools.c.device, spools.c.spool)
-        query = select(*columns, spools.c.ranges, spools.c.lost, spools.c.lane, spools.c.missing_since)
-        for device, spool, said, lost, lane, since in sql.where(self._connection, query, columns, sorted(keys)):
-            ranges = Intervals(json.loads(said))
-            self._spools[device, spool] = Spool(ranges, Intervals(json.loads(lost)), lane, since, ranges.first_gap, known=True)
+        self._spools = spools.read(self._connection, keys)
         self._room = self._left()
 
     def _left(self) -> dict[str, int]:
         """Of devices that begin a spool, how many more they may."""
-        spools = tables.spools
+        table = tables.spools
         beginning = sorted({device for (device, _), spool in self._spools.items() if not spool.known})
-        query = select(spools.c.device, func.count()).group_by(spools.c.device)
-        have = dict(sql.where(self._connection, query, (spools.c.device,), [(one,) for one in beginning]))
+        query = select(table.c.device, func.count()).group_by(table.c.device)
+        have = dict(sql.where(self._connection, query, (table.c.device,), [(one,) for one in beginning]))
         return {device: max(0, MOST_SPOOLS - have.get(device, 0)) for device in beginning}
 
     def _fresh(self) -> list[Row]:
@@ -187,7 +153,7 @@ class _Transaction:
             if reason := self._objection(row, spool, origins.get(row.key, row.origin)):
                 self._refuse(row, reason)
                 continue
-            spool.lane = row.lane
+            spool.lane, spool.outbox = row.lane, spool.outbox or row.envelope.outbox
             self._stored[row.device, row.spool].add(row.seq)
             if row.seq not in spool.ranges or row.seq in spool.lost:
                 fresh[row.key] = row
@@ -195,6 +161,7 @@ class _Transaction:
                 spool.ranges.add(row.seq)
             if row.seq in spool.lost:
                 spool.lost.remove(row.seq)
+                spool.given_up.remove(row.seq)
                 self._losses[row.device] -= row.lane != "telemetry"
         return list(fresh.values())
 
@@ -221,11 +188,12 @@ class _Transaction:
                 found[device, spool, seq] = (origin[0], origin[1], origin[2])
         return found
 
-    def _declare(self, spool: Spool, device: str, loss: wire.Loss, declared: Intervals) -> None:
+    def _declare(self, row: Row, loss: wire.Loss, declared: Intervals) -> None:
         """Close the gaps that a loss record tells of; what was declared before, or has come all the same, is not counted again.
 
         What there is no room for stays missing.
         """
+        device, spool = row.device, self._spools[row.device, row.lost_spool]
         newly = [gap for low, high in declared for gap in spool.ranges.gaps(low, high)] if self._begun(device, spool) else []
         closed = Intervals()
         for low, high in newly:
@@ -234,7 +202,7 @@ class _Transaction:
                 spool.lost.add(low, high)
                 closed.add(low, high)
         spool.lost.keep_highest(MOST_RANGES)
-        spool.lane = clean(loss.lane)
+        spool.lane, spool.outbox = clean(loss.lane), spool.outbox or row.envelope.outbox
         if loss.lane != "telemetry":
             numberless = max(0, loss.count - declared.count)
             self._losses[device] += min(MOST_LOST, closed.count + numberless)
@@ -250,12 +218,9 @@ class _Transaction:
         """Those that rows have touched; a refusal changes none."""
         touched = self._stored.keys() | {(row.device, row.lost_spool) for row in self._batch.rows if row.loss}
         now = max((row.received_at for row in self._batch.rows), default=0.0)
-        statement = sql.insert(self._connection, tables.spools)
-        said = {name: statement.excluded[name] for name in ("ranges", "lost", "lane", "missing", "missing_since", "touched_at")}
-        values = []
-        for device, name in sorted(key for key in touched if self._spools[key].known):
-            spool = self._spools[device, name]
-            missing, since = spool.missing(now)
-            ranges = {"ranges": json.dumps(list(spool.ranges)), "lost": json.dumps(list(spool.lost)), "lane": spool.lane}
-            values.append({"device": device, "spool": name, **ranges, "missing": missing, "missing_since": since, "touched_at": now})
-        sql.run(self._connection, statement.on_conflict_do_update(index_elements=["device", "spool"], set_=said), values)
+        known = {key: self._spools[key] for key in sorted(touched) if self._spools[key].known}
+        for spool in known.values():
+            spool.touched_at = now
+        for device, came in spools.link(self._connection, known).items():
+            self._losses[device] -= came
+        spools.write(self._connection, known, now)

@@ -136,12 +136,17 @@ spools = Table(
     Column("spool", Name, primary_key=True),
     Column("ranges", Text, nullable=False),  # numbers that are stored or declared as lost: [[low, high], …]
     Column("lost", Text, nullable=False, server_default="[]"),  # those of them that are declared as lost and have not come all the same
+    Column("given_up", Text, nullable=False, server_default="[]"),  # those of them that somebody counts as lost
     _word("lane"),
-    _count("missing"),  # numbers between the lowest and the highest that are neither
+    _word("outbox"),  # in which the numbers run on from one spool of the lane to the next
+    *(Column(name, BigInteger) for name in ("low", "high")),  # its lowest number; the highest that was not only given up
+    Column("ends", BigInteger),  # the number before the lowest of the next spool
+    _count("missing"),  # numbers from the lowest to the highest, or to where it ends, that are neither
     Column("missing_since", Time),
     Column("touched_at", Time),
     Index("spools_missing", "device", sqlite_where=text("missing > 0"), postgresql_where=text("missing > 0")),
     Index("spools_touched", "touched_at"),
+    Index("spools_line", "device", "lane", "outbox"),
 )
 
 clocks = Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from sqlalchemy import insert, update
 
 from fleet.store.database import connect, writing
 from fleet.store.tables import alerts, devices
+from tests.fakes.hub_store import message
 from tests.fakes.small_hub import PASSWORD, SmallHub, reader, small_hub
 from tests.waiting import wait_until
 
@@ -63,6 +65,7 @@ def test_devices_are_chosen_and_placed_together_by_keyboard(page: Page) -> None:
     dialog.get_by_label("Site").fill("yard")
     dialog.get_by_label("Site").press("Enter")
     expect(page.get_by_text("2 devices are changed")).to_be_visible()
+    expect(dialog).to_be_hidden()
     page.get_by_label("Site").select_option("yard")
     expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("yard")
@@ -150,3 +153,17 @@ def test_ones_own_password(browser: Browser, hub: SmallHub) -> None:
         expect(page.get_by_text("your other sessions have ended")).to_be_visible()
         page.reload()
         expect(page.locator("#live")).to_have_class("pill good")
+
+
+def test_what_is_missing_between_two_starts_of_a_device_is_shown_and_given_up(page: Page, hub: SmallHub) -> None:
+    for spool, number in (("a" * 16, 1), ("a" * 16, 2), ("b" * 16, 6)):
+        hub.devices.client.publish("almena/1/cam-3/up/event/cam/count", message(1, id=f"cam-3/{spool}/{number}"), 1)
+    hub.stored("events?device=cam-3", 3, "events")
+    page.goto(f"{hub.url}#/device/cam-3/losses")
+    gap = page.get_by_role("table", name="Missing, not declared").locator("tbody tr")
+    expect(gap).to_contain_text(re.compile("3.5"))
+    expect(gap).to_contain_text("a" * 16)
+    page.get_by_role("button", name="Give up …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Give up").click()
+    expect(gap).to_have_count(0)
+    expect(page.get_by_text("3 events are lost for good.")).to_be_visible()

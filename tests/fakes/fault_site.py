@@ -7,8 +7,11 @@ database by SQL and `json`, pending from the devices' outboxes, and mosquitto's 
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import sqlite3
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -30,12 +33,14 @@ SITE = "sim"
 
 @dataclass(frozen=True)
 class Books:
-    """Of all devices, up to a moment. `lost` is what was declared; `unexplained` is what nobody can account for."""
+    """Of all devices, up to a moment. `lost` is what was declared, `missing` what the hub says that it misses; `unexplained` is what nobody
+    can account for."""
 
     produced: int
     stored: int
     lost: int
     pending: int
+    missing: int
     unexplained: int
 
 
@@ -56,11 +61,20 @@ class HubOnPostgres(Hub):
 
 
 class FaultSite:
-    """`hub_folder` is where the hub's store lies, unless `postgres` names one; `more` goes into the scenario. Without `links` all meet at
-    the broker itself."""
+    """`hub_folder` is where the hub's store lies, unless `postgres` names one; `version` is that of MQTT, for devices and hub; `more` goes
+    into the scenario. Without `links` all meet at the broker itself."""
 
     def __init__(
-        self, folder: Path, devices: int, seed: int, hub_folder: Path, *, links: bool = True, postgres: str = "", **more: Any
+        self,
+        folder: Path,
+        devices: int,
+        seed: int,
+        hub_folder: Path,
+        *,
+        links: bool = True,
+        postgres: str = "",
+        version: str = "5",
+        **more: Any,
     ) -> None:
         self.names = [f"{SITE}-{number}" for number in range(1, devices + 1)]
         self.broker = Mosquitto(folder / "broker").start()
@@ -68,14 +82,17 @@ class FaultSite:
         self.hub_link = BadLink(self.broker.port, seed + 1).__enter__()
         self.observer = Observer(folder, self.broker.port, ["almena/1/+/up/event/door/#"])
         at = self.hub_link.port if links else self.broker.port
-        self.hub = HubOnPostgres(hub_folder, at, postgres) if postgres else Hub(hub_folder, at, "5")
+        self.hub = HubOnPostgres(hub_folder, at, postgres) if postgres else Hub(hub_folder, at, version)
         self._state = folder / "simulated"
         scenario = folder / "scenario.yaml"
-        mqtt = {"port": self.link.port if links else self.broker.port, "keepalive_s": 15}
+        mqtt = {"port": self.link.port if links else self.broker.port, "keepalive_s": 15, "version": version}
         busy = {"telemetry_s": 2, "events_per_minute": 120, "event_bytes": 1024 * 1024, "haste": 20, "seed": seed, **more}
         settings = {"mqtt": mqtt, "state_dir": str(self._state), "sites": {SITE: devices}, **busy}
         scenario.write_text(yaml.safe_dump(settings))
-        self.agent = Process(folder, "agent.cli", "simulate", str(scenario), "--json")
+        self._boot_id = folder / "boot_id"
+        self._boot_id.write_text(str(uuid.uuid4()))
+        self.agent = Process(folder, "tests.fakes.rebooted", str(self._boot_id), "agent.cli", "simulate", str(scenario), "--json")
+        self.reboots = 0
         self.restarts = 0
         self.broker_kills = 0
         self.hub.start()
@@ -104,6 +121,15 @@ class FaultSite:
             self.restarts += 1
             self.hub.start()
 
+    def reboot(self, *, new_disks: bool = False) -> None:
+        """The devices lose their power and start again; with new disks their outboxes count from 1 again."""
+        self.agent.kill()
+        for name in self.names if new_disks else ():
+            shutil.rmtree(self._state / name)
+        self.reboots += 1
+        self._boot_id.write_text(str(uuid.uuid4()))
+        self.agent.start()
+
     def command(self, device: str, name: str, **args: Any) -> None:
         """Have a device do something, over the broker."""
         with self.peer() as one:
@@ -111,8 +137,16 @@ class FaultSite:
             topic = f"almena/1/{device}/up/reply/{number}"
             request = {"v": 1, "id": number, "name": name, "args": args, "reply_to": topic, "expires_at": time.time() + 120}
             one.client.subscribe(topic, 1)
-            one.say(f"almena/1/{device}/down/command/{name}", request)
-            (reply,) = wait_until(lambda: one.on(number), 20, f"{device} to answer")
+            asked = -math.inf
+
+            def answers() -> list[Any]:
+                nonlocal asked
+                if time.monotonic() - asked > 1:  # one that is just connecting does not hear it; a repeat is answered, and not carried out
+                    asked = time.monotonic()
+                    one.say(f"almena/1/{device}/down/command/{name}", request)
+                return one.on(number)
+
+            reply = wait_until(answers, 20, f"{device} to answer")[0]
             assert reply.data["ok"], reply.data
 
     @contextmanager
@@ -140,22 +174,26 @@ class FaultSite:
         wait_until(lambda: self.stored() >= goal, patience_s, f"{count} more events at the hub")
 
     def books(self, upto: dict[str, int]) -> Books:
-        """Of the events 1 to `upto` of each device. Numbers of the only spool of a device are those of its events."""
-        pending = {device: self._pending(device) for device in upto}
+        """Of the events 1 to `upto` of each device. Its numbers are those of its events, over all its spools: each boot begins one."""
+        pending = {device: self.pending(device) for device in upto}
         rows, losses = defaultdict(list), self._losses()
         for device, spool, seq, payload in self.hub.sql("SELECT device, spool, seq, payload FROM events"):
             rows[device].append((spool, seq, json.loads(payload)["data"].get("n")))
-        total = Books(0, 0, 0, 0, 0)
+        absent = self.missing()
+        total = Books(0, 0, 0, 0, 0, 0)
         for device, last in upto.items():
-            mine = rows[device]
-            assert len({spool for spool, _, _ in mine}) <= 1, f"{device} has begun a new spool"
-            assert all(seq == number for _, seq, number in mine), f"{device}: events changed their places"
-            assert len(mine) == len({number for _, _, number in mine}), f"{device}: an event is stored twice"
-            kept = {seq for _, seq, _ in mine if seq <= last}
+            own = rows[device]
+            assert len({spool for spool, _, _ in own}) <= 1 + self.reboots, f"{device} has begun a new spool"
+            assert all(seq == number for _, seq, number in own), f"{device}: events changed their places"
+            assert len(own) == len({number for _, _, number in own}), f"{device}: an event is stored twice"
+            kept = {seq for _, seq, _ in own if seq <= last}
             lost = {seq for seq in _declared(losses, device) if seq <= last} - kept
             waiting = {seq for seq in pending[device] if seq <= last} - kept - lost
-            unexplained = last - len(kept | lost | waiting)
-            total = Books(*(a + b for a, b in zip(_values(total), (last, len(kept), len(lost), len(waiting), unexplained), strict=True)))
+            missing = {seq for seq in absent[device] if seq <= last} - waiting
+            assert not missing & (kept | lost), f"{device}: the hub misses what it has"
+            unexplained = last - len(kept | lost | waiting | missing)
+            mine = (last, len(kept), len(lost), len(waiting), len(missing), unexplained)
+            total = Books(*(a + b for a, b in zip(_values(total), mine, strict=True)))
         return total
 
     def settled(self, patience_s: float = 300) -> tuple[Books, int, float]:
@@ -182,14 +220,27 @@ class FaultSite:
         for record in self._losses():
             device = record["id"].split("/")[0]
             known |= {f"{device}/{record['data']['spool']}/{seq}" for seq in _declared([record], device)}
+        missing = self.missing()
         old = {one for one in heard if int(one.split("/")[2]) <= upto.get(one.split("/")[0], 0)}
-        assert not old - known, "events were heard that are neither stored nor declared as lost"
+        astray = {one for one in old - known if int(one.split("/")[2]) not in missing[one.split("/")[0]]}
+        assert not astray, "events were heard that are neither stored nor declared as lost, and that the hub does not miss"
         return sum(count > 1 for count in heard.values())
 
     def _losses(self) -> list[dict[str, Any]]:
         return [json.loads(payload) for (payload,) in self.hub.sql("SELECT payload FROM records WHERE lane = 'loss'")]
 
-    def _pending(self, device: str) -> set[int]:
+    def missing(self) -> dict[str, set[int]]:
+        """Numbers of events that the hub says it misses, by device."""
+        found: dict[str, set[int]] = defaultdict(set)
+        query = "SELECT device, ranges, ends, missing FROM spools WHERE missing > 0 AND lane = 'event'"
+        for device, said, ends, count in self.hub.sql(query):
+            here = {seq for low, high in json.loads(said) for seq in range(low, high + 1)}
+            absent = set(range(min(here), max(max(here), ends or 0) + 1)) - here
+            assert len(absent) == count
+            found[device] |= absent
+        return found
+
+    def pending(self, device: str) -> set[int]:
         """Numbers of unsettled events in its outbox."""
         path = self._state / device / "outbox" / "outbox.db"
         if not path.exists():
@@ -198,8 +249,8 @@ class FaultSite:
             return {seq for (seq,) in database.execute("SELECT seq FROM rows WHERE state = 0 AND lane = 'event'")}
 
 
-def _values(books: Books) -> tuple[int, int, int, int, int]:
-    return books.produced, books.stored, books.lost, books.pending, books.unexplained
+def _values(books: Books) -> tuple[int, ...]:
+    return books.produced, books.stored, books.lost, books.pending, books.missing, books.unexplained
 
 
 def _declared(losses: list[dict[str, Any]], device: str) -> set[int]:

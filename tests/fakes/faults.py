@@ -1,12 +1,15 @@
 """Everything that can go wrong between a device and the hub's store, one after another on one site that is always under load.
 
-After each the books are made up: produced = stored unique + declared lost + pending, and 0 unexplained.
+After each the books are made up: produced = stored unique + declared lost + pending, and 0 unexplained. A hub restored from a back-up has
+forgotten what came since, and says which numbers those are.
 """
 
 from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -152,7 +155,7 @@ def flood(now: Round) -> None:
     site.hub.stop()
     goal = site.produced()[device] + now.amount.flood
     site.command(device, "misbehave", fault="storm", count=now.amount.flood)
-    wait_until(lambda: site.produced()[device] >= goal, 60, "the flood")
+    wait_until(lambda: goal in site.pending(device), 60, "the flood")  # it is written down as produced before it is handed over
     site.hub.start()
     now.notes.append(f"{now.amount.flood} events at once from one device, the hub away, 1 MiB of room")
 
@@ -168,6 +171,26 @@ def hostile_payloads(now: Round) -> None:
     letters = now.site.hub.sql("SELECT count(*), min(length(reason)) FROM dead_letters")[0]
     assert letters[1] > 0, "a dead letter without a reason"
     now.notes.append(f"{now.amount.hostile} messages, {letters[0]} dead letters")
+
+
+def hub_restored(now: Round) -> None:
+    """From a back-up, after which it had taken more; and the devices start again before and after that, each time in a new spool."""
+    site = now.site
+    settings, saved = now.disk / "hub.yaml", now.disk / "saved.gz"
+    settings.write_text(f"store: sqlite:///{site.hub.file}\n")
+    almena = [sys.executable, "-m", "agent.cli", "hub", "-c", str(settings)]
+    subprocess.run([*almena, "backup", str(saved)], check=True, timeout=120, capture_output=True)
+    for _ in range(2):
+        site.more_stored(20)
+        site.reboot()
+    site.more_stored(20)
+    site.hub.stop()
+    for file in site.hub.file.parent.glob(f"{site.hub.file.name}*"):
+        file.unlink()
+    subprocess.run([*almena, "restore", str(saved)], check=True, timeout=120, capture_output=True)
+    site.reboot()
+    site.hub.start()
+    now.notes.append(f"{site.reboots} reboots")
 
 
 def server_stopped(postgres: Postgres) -> Callable[[Round], None]:
@@ -195,6 +218,7 @@ FAULTS: dict[str, Callable[[Round], None]] = {
     "clocks wrong": wrong_clocks,
     "device floods": flood,
     "hostile payloads": hostile_payloads,
+    "hub restored": hub_restored,
 }
 
 
@@ -207,7 +231,8 @@ def run(
     faults: Mapping[str, Callable[[Round], None]] = FAULTS,
 ) -> None:
     """One after another; tells the table, line by line."""
-    tell(f"{'fault':25} {'produced':>9} {'stored':>8} {'lost':>7} {'pending':>7} {'unexplained':>11} {'twice':>6} {'after':>7}")
+    names = f"{'fault':25} {'produced':>9} {'stored':>8} {'lost':>7} {'pending':>7} {'missing':>7} {'unexplained':>11}"
+    tell(f"{names} {'twice':>6} {'after':>7}")
     chance, lost = random.Random(seed), 0
     for name, fault in faults.items():
         now = Round(site, amount, disk, chance)
@@ -219,8 +244,9 @@ def run(
             now.notes.append(f"the hub was started again {site.restarts - before} times")
         lost = books.lost
         assert (lost > lost_before) == (fault is flood), f"{name}: {lost - lost_before} events were declared as lost"
-        figures = f"{books.produced:9} {books.stored:8} {books.lost:7} {books.pending:7} {books.unexplained:11} {twice:6} {seconds:5.1f} s"
-        tell(f"{name:25} {figures}  {'; '.join(now.notes)}")
+        assert (books.missing > 0) == (fault is hub_restored), f"{name}: the hub misses {books.missing} events"
+        figures = f"{books.produced:9} {books.stored:8} {books.lost:7} {books.pending:7} {books.missing:7} {books.unexplained:11}"
+        tell(f"{name:25} {figures} {twice:6} {seconds:5.1f} s  {'; '.join(now.notes)}")
 
 
 def _pass(now: Round, seconds: float) -> None:

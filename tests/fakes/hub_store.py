@@ -11,6 +11,7 @@ from agent import wire
 from fleet.store import Batch, Message, Store
 
 SPOOL = "00112233445566aa"
+OUTBOX = "0" * 16
 EVENTS = "almena/1/dev-9/up/event/cam/count"
 LOSSES = "almena/1/dev-9/up/loss"
 NOW = 1.7e9
@@ -48,8 +49,8 @@ class StoredHub:
 def message(number: int | str, **changes: Any) -> bytes:
     """A row as a device sends it."""
     envelope = {
-        "v": 1, "id": f"dev-9/{SPOOL}/{number}", "stream": "cam", "kind": "count", "captured_at": NOW, "mono_ns": 5, "boot_id": "b",
-        "clock": "synced", "model": "", "host": "h", "data": {"n": 1}, **changes,
+        "v": 1, "id": f"dev-9/{SPOOL}/{number}", "outbox": OUTBOX, "stream": "cam", "kind": "count", "captured_at": NOW, "mono_ns": 5,
+        "boot_id": "b", "clock": "synced", "model": "", "host": "h", "data": {"n": 1}, **changes,
     }  # fmt: skip
     return json.dumps(envelope).encode()
 

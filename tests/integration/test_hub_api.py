@@ -173,6 +173,13 @@ def test_a_command_that_no_message_can_carry_is_refused_and_one_of_old_fails(hub
     assert hub.courier.alive
 
 
+@pytest.mark.parametrize("cursor", ["nan|5", "inf|5", "5", "5|0", "x|y"])
+def test_a_cursor_that_is_none_is_refused(admin: httpx.Client, cursor: str) -> None:
+    assert admin.get(f"{API}/events", params={"before": cursor}).status_code == 422
+    if not cursor[0].isdecimal():
+        assert admin.get(f"{API}/dead-letters", params={"before": cursor}).status_code == 422
+
+
 KEPT_BY_NOBODY = {"NUL": "\0", "half a surrogate pair": "\ud800", "no number": float("nan")}
 
 

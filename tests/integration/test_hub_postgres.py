@@ -11,15 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from fleet import duty
 from fleet.alerts.herald import Herald
 from fleet.alerts.watch import Watch
+from fleet.identities import ledger
 from fleet.settings import AlertSettings
+from fleet.store import device_rows, erasure, pictures
 from fleet.store.backup import backup, restore
 from fleet.store.database import writing
-from fleet.store.tables import metadata
+from fleet.store.tables import events, metadata
 from tests.fakes.fleet import DEVICE, Process, Producer, load, peer, write_settings
 from tests.fakes.hostile import hostile
 from tests.fakes.hub_api import Postbox
@@ -39,6 +41,16 @@ from tests.unit.test_hub_identities import (  # noqa: F401 - the same tests, wit
     test_from_the_enrolment_to_the_last_receipt_of_a_device_that_was_away,
     test_who_has_to_do_with_a_device_that_moves_is_told,
     test_whose_time_is_over_and_whom_an_old_copy_of_the_database_brought_back_are_erased,
+)
+from tests.unit.test_hub_spools import (  # noqa: F401 - the same tests, with the fixture of this file
+    test_a_later_spool_that_comes_first_does_not_hide_what_an_earlier_one_lacks,
+    test_a_spool_that_is_heard_of_late_takes_its_place_between_two,
+    test_an_outbox_that_is_made_anew_is_followed_from_there_whatever_comes_first,
+    test_lanes_count_by_themselves_and_loss_records_are_not_followed_over_spools,
+    test_numbers_that_an_old_disk_gives_again_are_not_missing,
+    test_two_spools_of_one_batch_are_linked,
+    test_what_is_lost_between_two_spools_is_missing,
+    test_what_was_given_up_between_two_spools_and_comes_in_the_later_one_is_lost_no_more,
 )
 from tests.unit.test_hub_store import (  # noqa: F401 - the same tests, with the fixture of this file
     test_a_lease_ends_and_any_word_begins_it_again,
@@ -101,6 +113,58 @@ def test_two_hubs_store_the_same_at_once(hub: StoredHub) -> None:
         (name, 100, 100) for name in sorted(names)
     ]
     assert set(hub.sql("SELECT ranges FROM spools")) == {("[[1, 100]]",)}
+
+
+def waiting(hub: StoredHub) -> bool:
+    """Whether somebody waits for a lock."""
+    return hub.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") != [(0,)]
+
+
+def test_an_erasure_waits_for_a_hub_that_is_just_storing_what_names_the_person(hub: StoredHub) -> None:
+    hub.take(EVENTS, message(1))
+    values = {
+        "device": "dev-9",
+        "spool": SPOOL,
+        "seq": 2,
+        "stream": "cam",
+        "kind": "face",
+        "identity": "p-1",
+        "at": NOW,
+        "captured_at": NOW,
+    }
+    more = {"mono_ns": 5, "clock": "synced", "received_at": NOW, "payload": message(2, data={"identity": "p-1", "name": "Zacharias"})}
+
+    def erase() -> None:
+        with writing(hub.store.engine) as connection:
+            ledger._blank(connection, "dev-9", "p-1")
+
+    with ThreadPoolExecutor(1) as pool:
+        with writing(hub.store.engine) as other:
+            device_rows.lock(other, {"dev-9": NOW})
+            other.execute(insert(events).values({**values, **more}))
+            erased = pool.submit(erase)
+            wait_until(lambda: waiting(hub), 10, "the erasure to wait")
+        erased.result(30)
+    assert hub.said()[2] == {"identity": None, "name": None}
+
+
+def test_a_picture_waits_for_an_erasure_that_is_under_way(hub: StoredHub) -> None:
+    data = {"identity": "p-1", "name": "Zacharias", "decision": "known", "track": "t-1"}
+    hub.take(EVENTS, message(1, data=data))
+
+    def keep() -> None:
+        with writing(hub.store.engine) as connection:
+            pictures.keep(connection, "dev-9", SPOOL, 1, b"jpeg", NOW)
+
+    with ThreadPoolExecutor(1) as pool:
+        with writing(hub.store.engine) as other:
+            device_rows.lock(other, {"dev-9": NOW})
+            erasure.scrub(other, "dev-9", "p-1")
+            kept = pool.submit(keep)
+            wait_until(lambda: waiting(hub), 10, "the picture to wait")
+        with pytest.raises(pictures.TooLateError):
+            kept.result(30)
+    assert hub.sql("SELECT count(*) FROM pictures") == [(0,)]
 
 
 def test_one_alert_that_cannot_be_stored_does_not_silence_the_others(hub: StoredHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from fleet.store.database import writing
 from fleet.store.tables import alerts, devices, events, rollups, rules, samples
 from tests.fakes.certificates import Authority
 from tests.fakes.hub_api import PASSWORD, HubApi, Postbox
-from tests.fakes.hub_store import message
+from tests.fakes.hub_store import EVENTS, SPOOL, StoredHub, message
 
 API = "/api/v1"
 HOUR = 3600.0
@@ -75,6 +75,7 @@ def test_a_removed_device_is_forgotten_until_it_speaks_again(hub: HubApi, admin:
     store, now = Store(hub.engine), time.time()
     store.write(said("almena/1/cam-1/status", birth))
     store.write(said("almena/1/cam-1/up/event/cam/count", message(1, id="cam-1/00112233445566aa/1")))
+    store.write(said("almena/1/cam-1/up/event/cam/count", message(1, id="cam-1/00112233445566aa/4")))
     with writing(hub.engine) as connection:
         connection.execute(insert(samples).values(device="cam-1", at=1.0, figures={}))
         rollup = {"device": "cam-1", "metric": "cpu_percent", "step": 60, "n": 1, "low": 1.0, "high": 1.0, "sum": 1.0}
@@ -93,7 +94,7 @@ def test_a_removed_device_is_forgotten_until_it_speaks_again(hub: HubApi, admin:
     with hub.engine.connect() as connection:
         assert connection.execute(select(rollups)).first() is None
         assert connection.execute(select(samples)).first() is None
-        assert len(connection.execute(select(events)).all()) == 1
+        assert len(connection.execute(select(events)).all()) == 2
     reported = wire.encode(wire.Reported(revision=3, state={}))
     store.write(said("almena/1/cam-1/status", birth, retained=True))
     store.write(said("almena/1/cam-1/up/reported", reported, retained=True))
@@ -102,6 +103,9 @@ def test_a_removed_device_is_forgotten_until_it_speaks_again(hub: HubApi, admin:
     store.write(said("almena/1/cam-1/status", birth))
     back = admin.get(f"{API}/devices/cam-1").json()
     assert (back["state"], back["site"], back["desired_revision"]) == ("online", "", None)
+    assert admin.get(f"{API}/devices/cam-1/losses").json()["missing_total"] == 0, "what the one before has not sent is nobody's any more"
+    store.write(said("almena/1/cam-1/up/event/cam/count", message(1, id="cam-1/00112233445566aa/2")))
+    assert admin.get(f"{API}/devices/cam-1/losses").json()["total"] == 0
     assert admin.delete(f"{API}/devices/nobody").status_code == 404
 
 
@@ -217,3 +221,37 @@ def test_certificates_that_end_soon_are_found_on_devices_and_on_the_hub(hub: Hub
     Watch(hub.engine, Postbox(), herald, 5.0, lambda: {"broker": now}, grace_s=0.0).look(now)
     with hub.engine.connect() as connection:
         assert [(row.device, row.stream) for row in connection.execute(select(alerts))] == [("hub", "broker")]
+
+
+def test_an_alert_is_acknowledged_once_and_while_it_fires(hub: HubApi, admin: httpx.Client) -> None:
+    with writing(hub.engine) as connection:
+        row = {"device": "cam-1", "rule": "hot", "state": "firing", "since": time.time()}
+        number = connection.execute(insert(alerts).values(row)).inserted_primary_key[0]
+    address = f"{API}/alerts/{number}/acknowledge"
+    assert [admin.post(address).status_code for _ in range(2)] == [204, 204]
+    with writing(hub.engine) as connection:
+        connection.execute(update(alerts).values(state="resolved", until=1.8e9))
+    over = admin.post(address)
+    assert (over.status_code, "2027-01-15 08:00:00 UTC" in over.json()["detail"]) == (409, True)
+    audit = admin.get(f"{API}/audit").json()["audit"]
+    assert [one["action"] for one in audit].count("alert acknowledge") == 1
+
+
+def test_what_is_missing_is_given_up_and_taken_if_it_comes_all_the_same(hub: HubApi, admin: httpx.Client) -> None:
+    store = StoredHub(Store(hub.engine))
+    for number in (1, 2, 5):
+        store.take(EVENTS, message(number))
+    store.take(EVENTS, message(9, id=f"dev-9/{'a' * 16}/9"))
+    losses = lambda: admin.get(f"{API}/devices/dev-9/losses").json()  # noqa: E731
+    assert (losses()["missing_total"], losses()["total"]) == (5, 0)
+    assert "lost for good: event 5" in hub.almena("give-up", "dev-9", "--yes")
+    assert (losses()["missing_total"], losses()["total"], losses()["missing"]) == (0, 5, [])
+    after = store.take(EVENTS, message(5))
+    assert after is not None
+    assert (after.upto, after.ranges) == (2, ((5, 5),)), "the device may have the others still, and keeps them"
+    store.take(EVENTS, message(7, id=f"dev-9/{SPOOL}/7"))
+    assert (losses()["missing_total"], losses()["total"]) == (0, 4)
+    assert json.loads(hub.almena("give-up", "dev-9", "--json")) == {"given_up": {}}
+    (line,) = [one for one in admin.get(f"{API}/audit").json()["audit"] if one["action"] == "missing give up"]
+    assert (line["target"], line["detail"]) == ("dev-9", {"event": 5})
+    assert "there is no device nobody" in hub.almena("give-up", "nobody", "--yes", code=2)

@@ -70,3 +70,12 @@ def test_a_process_that_the_settings_do_not_want(tmp_path: Path) -> None:
 
 def test_a_systemd_that_hands_over_folders_needs_nothing(tmp_path: Path) -> None:
     assert _generated(tmp_path, 251, "dicom: {}\n") == {}
+
+
+def test_no_unit_looks_for_modules_where_a_service_may_write() -> None:
+    """`python -m` looks in the working folder first, and an environment with the system's packages in the user's home."""
+    units = {name: text for name, text in own_texts().items() if re.search(r"^ExecStart=\S+ -m ", text, re.MULTILINE)}
+    assert len(units) == 4
+    for name, text in units.items():
+        assert re.findall(r"^WorkingDirectory=(.*)$", text, re.MULTILINE) in ([], ["/"]), name
+        assert "PYTHONNOUSERSITE=1" in text or name == "almena-trial.service", name

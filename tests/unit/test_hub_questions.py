@@ -15,6 +15,7 @@ from fleet.bench.questions import measure_questions, questions
 from fleet.store import queries
 from fleet.store.database import connect
 from fleet.store.tables import devices, events
+from tests.fakes.hub_store import SPOOL
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +57,18 @@ def test_every_page_of_every_question_is_what_a_look_at_all_rows_gives(filled: E
             found += (page := queries.event_list(connection, **WANTED[what], limit=25, before=before))
             before = (page[-1]["at"], page[-1]["number"]) if page else before
     assert list(dict.fromkeys(one["number"] for one in found)) == expected
+
+
+def test_events_of_one_moment_stand_as_their_device_has_numbered_them() -> None:
+    came = [(5.0, "b", 9), (7.0, "a", 11), (7.0, "a", 9), (7.0, "b", 100), (7.0, "a", 10)]
+    page = [{"at": at, "device": device, "id": f"{device}/{SPOOL}/{seq}"} for at, device, seq in came]
+    assert [(one["device"], int(one["id"].split("/")[2])) for one in queries.in_order(page)] == [
+        ("b", 100),
+        ("a", 11),
+        ("a", 10),
+        ("a", 9),
+        ("b", 9),
+    ]
 
 
 def test_the_bench_asks_them_all(filled: Engine) -> None:

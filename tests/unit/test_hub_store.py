@@ -224,6 +224,8 @@ def test_a_lease_ends_and_any_word_begins_it_again(hub: StoredHub) -> None:
     hub.take(STATUS, will("t"), now=NOW + 503)
     assert presence(hub, NOW + 504) == "offline"
     assert hub.sql("SELECT seen_at, status_at FROM devices") == [(NOW + 500, NOW + 503)]
+    hub.take(STATUS, birth("u", lease_s=1e15), now=NOW + 600)
+    assert "lease_s" in hub.sql("SELECT reason FROM dead_letters")[0][0], "a device would be online for ever"
 
 
 def sample(at: float, percent: float) -> dict[str, Any]:

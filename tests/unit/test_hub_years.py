@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import insert, text
+from sqlalchemy import delete, insert, text, update
 
 from agent import wire
 from agent.errors import UnknownError
 from fleet import clock
 from fleet.alerts.rules import RULES, Facts
+from fleet.api import live
 from fleet.api.live import News
 from fleet.settings import RetentionSettings
 from fleet.store import Batch, Message, Store, care, queries, tables
@@ -280,6 +281,43 @@ def test_live_tells_of_every_device_of_a_large_fleet(hub: StoredHub) -> None:
     with writing(hub.store.engine) as connection:
         connection.execute(insert(tables.devices), heard)
     assert {one["device"] for kind, one in news.look() if kind == "device"} == names
+
+
+def test_live_tells_of_a_device_and_an_alert_whose_commit_came_late_and_once(hub: StoredHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "WIDELY_EVERY_S", 0.0)
+    now = time.time()
+    alert = {"device": "dev-9", "rule": "offline", "state": "firing", "since": now - 600, "until": None}
+    device = {"device": "dev-9", "state": "online", "seen_at": now - 300, "lease_s": 900.0}
+    with writing(hub.store.engine) as connection:
+        number = connection.execute(insert(tables.alerts).values(alert)).inserted_primary_key[0]
+        connection.execute(insert(tables.devices).values(device))
+    news = News(hub.store.engine)
+    assert news.look() == []
+    with writing(hub.store.engine) as connection:
+        connection.execute(update(tables.alerts).values(state="resolved", until=now - 20))
+        connection.execute(update(tables.devices).values(seen_at=now - 20))
+    told = [(kind, one.get("id"), one["state"]) for kind, one in news.look()]
+    assert told == [("alert", number, "resolved"), ("device", None, "online")]
+    assert news.look() == []
+
+
+def test_live_tells_of_what_has_the_number_of_something_that_was_forgotten(hub: StoredHub) -> None:
+    """SQLite gives the newest number again."""
+    now = time.time()
+    alert = {"rule": "offline", "state": "firing", "since": now - 600, "until": None}
+    hub.write(*((EVENTS, message(number)) for number in range(1, 6)), now=now - 900)
+    with writing(hub.store.engine) as connection:
+        connection.execute(insert(tables.alerts), [{**alert, "device": name} for name in ("dev-1", "dev-2")])
+    news = News(hub.store.engine)
+    assert [one for one in news.look() if one[0] != "device"] == []
+    with writing(hub.store.engine) as connection:
+        connection.execute(delete(tables.alerts).where(tables.alerts.c.device == "dev-2"))
+        connection.execute(insert(tables.alerts).values({**alert, "device": "dev-3"}))
+        care.purge(connection, RetentionSettings(events_s=600), now)
+    assert [one["device"] for kind, one in news.look() if kind == "alert"] == ["dev-3"]
+    for number in (6, 7):
+        hub.take(EVENTS, message(number), now=time.time())
+        assert [one["number"] for kind, one in news.look() if kind == "event"] == [number - 5]
 
 
 def test_a_database_of_an_earlier_version_is_brought_here(tmp_path: Path) -> None:

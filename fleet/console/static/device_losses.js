@@ -1,8 +1,8 @@
 // What this device has declared as lost: which numbers, when, why.
 
-import { get } from "./api.js";
+import { get, post } from "./api.js";
 import { h } from "./dom.js";
-import { fill, table } from "./parts.js";
+import { button, confirmed, fill, table } from "./parts.js";
 import { clock, counted, number, t } from "./words.js";
 
 const MANY = 6;
@@ -11,14 +11,16 @@ const REASONS = {
   damaged: { text: "damaged on the disk" }, "storage failed": { text: "the disk took nothing" },
 };
 
-export function losses(body, { address }) {
+export function losses(body, { address, app }) {
   const box = h("div");
-  body.append(h("p.hint", t("Whatever an outbox had to drop is declared here. What is neither stored nor here is still on the device, and will come.")), box);
-  fill(box, get(`${address}/losses`).then(draw));
+  body.append(h("p.hint", t("Whatever an outbox had to drop is declared here. What still waits on the device will come.")), box);
+  const load = () => fill(box, get(`${address}/losses`).then((found) => draw(found, app.can("operator") && giveUp)));
+  const giveUp = () => confirmed(t("Give up what is missing?"), t("It counts as lost for good, and the alert ends. What comes all the same is taken."), t("Give up"), () => post(`${address}/losses/give-up`).then(load));
+  load();
   return {};
 }
 
-function draw({ losses: list, total, missing, missing_total: many, begins }) {
+function draw({ losses: list, total, missing, missing_total: many, begins }, giveUp) {
   const rows = list.map((loss) => [
     why(loss.reason), number(loss.count, 0), h("span.ranges", ranges(loss.ranges)), [clock(loss.since), loss.until > loss.since && ` – ${clock(loss.until)}`], loss.lane, h("code", loss.spool),
   ]);
@@ -26,12 +28,13 @@ function draw({ losses: list, total, missing, missing_total: many, begins }) {
   return [
     ...(many > 0 ? [
       h("h3", t("Missing, not declared")),
-      h("p.hint", t("Higher numbers are here, these are not, and nothing says that they are lost. Those that still wait in the outbox will come; an alert tells if others stay away.")),
+      h("p.hint", t("Higher numbers are here, these are not, and nothing says that they are lost. Those that still wait in the outbox will come; an alert tells if others stay away. What cannot come any more, as after the hub was restored from a back-up, can be given up.")),
       table([t("Rows"), t("Numbers"), t("Since"), t("Lane"), t("Spool")], gaps, { label: t("Missing, not declared") }),
+      giveUp && h("p", button(t("Give up …"), giveUp, "danger")),
     ] : []),
     ...Object.entries(begins).map(([lane, first]) => h("p.hint", t("{lane}: this hub knows numbers from {n} on. Earlier ones went to another hub, never came, or are forgotten here.", { lane, n: number(first, 0) }))),
     total > 0 && h("p.figure.bad.apart", counted(total, "{n} event is lost for good.", "{n} events are lost for good.")),
-    table([t("Reason"), t("Events"), t("Numbers"), t("When"), t("Lane"), t("Spool")], rows, { label: t("Losses"), empty: t("This device has lost nothing.") }),
+    table([t("Reason"), t("Events"), t("Numbers"), t("When"), t("Lane"), t("Spool")], rows, { label: t("Losses"), empty: many > 0 ? t("Nothing is declared as lost.") : t("This device has lost nothing.") }),
   ];
 }
 

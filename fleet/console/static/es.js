@@ -63,13 +63,14 @@ export const ES = {
   Runtime: "Entorno", Built: "Construido", Lane: "Carril", Waiting: "Esperan", Size: "Tamaño", Oldest: "Más antiguo", Produced: "Producidos", Settled: "Entregados", Alarm: "Alarma",
   running: "en marcha", connecting: "conectando", frozen: "congelado", covered: "tapado", failed: "fallido", finished: "terminado",
   // losses
-  "Whatever an outbox had to drop is declared here. What is neither stored nor here is still on the device, and will come.":
-    "Aquí se declara todo lo que una bandeja tuvo que descartar. Lo que no está guardado ni aparece aquí sigue en el dispositivo, y llegará.",
+  "Whatever an outbox had to drop is declared here. What still waits on the device will come.":
+    "Aquí se declara todo lo que una bandeja tuvo que descartar. Lo que aún espera en el dispositivo llegará.",
   "{n} event is lost for good.": "{n} evento se ha perdido para siempre.", "{n} events are lost for good.": "{n} eventos se han perdido para siempre.", Reason: "Motivo", Numbers: "Números", When: "Cuándo", Spool: "Serie",
   "{lane}: this hub knows numbers from {n} on. Earlier ones went to another hub, never came, or are forgotten here.": "{lane}: esta central conoce los números desde el {n}. Los anteriores fueron a otra central, nunca llegaron o aquí se han olvidado.",
-  "This device has lost nothing.": "Este dispositivo no ha perdido nada.", "never numbered": "sin numerar", "Missing, not declared": "Faltan, sin declarar", Rows: "Filas",
-  "Higher numbers are here, these are not, and nothing says that they are lost. Those that still wait in the outbox will come; an alert tells if others stay away.":
-    "Han llegado números mayores, estos no, y nada dice que se hayan perdido. Los que aún esperan en la bandeja llegarán; una alerta avisa si faltan otros.", "and {n} more": "y {n} más",
+  "This device has lost nothing.": "Este dispositivo no ha perdido nada.", "Nothing is declared as lost.": "No hay nada declarado como perdido.", "Give up …": "Darlos por perdidos …", "Give up": "Dar por perdidos", "Give up what is missing?": "¿Dar por perdido lo que falta?",
+  "It counts as lost for good, and the alert ends. What comes all the same is taken.": "Cuenta como perdido para siempre, y la alerta termina. Lo que llegue de todos modos se acepta.", "never numbered": "sin numerar", "Missing, not declared": "Faltan, sin declarar", Rows: "Filas",
+  "Higher numbers are here, these are not, and nothing says that they are lost. Those that still wait in the outbox will come; an alert tells if others stay away. What cannot come any more, as after the hub was restored from a back-up, can be given up.":
+    "Han llegado números mayores, estos no, y nada dice que se hayan perdido. Los que aún esperan en la bandeja llegarán; una alerta avisa si faltan otros. Lo que ya no puede llegar, como tras restaurar la central de una copia, se puede dar por perdido.", "and {n} more": "y {n} más",
   // commands
   "Ask how it is": "Preguntar cómo está", "It answers with the state of its uplink and streams.": "Responde con el estado de su enlace y sus flujos.", "Read its settings again": "Volver a leer sus ajustes",
   "Streams whose settings have changed start anew.": "Los flujos cuyos ajustes cambiaron empiezan de nuevo.", "Introduce itself again": "Presentarse de nuevo",
