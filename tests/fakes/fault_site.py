@@ -196,15 +196,16 @@ class FaultSite:
             total = Books(*(a + b for a, b in zip(_values(total), mine, strict=True)))
         return total
 
-    def settled(self, patience_s: float = 300) -> tuple[Books, int, float]:
-        """All that was produced until now is stored or declared as lost: the books, how many events the observer has heard more than
-        once, and after how many seconds."""
+    def settled(self, patience_s: float = 300, *, forgetful: bool = False) -> tuple[Books, int, float]:
+        """All that was produced until now is stored or declared as lost, or missing at a `forgetful` hub: the books, how many events the
+        observer has heard more than once, and after how many seconds."""
         began, upto = time.monotonic(), self.produced()
 
         def over() -> Books | None:
             self.supervise()
             books = self.books(upto)
-            return books if books.pending == books.unexplained == 0 else None
+            missing = 0 if forgetful else books.missing  # of any other hub it is only until the loss is told
+            return books if books.pending == books.unexplained == missing == 0 else None
 
         try:
             books = wait_until(over, patience_s, "everything to be settled")
@@ -225,6 +226,10 @@ class FaultSite:
         astray = {one for one in old - known if int(one.split("/")[2]) not in missing[one.split("/")[0]]}
         assert not astray, "events were heard that are neither stored nor declared as lost, and that the hub does not miss"
         return sum(count > 1 for count in heard.values())
+
+    def declared(self) -> int:
+        """How many events the devices have declared as lost."""
+        return sum(len(_declared(self._losses(), device)) for device in self.names)
 
     def _losses(self) -> list[dict[str, Any]]:
         return [json.loads(payload) for (payload,) in self.hub.sql("SELECT payload FROM records WHERE lane = 'loss'")]
