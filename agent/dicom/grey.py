@@ -18,7 +18,8 @@ ROWS = 32
 def to_grey(pixels: NDArray[np.integer], dataset: Dataset, big_endian: bool) -> NDArray[np.uint8]:
     """(H, W) stored values, 8 or 16 bits allocated, as 8-bit grey in which 255 is white.
 
-    Takes the VOI LUT if there is one, else the first window, else the range that the picture's values have (all of it for 8 bits).
+    Takes the VOI LUT if there is one, else the first window, else the range that the picture's values have without padding (all of it for 8
+    bits).
     Raises UnusableError (`window`).
     """
     stored, high = int(dataset.BitsStored), int(dataset.get("HighBit", dataset.BitsStored - 1))
@@ -40,13 +41,15 @@ def _table(stored: int, signed: bool, codes: NDArray[np.unsignedinteger], datase
     values = np.arange(1 << stored, dtype=np.float64)
     if signed:
         values[1 << (stored - 1) :] -= 1 << stored
+    padding = _padding(values, dataset)
     values = _modality(values, dataset, big_endian)
     shown = _voi(values, dataset, big_endian)
     if shown is None:
         if stored <= 8:
             used = values
-        elif signed or dataset.get("ModalityLUTSequence"):
-            used = values[np.flatnonzero(np.bincount(codes.ravel(), minlength=len(values)))]
+        elif signed or padding.any() or dataset.get("ModalityLUTSequence"):
+            here = np.bincount(codes.ravel(), minlength=len(values)) > 0
+            used = values[here & ~padding if (here & ~padding).any() else here]
         else:  # values grow, or fall, with their codes
             used = values[[codes.min(), codes.max()]]
         low, high = float(used.min()), float(used.max())
@@ -56,6 +59,16 @@ def _table(stored: int, signed: bool, codes: NDArray[np.unsignedinteger], datase
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shown = 1.0 - shown
     return np.rint(255.0 * np.clip(shown, 0.0, 1.0)).astype(np.uint8)
+
+
+def _padding(values: Values, dataset: Dataset) -> NDArray[np.bool_]:
+    """Which stored values are no part of the picture (PS3.3, C.7.5.1.1.2)."""
+    first = _first(dataset.get("PixelPaddingValue"))
+    if first is None:
+        return np.zeros(values.shape, np.bool_)
+    last = _first(dataset.get("PixelPaddingRangeLimit"))
+    low, high = sorted((first, first if last is None else last))
+    return (low <= values) & (values <= high)
 
 
 def _modality(values: Values, dataset: Dataset, big_endian: bool) -> Values:

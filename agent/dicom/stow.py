@@ -8,6 +8,7 @@ import hmac
 import logging
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -38,6 +39,8 @@ SLACK = 1024 * 1024
 """Bytes of a request beside one instance of the largest size."""
 IDLE_S = 30.0
 """A sender that is silent for so long within a body is sent away."""
+SLOWEST = 10_000
+"""Bytes a second that a body comes with at least, once `IDLE_S` are over."""
 AT_ONCE = 2
 """Requests of the largest size that are in hand; of smaller ones so many more."""
 
@@ -123,11 +126,12 @@ class StowServer:
                 self._changed.notify_all()
 
     async def _body(self, request: Request) -> bytes:
-        chunks, size = [], 0
+        chunks, size, began = [], 0, time.monotonic()
         stream = request.stream()
         try:
             while True:
-                chunk = await asyncio.wait_for(stream.__anext__(), IDLE_S)
+                too_slow_s = began + IDLE_S + size / SLOWEST - time.monotonic()
+                chunk = await asyncio.wait_for(stream.__anext__(), min(IDLE_S, too_slow_s))
                 size += len(chunk)
                 self._require_fit(size)
                 chunks.append(chunk)
@@ -135,7 +139,7 @@ class StowServer:
             return b"".join(chunks)
         except asyncio.TimeoutError:
             self._counters.refused("multipart")
-            raise Problem(408, "Request timeout", f"nothing of the body has come for {IDLE_S:g} s: send it again") from None
+            raise Problem(408, "Request timeout", f"the body stood still for {IDLE_S:g} s, or came too slowly: send it again") from None
 
     def _require_fit(self, size: int) -> None:
         if size > self._limit:

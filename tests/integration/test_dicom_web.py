@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import time
@@ -88,6 +89,22 @@ def test_who_stops_in_the_middle_of_a_large_body_makes_room(tmp_path: Path, monk
         wait_until(lambda: running.web and running.web._in_hand == 4 * MEBIBYTE, 10, "the room to be taken")
         assert post(running.web.port, body(instance(1))).status_code == 200
         assert all(sender.recv(4096).startswith(b"HTTP/1.1 408 ") for sender in stopped)
+
+
+def test_who_sends_a_body_in_trickles_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "IDLE_S", 1.0)
+    (tmp_path / "token").write_text(TOKEN)
+    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: almena\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {MEBIBYTE}\r\n\r\n"
+    with receiving(tmp_path, web={"port": 0, "token_file": tmp_path / "token"}, max_instance_bytes=MEBIBYTE) as running:
+        assert running.web
+        with socket.create_connection(("127.0.0.1", running.web.port), 30.0) as sender:
+            sender.sendall(head.encode())
+            began = time.monotonic()
+            while not select.select([sender], [], [], 0.2)[0]:
+                assert time.monotonic() - began < 20, "it may go on for ever"
+                sender.sendall(bytes(100))
+            assert sender.recv(4096).startswith(b"HTTP/1.1 408 ")
+        wait_until(lambda: running.web and not running.web._in_hand, 30, "its room")
 
 
 def test_a_client_certificate_is_as_good_as_a_token(tmp_path: Path) -> None:

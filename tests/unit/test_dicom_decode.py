@@ -51,6 +51,20 @@ def test_without_a_window_the_values_that_are_used_span_the_range() -> None:
     assert image[15, 63] == 255
 
 
+@pytest.mark.parametrize("padding", [{"PixelPaddingValue": 4095}, {"PixelPaddingValue": 4000, "PixelPaddingRangeLimit": 4095}])
+def test_padding_is_no_part_of_the_range(padding: dict[str, int]) -> None:
+    pixels = np.tile(RAMP[16:32], (4, 1))
+    padded = pixels.copy()
+    padded[:, :8] = 4095
+    image = grey(padded, **padding)
+    assert np.array_equal(image[:, 8:], grey(pixels[:, 8:])), "what is beside it has all the contrast"
+    assert (image[:, :8] == 255).all()
+
+
+def test_a_picture_that_is_all_padding_stays_one() -> None:
+    assert np.array_equal(grey(RAMP, PixelPaddingValue=0, PixelPaddingRangeLimit=4095), grey(RAMP))
+
+
 def test_eight_bits_without_a_window_stay_as_they_are() -> None:
     pixels = np.full((40, 40), 77, np.uint8)
     assert np.array_equal(grey(pixels), pixels)
