@@ -339,11 +339,17 @@ class Tuner:
             text += f", the best of them: {_figure(self.goal, winner)}"
         if others:
             text += f"; the next was {others[0].way.backend} {others[0].way.precision}: {_figure(self.goal, others[0])}"
+        if late := self._untried() - self._cut_short():
+            text += f"; {late} further {'ways' if late > 1 else 'way'} of running the best (threads, streams, batches) had no time"
         return text + (f"; {winner.why}" if winner.why else "")
 
     def _cut_short(self) -> int:
         """How many backends and precisions the budget left no time for."""
         return sum(row.why == self._used_up for choice, row in self._rows.items() if choice in self._first)
+
+    def _untried(self) -> int:
+        """How many ways of all kinds."""
+        return sum(row.why == self._used_up for row in self._rows.values())
 
     @property
     def _used_up(self) -> str:

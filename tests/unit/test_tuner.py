@@ -98,6 +98,10 @@ def test_of_two_as_good_the_more_accurate_wins(site: Site) -> None:
     assert tuned(site, "frugal").tuning.choice.precision == "fp32"
 
 
+def firsts(site: Site) -> list[Choice]:
+    return possible(site.card, "throughput", 1, ["quick"])[0]
+
+
 def test_a_budget_that_is_used_up_is_said(site: Site) -> None:
     found = tuned(site, "quick", "slow", "wrong", budget=1.0)
     left = [row for row in found.rows if row.outcome == "not tried"]
@@ -106,6 +110,16 @@ def test_a_budget_that_is_used_up_is_said(site: Site) -> None:
     assert found.tuning.choice.backend == "quick"
     assert re.match(r"only 1 of \d+ ways could be tried in the budget of 1 s, the best of them: 4 ms", found.tuning.why)
     assert not found.tuning.complete
+
+
+@pytest.mark.parametrize("budget", [1.0, 3.0, 60.0])
+def test_further_ways_that_had_no_time_are_said(site: Site, budget: float) -> None:
+    found = tuned(site, "quick", goal="throughput", budget=budget)
+    late = sum(row.outcome == "not tried" and row.choice not in firsts(site) for row in found.rows)
+    told = re.search(r"(\d+) further ways? of running the best \(threads, streams, batches\) had no time", found.tuning.why)
+    assert (int(told[1]) if told else 0) == late
+    assert found.tuning.complete == (budget > 1)
+    assert (late > 0) == (budget < 60)
 
 
 def test_fewer_bits_are_tried_first_whichever_backend_has_them(site: Site) -> None:
