@@ -55,6 +55,10 @@ class StudySpaceError(StudyError):
     """The disk is full."""
 
 
+class DamagedStudyError(StudyError):
+    """A piece is not what was written, or was sealed with another key."""
+
+
 class UnknownStudyError(StudyError, UnknownError):
     """There is no such piece of that item."""
 
@@ -186,7 +190,7 @@ class SealedFolder:
             raise
 
     def read(self, item: str) -> tuple[dict[str, Any], bytes]:
-        """Header and body. Raises UnknownStudyError, StudyError."""
+        """Header and body. Raises UnknownStudyError, DamagedStudyError, StudyError."""
         path = self._of(item)
         try:
             with open(path, "rb") as file:
@@ -194,9 +198,10 @@ class SealedFolder:
         except FileNotFoundError:
             raise UnknownStudyError(f"there is no {self._kind} {item}") from None
         except OSError as error:
-            raise StudyError(f"{path} cannot be read: {error.strerror}") from error
+            kind = DamagedStudyError if error.errno == errno.EIO else StudyError
+            raise kind(f"{path} cannot be read: {error.strerror}") from error
         except VaultKeyError as error:
-            raise StudyError(f"{path}: {error}") from error
+            raise DamagedStudyError(f"{path}: {error}") from error
         (length,) = struct.unpack_from("<I", plain)
         header: dict[str, Any] = json.loads(plain[4 : 4 + length])
         return header, plain[4 + length :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -12,7 +13,9 @@ from agent.dicom.counters import Counters
 from agent.dicom.elements import pixels_of
 from agent.dicom.reading import Identity, UnusableError, identify, inflated
 from agent.dicom_settings import DicomSettings
-from agent.studies import StudyError, StudyFolders, StudyInstance, StudySpaceError
+from agent.studies import DamagedStudyError, StudyError, StudyFolders, StudyInstance, StudySpaceError
+
+log = logging.getLogger(__name__)
 
 LOCKS = 64
 
@@ -78,11 +81,20 @@ class Intake:
 
     def _known(self, item: str, data: bytes) -> bool:
         """Whether it is here, or was answered. Raises UnusableError if that one has other pixels."""
+        try:
+            return self._repeated(item, data)
+        except DamagedStudyError as error:
+            log.error("%s: this takes the place of what was stored of it: %s", item, error)
+            self._folders.answered.remove(item)
+            self._folders.forget(item)
+            return False
+
+    def _repeated(self, item: str, data: bytes) -> bool:
         folders = self._folders
         if folders.failed.holds(item):
             return folders.instance(item, folders.failed).data == data
         if folders.answered.holds(item):
-            same = folders.answered.read(item)[0]["pixels"] == folders.fingerprint(pixels_of(data))
+            same = folders.answered.read(item)[0]["pixels"] in ("", folders.fingerprint(pixels_of(data)))
         elif folders.inbox.holds(item) or folders.dead.holds(item):
             known = folders.instance(item, folders.inbox if folders.inbox.holds(item) else folders.dead).data
             same = known == data or pixels_of(known) == pixels_of(data)

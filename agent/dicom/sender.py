@@ -145,7 +145,11 @@ class Sender:
 
     def _answer(self, item: str, connection: Connection) -> None:
         folders = self._folders
-        header, body = folders.answers.read(item)
+        try:
+            header, body = folders.answers.read(item)
+        except StudyError as error:
+            self._unreadable(item, str(error))
+            return
         start = 0
         try:
             with self._counters.times.stage("send"):
@@ -179,8 +183,18 @@ class Sender:
     def _receipt(self, item: str) -> dict[str, str]:
         try:
             return {"pixels": self._workshop.pixels.get(item) or self._folders.fingerprint(pixels_of(self._folders.instance(item).data))}
-        except UnusableError:
+        except (UnusableError, StudyError):
             return {"pixels": ""}
+
+    def _unreadable(self, item: str, reason: str) -> None:
+        """Have it built again, from instance and result."""
+        self._rejections[item] += 1
+        log.error("%s: its answer cannot be read (%d of %d), and is built again: %s", item, self._rejections[item], REJECTIONS, reason)
+        if self._rejections[item] >= REJECTIONS:
+            self._bury(item, "storage", reason)
+        else:
+            self._folders.answers.remove(item)
+            self._asked.discard(item)
 
     def _rejected(self, item: str, reason: str) -> None:
         assert self._settings

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from agent.errors import UnknownError
 from agent.settings import Settings
-from agent.studies import StudyFailure, StudyFolders, StudyResult, UnknownStudyError
+from agent.studies import DamagedStudyError, StudyFailure, StudyFolders, StudyResult, UnknownStudyError
 from agent.vision.sources.dicom import study_folders
 from engines.preprocess import opencv
 
@@ -71,9 +72,14 @@ class StudyControl:
         for item in reversed(folders.results.items()[-RECENT:]):
             try:
                 result = folders.result(item)
+                yield _record(result, picture=folders.shown.holds(item) or folders.pictures.holds(item))
             except UnknownStudyError:  # deleted meanwhile
                 continue
-            yield _record(result, picture=folders.shown.holds(item) or folders.pictures.holds(item))
+            except DamagedStudyError:
+                with suppress(UnknownStudyError):
+                    yield _failed(
+                        StudyFailure(item, "storage", "what was stored of its result is damaged", folders.results.written_at(item))
+                    )
 
 
 def _record(result: StudyResult, picture: bool) -> dict[str, Any]:
