@@ -57,7 +57,7 @@ def listing(folder: Path) -> list[Listed]:
     """The pictures of a folder with a sub-folder for each class, grouped by patient where a CSV says so.
 
     The CSV, with the columns file, label and patient_group, is `FOLDER.csv` beside the folder or `labels.csv` in it; its files count from
-    where it lies. Without one every picture is its own group. Raises DataError.
+    where it lies. Without one every picture is its own group, together with its copies. Raises DataError.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; training takes a folder of pictures for each class")
@@ -66,13 +66,21 @@ def listing(folder: Path) -> list[Listed]:
             return _of_table(table)
     log.warning("%s has no CSV with a column patient_group: pictures of one patient may fall on both sides of a division", folder)
     found = [
-        Listed(path, place.name, str(path.relative_to(folder)))
+        Listed(path, place.name, _itself(path))
         for place in sorted(entry for entry in folder.iterdir() if entry.is_dir())
         for path in sorted(entry for entry in place.iterdir() if entry.suffix.lower() in PICTURES)
     ]
     if not found:
         raise DataError(f"{folder} holds no pictures in folders named like their classes")
     return found
+
+
+def _itself(path: Path) -> str:
+    """The group of a picture and its copies."""
+    try:
+        return f"picture {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _of_table(table: Path) -> list[Listed]:
@@ -118,7 +126,10 @@ def read(folder: Path, feed: ModelInput, labels: Sequence[str]) -> Examples:
 def require_apart(first: Examples, second: Examples) -> None:
     """Raise DataError where a group is in both."""
     if both := sorted(set(first.groups) & set(second.groups)):
-        raise DataError(f"{len(both)} patient groups are in the training and the validation data, {both[0]} among them; divide them anew")
+        raise DataError(
+            f"{len(both)} patient groups (without a CSV: pictures) are in the training and the validation data, {both[0]} among them;"
+            " divide them anew"
+        )
 
 
 def grouped_folds(truth: NDArray[np.int64], groups: NDArray[np.str_], count: int, seed: int) -> NDArray[np.int64]:

@@ -80,9 +80,23 @@ def _burned_in(picture: Image.Image, result: StudyResult) -> NDArray[np.uint8]:
     size = max(picture.width // 48, 10)
     scores = ", ".join(f"{label} {probability:.3f}" for label, probability in result.probabilities.items())
     lines = (NOTICE, f"{result.model}: {result.decision or 'no answer'} ({scores})")
-    sheet = Image.new("RGB", (picture.width, picture.height + (2 * len(lines) + 1) * size), "black")
+    font = ImageFont.load_default(size)
+    written = [part for line in lines for part in _wrapped(line, font, picture.width - 2 * size)]
+    sheet = Image.new("RGB", (picture.width, picture.height + (2 * len(written) + 1) * size), "black")
     sheet.paste(picture)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
-    for number, line in enumerate(lines):
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(written):
         pen.text((size, picture.height + (2 * number + 0.5) * size), line, fill="white", font=font)
     return np.asarray(sheet)
+
+
+def _wrapped(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """In as many lines as it takes, divided between words."""
+    found: list[str] = []
+    for word in line.split():
+        longer = f"{found[-1]} {word}" if found else word
+        if found and font.getlength(longer) <= width:
+            found[-1] = longer
+        else:
+            found.append(word)
+    return found

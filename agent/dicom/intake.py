@@ -13,7 +13,7 @@ from agent.dicom.counters import Counters
 from agent.dicom.elements import pixels_of
 from agent.dicom.reading import Identity, UnusableError, identify, inflated
 from agent.dicom_settings import DicomSettings
-from agent.studies import DamagedStudyError, StudyError, StudyFolders, StudyInstance, StudySpaceError
+from agent.studies import DamagedStudyError, SealedFolder, StudyError, StudyFolders, StudyInstance, StudySpaceError, UnknownStudyError
 
 log = logging.getLogger(__name__)
 
@@ -90,21 +90,28 @@ class Intake:
             return False
 
     def _repeated(self, item: str, data: bytes) -> bool:
+        """In the order in which the sender moves it on, so that it is seen in one of the places."""
         folders = self._folders
         if folders.failed.holds(item):
             return folders.instance(item, folders.failed).data == data
-        if folders.answered.holds(item):
-            same = folders.answered.read(item)[0]["pixels"] in ("", folders.fingerprint(pixels_of(data)))
-        elif folders.inbox.holds(item) or folders.dead.holds(item):
-            known = folders.instance(item, folders.inbox if folders.inbox.holds(item) else folders.dead).data
-            same = known == data or pixels_of(known) == pixels_of(data)
-        else:
-            return False
-        if not same:
-            raise UnusableError("conflict", "an instance of the same UID with other pixels was stored before; this one is not")
-        if folders.dead.holds(item):
-            folders.reopen(item)
-        return True
+        for folder in (folders.inbox, folders.dead, folders.answered):
+            try:
+                same = self._same(item, data, folder)
+            except UnknownStudyError:
+                continue
+            if not same:
+                raise UnusableError("conflict", "an instance of the same UID with other pixels was stored before; this one is not")
+            if folder is folders.dead:
+                folders.reopen(item)
+            return True
+        return False
+
+    def _same(self, item: str, data: bytes, folder: SealedFolder) -> bool:
+        """Whether it has the pixels of what a folder has. Raises StudyError."""
+        if folder is self._folders.answered:
+            return folder.read(item)[0]["pixels"] in ("", self._folders.fingerprint(pixels_of(data)))
+        known = self._folders.instance(item, folder).data
+        return known == data or pixels_of(known) == pixels_of(data)
 
     def _require_space(self, size: int) -> None:
         status = os.statvfs(self._folders.inbox.path)

@@ -135,6 +135,16 @@ def test_both_objects_follow_the_standard(tmp_path: Path, heat: bool) -> None:
         assert re.findall("^Error.*", output("dciodvfy", path), re.MULTILINE) == []
 
 
+@pytest.mark.parametrize("width", [160, 320, 1000])
+def test_what_is_written_below_a_capture_fits(tmp_path: Path, width: int) -> None:
+    capture = dcmread(BytesIO(answers(tmp_path, instance(1, phantom(400, width).astype("u2")))[1]))
+    size = max(width // 48, 10)
+    written = capture.pixel_array[400:].max(axis=(1, 2)) > 128
+    assert not capture.pixel_array[400:, -size // 2 :].any()
+    lines = int((written[1:] & ~written[:-1]).sum())
+    assert lines == {160: 5, 320: 3, 1000: 2}[width]
+
+
 def test_an_abstention_is_reported_as_one(tmp_path: Path) -> None:
     path = tmp_path / "report.dcm"
     path.write_bytes(answers(tmp_path, heat=False, abstained="The view is not frontal.")[0])

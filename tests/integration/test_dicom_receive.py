@@ -21,8 +21,10 @@ from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation, Verific
 
 from agent.dicom import sockets
 from agent.dicom.decode import picture_of
+from agent.dicom.elements import pixels_of
+from agent.dicom.intake import RefusedError
 from agent.dicom.service import Dicom
-from agent.studies import StudyFolders, StudyInstance
+from agent.studies import SealedFolder, StudyFolders, StudyInstance
 from engines.fetch import ensure_asset
 from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port
@@ -133,6 +135,27 @@ def test_a_repeat_is_welcome_and_other_pixels_under_the_same_uid_are_not(tmp_pat
         assert len(running.folders.inbox.items()) == 1
         figures = running.counters.figures()
         assert (figures["accepted"], figures["duplicates"], figures["refused"]) == (1, 1, {"conflict": 1})
+
+
+def test_other_pixels_are_refused_while_the_answer_is_just_taken_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiving(tmp_path) as running:
+        folders, read = running.folders, StudyFolders.instance
+        assert running.receiver
+        item = running.receiver._intake.accept(instance(1)).item
+        wait_until(folders.pictures.items, 30, "the picture")
+
+        def answered_meanwhile(self: StudyFolders, name: str, folder: SealedFolder | None = None) -> StudyInstance:
+            if not self.answered.holds(name):
+                receipt = {"pixels": self.fingerprint(pixels_of(self.inbox.read(name)[1]))}
+                self.answered.write(name, receipt, b"", at=time.time(), durable=True)
+                self.inbox.retire(name)
+            return read(self, name, folder)
+
+        monkeypatch.setattr(StudyFolders, "instance", answered_meanwhile)
+        with pytest.raises(RefusedError, match="other pixels"):
+            running.receiver._intake.accept(instance(1, phantom(seed=9).astype("u2")))
+        assert folders.answered.holds(item)
+        assert not folders.inbox.holds(item)
 
 
 def test_what_cannot_be_used_is_kept_with_its_reason_and_may_come_again(tmp_path: Path) -> None:
