@@ -24,6 +24,8 @@ WARM_UP = 8
 PAUSE_S = 0.5
 """Between two radiographs where the latency is measured: one is done before the next one comes."""
 BURST_SIDE, LEAST_SIDE = 1024, 32
+DATA_SIDE = 320
+"""Of the pictures that `chest-xray` was trained on."""
 AT_ONCE = 4
 ROUNDS = 3
 THESIS = "vgg-16-chest"
@@ -45,9 +47,7 @@ def studies(
         Literal["tensorflow"] | None,
         typer.Option(help="In place of latencies: bursts in turns with VGG-16 in TensorFlow behind FastAPI and JSON floats."),
     ] = None,
-    side: Annotated[
-        int, typer.Option(min=LEAST_SIDE, max=4096, help="Pixels of the square radiographs that are compared so.")
-    ] = BURST_SIDE,
+    side: Annotated[int, typer.Option(min=LEAST_SIDE, max=4096, help="Pixels of the square radiographs that are compared so.")] = DATA_SIDE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """DICOM and vision process on radiographs of noise, sent over loopback: seconds from the last byte on.
@@ -131,7 +131,7 @@ def _post(port: int, card: Any) -> Post:
 def _versus(found: dict[str, Any]) -> str:
     thesis = found["thesis"]
     lines = [
-        f"{found['rounds']} rounds; {found['associations']} callers at once",
+        f"{found['rounds']} rounds; radiographs of {found['side']}x{found['side']}, {found['associations']} callers at once",
         f"thesis's way  {thesis['studies_per_second']:.1f} studies/s, {thesis['answered']} of {thesis['sent']} answered: VGG-16,"
         f" {found['baseline']}",
     ]

@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,10 @@ def main() -> int:
             import_module(f"agent.dicom.{module}")
     state_dir, *key_file = sys.argv[1:]
     folders = StudyFolders(Path(state_dir), Path(key_file[0]) if key_file else None)
-    for line in sys.stdin:
-        job, item = line.split()
-        answers.write(json.dumps(outcome(folders, job, item)) + "\n")
+    with suppress(BrokenPipeError):  # who asked was killed
+        for line in sys.stdin:
+            job, item = line.split()
+            answers.write(json.dumps(outcome(folders, job, item)) + "\n")
     return 0
 
 
