@@ -37,7 +37,7 @@ class UnreachableError(AlmenaError):
 
 
 class PostponedError(AlmenaError):
-    """The destination works, and has no room for this object now: try it again later, and others meanwhile."""
+    """This object cannot go now (the destination has no room for it, or the file cannot be opened): try it later, and others meanwhile."""
 
 
 class RejectedError(AlmenaError):

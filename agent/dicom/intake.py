@@ -80,13 +80,18 @@ class Intake:
         return Accepted(item, identity, duplicate)
 
     def _known(self, item: str, data: bytes) -> bool:
-        """Whether it is here, or was answered. Raises UnusableError if that one has other pixels."""
+        """Whether it is here, or was answered. Raises UnusableError if that one has other pixels.
+
+        Where nobody can tell what was here it begins anew: nothing that was made of other pixels may answer for it.
+        """
         try:
             return self._repeated(item, data)
         except DamagedStudyError as error:
             log.error("%s: this takes the place of what was stored of it: %s", item, error)
-            self._folders.answered.remove(item)
-            self._folders.forget(item)
+            folders = self._folders
+            for made in (folders.pictures, folders.shown, folders.results, folders.answers, folders.answered):
+                made.remove(item)
+            folders.forget(item)
             return False
 
     def _repeated(self, item: str, data: bytes) -> bool:
@@ -109,7 +114,9 @@ class Intake:
     def _same(self, item: str, data: bytes, folder: SealedFolder) -> bool:
         """Whether it has the pixels of what a folder has. Raises StudyError."""
         if folder is self._folders.answered:
-            return folder.read(item)[0]["pixels"] in ("", self._folders.fingerprint(pixels_of(data)))
+            if not (pixels := folder.read(item)[0]["pixels"]):
+                raise DamagedStudyError(f"the receipt of {item} does not tell its pixels")
+            return bool(pixels == self._folders.fingerprint(pixels_of(data)))
         known = self._folders.instance(item, folder).data
         return known == data or pixels_of(known) == pixels_of(data)
 

@@ -15,7 +15,7 @@ from agent.dicom.reading import UnusableError
 from agent.dicom.workshop import Workshop
 from agent.dicom_settings import DicomDestinationSettings
 from agent.rounds import Rounds
-from agent.studies import StudyError, StudyFolders, StudySpaceError, UnknownStudyError
+from agent.studies import DamagedStudyError, StudyError, StudyFolders, StudySpaceError, UnknownStudyError
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ class Sender:
             if item not in self._asked:
                 self._asked.add(item)
                 if not folders.answers.holds(item):
+                    self._delivered.pop(item, None)
                     self._workshop.build(item)
         if built and now >= self._not_before:
             self._send(built[:PER_CONNECTION])
@@ -147,9 +148,11 @@ class Sender:
         folders = self._folders
         try:
             header, body = folders.answers.read(item)
-        except StudyError as error:
+        except (DamagedStudyError, UnknownStudyError) as error:
             self._unreadable(item, str(error))
             return
+        except StudyError as error:
+            raise PostponedError(str(error)) from error
         start = 0
         try:
             with self._counters.times.stage("send"):
@@ -183,7 +186,8 @@ class Sender:
     def _receipt(self, item: str) -> dict[str, str]:
         try:
             return {"pixels": self._workshop.pixels.get(item) or self._folders.fingerprint(pixels_of(self._folders.instance(item).data))}
-        except (UnusableError, StudyError):
+        except (UnusableError, DamagedStudyError) as error:
+            log.error("%s: its receipt does not tell its pixels: %s", item, error)
             return {"pixels": ""}
 
     def _unreadable(self, item: str, reason: str) -> None:
