@@ -92,11 +92,11 @@ def _burned_in(picture: Image.Image, result: StudyResult) -> NDArray[np.uint8]:
 
 def _wrapped(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """In as many lines as it takes, divided between words."""
-    found: list[str] = []
+    found = [""]
     for word in line.split():
-        longer = f"{found[-1]} {word}" if found else word
-        if found and font.getlength(longer) <= width:
-            found[-1] = longer
-        else:
+        longer = f"{found[-1]} {word}".lstrip()
+        if found[-1] and font.getlength(longer) > width:
             found.append(word)
+        else:
+            found[-1] = longer
     return found

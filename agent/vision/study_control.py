@@ -70,16 +70,17 @@ class StudyControl:
     @staticmethod
     def _records(folders: StudyFolders) -> Iterator[dict[str, Any]]:
         for item in reversed(folders.results.items()[-RECENT:]):
-            try:
-                result = folders.result(item)
-                yield _record(result, picture=folders.shown.holds(item) or folders.pictures.holds(item))
-            except UnknownStudyError:  # deleted meanwhile
-                continue
-            except DamagedStudyError:
-                with suppress(UnknownStudyError):
-                    yield _failed(
-                        StudyFailure(item, "storage", "what was stored of its result is damaged", folders.results.written_at(item))
-                    )
+            with suppress(UnknownStudyError):  # deleted meanwhile
+                yield _row(folders, item)
+
+
+def _row(folders: StudyFolders, item: str) -> dict[str, Any]:
+    """Raises UnknownStudyError."""
+    try:
+        result = folders.result(item)
+    except DamagedStudyError:
+        return _failed(StudyFailure(item, "storage", "what was stored of its result is damaged", folders.results.written_at(item)))
+    return _record(result, picture=folders.shown.holds(item) or folders.pictures.holds(item))
 
 
 def _record(result: StudyResult, picture: bool) -> dict[str, Any]:

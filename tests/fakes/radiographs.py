@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmwrite
@@ -18,11 +19,14 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from agent.dicom.service import Dicom
 from agent.settings import Settings
-from agent.studies import StudyFolders, StudyResult
+from agent.studies import SealedFolder, StudyFolders, StudyResult
+from tests.waiting import wait_until
 
 ROOT_UID = "1.2.826.0.1.3680043.10.1337"
 PATIENT = "Unmistakable^Änna"
 MODEL = "chest-xray@0123456789ab"
+SOCKETS_LEFT = [pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"), pytest.mark.usefixtures("collected")]
+"""Marks: pynetdicom's clients leave the sockets of connections that broke to the garbage collector."""
 
 
 def phantom(height: int = 96, width: int = 80, seed: int = 0) -> NDArray[np.float64]:
@@ -100,3 +104,19 @@ def receiving(place: Path, **dicom: Any) -> Iterator[Dicom]:
         yield running
     finally:
         running.stop()
+
+
+def accept(running: Dicom, number: int) -> str:
+    """Take an instance, and wait for its picture."""
+    (intake,) = [running.receiver._intake] if running.receiver else []
+    item = intake.accept(instance(number)).item
+    wait_until(lambda: running.folders.pictures.holds(item), 30, "the picture")
+    return item
+
+
+def damage(folder: SealedFolder, item: str) -> None:
+    """Turn a bit in the middle of its file."""
+    path = folder.path / item
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

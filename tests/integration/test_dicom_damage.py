@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +11,10 @@ from agent.dicom.intake import Accepted, RefusedError
 from agent.dicom.service import Dicom
 from agent.studies import SealedFolder, StudyError
 from tests.fakes.orthanc import Orthanc
-from tests.fakes.radiographs import analyse, instance, phantom, receiving
-from tests.integration.test_dicom_answer import accept
+from tests.fakes.radiographs import SOCKETS_LEFT, accept, analyse, damage, instance, phantom, receiving
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """See tests/integration/test_dicom_answer.py."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-def pacs(tmp_path: Path) -> Iterator[Orthanc]:
-    server = Orthanc(tmp_path / "orthanc")
-    yield server
-    server.stop()
-
-
-def damage(folder: SealedFolder, item: str) -> None:
-    """Turn a bit in the middle of its file."""
-    path = folder.path / item
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+pytestmark = SOCKETS_LEFT
 
 
 def again(running: Dicom, number: int, pixels: Any = None) -> Accepted:

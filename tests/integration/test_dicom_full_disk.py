@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,11 @@ import pytest
 
 from agent.studies import SealedFolder, StudySpaceError
 from tests.fakes.orthanc import Orthanc
-from tests.fakes.radiographs import analyse, receiving
+from tests.fakes.radiographs import SOCKETS_LEFT, accept, analyse, receiving
 from tests.fakes.small_disk import fill, on_small_disk
-from tests.integration.test_dicom_answer import accept
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """See tests/integration/test_dicom_answer.py."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-def pacs(tmp_path: Path) -> Iterator[Orthanc]:
-    server = Orthanc(tmp_path / "orthanc")
-    yield server
-    server.stop()
+pytestmark = SOCKETS_LEFT
 
 
 @on_small_disk(48)

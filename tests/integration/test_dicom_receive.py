@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import socket
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +26,14 @@ from agent.studies import SealedFolder, StudyFolders, StudyInstance
 from engines.fetch import ensure_asset
 from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port
-from tests.fakes.radiographs import PATIENT, ROOT_UID, file_of, instance, phantom, radiograph, receiving
+from tests.fakes.radiographs import PATIENT, ROOT_UID, SOCKETS_LEFT, file_of, instance, phantom, radiograph, receiving
 from tests.fakes.small_disk import on_small_disk
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PIXELS = (phantom() * 4095).astype("u2")
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-"""pynetdicom's clients leave the sockets of connections that broke to the garbage collector."""
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Here, not in somebody else's test."""
-    yield
-    gc.collect()
+pytestmark = SOCKETS_LEFT
 
 
 def dcmtk(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,7 @@ from agent.vision.tasks.study import StudyConfig, StudyTask
 from engines.errors import ModelFileError
 from tests.fakes.mapped_model import CHEST, save_model, write_card
 from tests.fakes.plugins import told
-from tests.fakes.radiographs import result
+from tests.fakes.radiographs import damage, result
 from tests.fakes.study_stream import SIDE, chest_card, image, put, running, settings
 from tests.waiting import wait_until
 from training.ood import fitted, limited, write
@@ -164,9 +164,7 @@ def test_a_damaged_result_has_its_row_beside_the_others(tmp_path: Path, folders:
     good, bad = folders.item("1.2.3"), folders.item("1.2.4")
     for item in (good, bad):
         folders.write_result(result(item))
-    data = bytearray((folders.results.path / bad).read_bytes())
-    data[50] ^= 1
-    (folders.results.path / bad).write_bytes(data)
+    damage(folders.results, bad)
     rows = {row["item"]: row for row in StudyControl(settings(tmp_path / "state")).recent()}
     assert (rows[good]["failure"], rows[bad]["failure"]) == (None, "storage")
     assert rows[bad]["abstained"] == "what was stored of its result is damaged"
